@@ -1,0 +1,1 @@
+"""Measurements anyone can repeat; each module has one ``run`` that returns plain numbers."""

@@ -1,0 +1,49 @@
+"""The command line: ``distill3d generate | export | bench | train-prior``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+_COMMANDS = {
+    "generate": "turn a prompt into a 3D object: a GLB, a contact sheet, a turntable",
+    "export": "write the mesh of a finished or stopped run again, with other mesh settings or as OBJ or PLY",
+    "bench": "measure: encoder, step, quality",
+    "train-prior": "train the bundled tiny text-to-image model from scratch",
+}
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in _COMMANDS.items())
+    return (
+        "usage: distill3d COMMAND [flags]\n\n"
+        "Text to 3D objects by score distillation, on the diffusion model you already have.\n\n"
+        f"commands:\n{rows}\n\n"
+        'start here:\n  distill3d generate "a red cube"\n  distill3d COMMAND --help\n'
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from .. import __version__
+
+        sys.stdout.write(f"distill3d {__version__}\n")
+        return 0
+    if arguments[0] not in _COMMANDS:
+        sys.stderr.write(f"distill3d: unknown command {arguments[0]!r}: expected one of {', '.join(_COMMANDS)}\n")
+        return 2
+    try:
+        import rich  # noqa: F401
+        import tyro  # noqa: F401
+    except ImportError as error:
+        sys.stderr.write(f'distill3d: the command line needs {error.name}: pip install "distill3d[cli]"\n')
+        return 1
+    from .app import dispatch
+
+    return dispatch(arguments[0], arguments[1:])

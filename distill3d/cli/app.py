@@ -1,0 +1,89 @@
+"""What all commands share: reading flags into settings, and errors that end as one message and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+
+from .. import schedules
+from ..errors import Distill3DError
+
+T = TypeVar("T")
+
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _schedule_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    if not (isinstance(info.type, type) and issubclass(info.type, schedules.Schedule)):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SCHEDULE",
+        instance_from_str=lambda texts: schedules.parse(texts[0]),
+        is_instance=lambda value: isinstance(value, schedules.Schedule),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
+    """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind,
+        prog=f"distill3d {command}",
+        description=description,
+        args=list(arguments),
+        registry=REGISTRY,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+        **options,
+    )
+
+
+def given(arguments: Sequence[str], flag: str, default: str) -> str:
+    """The value of ``--flag VALUE`` or ``--flag=VALUE``, read before the rest: presets decide the others' defaults."""
+    value = default
+    for index, text in enumerate(arguments):
+        if text == f"--{flag}" and index + 1 < len(arguments):
+            value = arguments[index + 1]
+        elif text.startswith(f"--{flag}="):
+            value = text.split("=", 1)[1]
+    return value
+
+
+def free_folder(base: Path) -> Path:
+    """``base``, or ``base-2``, ``base-3`` ... : the first that does not exist, so no earlier result is overwritten."""
+    candidate, number = base, 2
+    while candidate.exists():
+        candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return candidate
+
+
+def dispatch(command: str, arguments: Sequence[str]) -> int:
+    """Run one command's module; see ``cli.main`` for the exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    console = Console(stderr=True)
+    module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
+    try:
+        return int(module.run(list(arguments), console))
+    except Distill3DError as error:
+        console.print(f"[red]error:[/] ", end="")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,183 @@
+"""``distill3d generate``: a prompt becomes a GLB, a contact sheet and a turntable."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from ..errors import CheckpointError, OutputError, SettingsError
+from ..files import make_folder
+from ..mesh import MeshSettings
+from ..optimize import Distillation, Settings, preset
+from ..optimize import checkpoint as checkpoints
+from ..optimize.codec import from_json
+from ..priors.load import load_prior
+from . import app
+from .progress import ProgressLine, clock
+from .results import MeshFormat, write_results
+
+DESCRIPTION = """Turn a prompt into a 3D object by score distillation.
+
+Without --model the bundled tiny prior is used: it knows plain coloured solids ("a red cube", "a blue torus") and needs
+no download and no GPU. --model takes a Stable Diffusion 1.x or 2.x folder in diffusers layout, or a .safetensors file.
+
+The preset sets every other flag; flags you give change it. A SCHEDULE is a number (7.5), a line over the run (100->60),
+or cosine(100, 60), step(0.98, 0.5, at=0.2), piecewise(0:0, 0.5:-1). Ctrl-C stops, keeps the state and prints the command
+that continues it."""
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Flags of ``distill3d generate``."""
+
+    prompt: tyro.conf.Positional[str]
+    """What to build: one object, without view words, for instance "a red cube"."""
+    method: Literal["sds", "csd", "asd", "tbsd"] = "sds"
+    """Distillation method. TBSD is our reading of its abstract, not a reproduction."""
+    preset: Literal["draft", "standard", "fine"] = "draft"
+    """Draft takes a minute or two with the bundled prior, standard a few minutes, fine the longest."""
+    seed: int = 0
+    """Same seed, same settings, same device: same object."""
+    out: Path | None = None
+    """Folder for the results; by default output/<prompt>-<method>-<seed>, numbered when that exists."""
+    model: Path | None = None
+    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
+    resume: Path | None = None
+    """Continue a stopped run from its output folder, with the settings it was started with."""
+    negative: str = ""
+    """What to move away from, for instance "blurry, oversaturated"."""
+    device: str = "auto"
+    """Auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
+    tokenizer: Path | None = None
+    """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
+    mesh_format: MeshFormat = "glb"
+    """File format of the mesh."""
+    turntable_frames: int = 48
+    """Frames of the turntable, 24 a second."""
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+
+
+def run(arguments: Sequence[str], console: Console) -> int:
+    """Run the command; returns the exit status."""
+    stored = _stored(arguments)
+    flags = _parse(arguments, stored)
+    if not flags.prompt.strip():
+        raise SettingsError('expected a prompt, got an empty one: describe one object, e.g. distill3d generate "a red cube"')
+    folder = _folder(flags)
+    with console.status("loading the model"):
+        prior = load_prior(flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer)
+        distillation = Distillation(prior, flags.prompt, flags.settings, negative=flags.negative, seed=flags.seed)
+        if stored:
+            distillation.load(stored)
+    make_folder(folder)
+
+    label = f"{flags.prompt!r}, {flags.settings.method}, seed {flags.seed}, {prior.device}"
+    again = f" from iteration {distillation.iteration}" if stored else ""
+    console.print(f"{label}: {flags.settings.iterations} iterations{again} into {folder}", highlight=False)
+    with ProgressLine(console) as line, _stopped_by_signals(console) as stopped:
+        finished = distillation.run(listeners=(line,), folder=folder, stop=lambda: bool(stopped))
+    if not finished:
+        console.print(f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
+        console.print(f"  {_resume_command(flags, folder)}", markup=False, highlight=False, soft_wrap=True)
+        return 130
+    with console.status("finishing") as status:
+        files = write_results(
+            distillation,
+            folder,
+            flags.mesh,
+            mesh_format=flags.mesh_format,
+            turntable_frames=flags.turntable_frames,
+            say=status.update,
+        )
+    console.print(f"done in {clock(sum(distillation.watch.total.values()))}")
+    for kind in ("sheet", "turntable", "report", "mesh"):
+        console.print(f"  {kind:<9} {files[kind]}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _stored(arguments: Sequence[str]) -> checkpoints.Checkpoint | None:
+    path = app.given(arguments, "resume", "")
+    return checkpoints.load(Path(path)) if path else None
+
+
+def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> Generate:
+    """Flags over the preset's defaults, or over the checkpoint's own settings when a run is continued."""
+    if stored is None:
+        method, name = app.given(arguments, "method", "sds"), app.given(arguments, "preset", "draft")
+        known = method in ("sds", "csd", "asd", "tbsd") and name in ("draft", "standard", "fine")
+        bundled = not app.given(arguments, "model", "")
+        settings = preset(name, method, bundled=bundled) if known else Settings()
+        prompt = tyro.MISSING
+        default = Generate(prompt, method=settings.method, preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
+    else:
+        try:
+            identity = stored.meta["identity"]
+            settings = from_json(Settings, identity["settings"])
+            default = Generate(
+                identity["prompt"],
+                method=settings.method,  # type: ignore[arg-type]
+                seed=identity["seed"],
+                negative=identity["negative"],
+                model=Path(identity["model"]) if identity.get("model") else None,
+                settings=settings,
+            )
+        except (KeyError, SettingsError) as error:
+            raise CheckpointError(f"the checkpoint does not describe a run of this version of distill3d: {error}") from error
+    flags = app.parse(Generate, "generate", arguments, DESCRIPTION, default)
+    if flags.settings.method != flags.method:
+        flags = dataclasses.replace(flags, settings=dataclasses.replace(flags.settings, method=flags.method))
+    return flags
+
+
+def _folder(flags: Generate) -> Path:
+    if flags.resume is not None:
+        return flags.resume if flags.resume.is_dir() else flags.resume.parent
+    if flags.out is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", flags.prompt.lower()).strip("-")[:48] or "object"
+        return app.free_folder(Path("output") / f"{slug}-{flags.method}-{flags.seed}")
+    if (flags.out / checkpoints.FILE_NAME).exists():
+        raise OutputError(
+            f"expected a fresh output folder, got one that holds a run: {flags.out}. Continue it with "
+            f"--resume {shlex.quote(str(flags.out))}, or choose another --out"
+        )
+    return flags.out
+
+
+def _resume_command(flags: Generate, folder: Path) -> str:
+    parts = ["distill3d", "generate", flags.prompt, "--resume", str(folder)]
+    if flags.model is not None:
+        parts += ["--model", str(flags.model)]
+    return shlex.join(parts)
+
+
+@contextmanager
+def _stopped_by_signals(console: Console) -> Iterator[list[int]]:
+    """A list that fills on the first Ctrl-C or SIGTERM; the second one interrupts at once."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        console.print("stopping after this iteration (again to stop at once)")
+
+    names = [n for n in (signal.SIGINT, signal.SIGTERM) if n is not None]
+    before = {number: signal.signal(number, handle) for number in names}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,43 @@
+"""Errors a user can act on. Each message says what was expected, what came, and what to do next.
+
+Raised for bad input and for runs that cannot go on; the command line prints the message alone and exits with the
+class's ``exit_code``, the nodes show it on the node. Anything else that escapes is a defect of this library.
+"""
+
+from __future__ import annotations
+
+
+class Distill3DError(Exception):
+    """Base of every error this library raises on purpose."""
+
+    exit_code = 1
+
+
+class SettingsError(Distill3DError, ValueError):
+    """A setting, flag or prompt that cannot be used."""
+
+    exit_code = 2
+
+
+class PriorError(Distill3DError):
+    """A diffusion model that cannot be loaded or that answers with non-finite numbers."""
+
+
+class CheckpointError(Distill3DError):
+    """A checkpoint that is missing, damaged, unsafe, or does not fit the run it should resume."""
+
+
+class OutputError(Distill3DError):
+    """A folder or file that cannot be written."""
+
+
+class DivergedError(Distill3DError):
+    """An optimisation that lost its object or its numbers; the last good state is kept."""
+
+
+class OutOfMemoryError(Distill3DError):
+    """Memory ran out even with smaller chunks."""
+
+
+class EmptySurfaceError(Distill3DError):
+    """A field that holds no surface at the level asked for."""

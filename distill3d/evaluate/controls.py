@@ -1,0 +1,65 @@
+"""Fields that must fail: a judge is worth no more than what it refuses.
+
+Three controls go with every quality run: an untrained field, a grey ball, and the run's own results judged for each
+other's prompts. ``SolidField`` also builds the perfect answers the judge itself is tested on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..world.objects import Object
+from ..world.shapes import SHAPES
+
+GREY = (0.5, 0.5, 0.5)
+
+
+class SolidField:
+    """A radiance field that is dense inside a signed distance function and clear outside.
+
+    Args:
+        sdf: ``(n, 3) -> (n,)``, negative inside.
+        albedo: one colour, or ``(n, 3) -> (n, 3)`` in [0, 1].
+        density: far inside, per world unit.
+        softness: distance over which the density rises.
+    """
+
+    def __init__(
+        self,
+        sdf: Callable[[Tensor], Tensor],
+        albedo: tuple[float, float, float] | Callable[[Tensor], Tensor] = GREY,
+        density: float = 100.0,
+        softness: float = 0.01,
+    ) -> None:
+        self.sdf, self.albedo, self.peak, self.softness = sdf, albedo, density, softness
+
+    def density(self, x: Tensor) -> Tensor:
+        return self.peak * torch.sigmoid(-self.sdf(x) / self.softness)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        colour = self.albedo(x) if callable(self.albedo) else x.new_tensor(self.albedo).expand_as(x)
+        return self.density(x), colour
+
+    def normals(self, x: Tensor) -> Tensor:
+        """Unit gradient of the distance by central differences."""
+        taps = 1e-3 * torch.eye(3, dtype=x.dtype, device=x.device)
+        gradient = torch.stack([self.sdf(x + tap) - self.sdf(x - tap) for tap in taps], -1)
+        return torch.nn.functional.normalize(gradient, dim=-1)
+
+
+def perfect(thing: Object) -> SolidField:
+    """The field that is exactly a world object."""
+    return SolidField(thing.sdf, thing.albedo)
+
+
+def grey_ball() -> SolidField:
+    """A ball of the world's size and of no colour."""
+    return SolidField(lambda x: SHAPES["sphere"].sdf(*x.unbind(-1)))
+
+
+def others(prompt: str, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """The prompts a result must be refused for: all but its own, each once."""
+    return tuple(p for p in dict.fromkeys(prompts) if p != prompt)

@@ -1,0 +1,55 @@
+"""What a field must reach to count as its prompt's object. Fixed before any run was judged; each number says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """All of them must hold. Ratios are in 0..1, angles in degrees."""
+
+    minimum_iou: float = 0.75
+    """Least volume IoU with the true shape. The two most alike of the eight true shapes, sphere and octahedron, reach
+    0.76 with one another: a field that overlaps its own shape no better than that has not shown it."""
+    ball_margin: float = 0.10
+    """How much the true shape's volume IoU must exceed a plain ball's, spheres aside. A flawless field leads by 0.19
+    (octahedron) to 0.65 (torus); half of the smallest lead tells a shape from a lump."""
+    minimum_silhouette_iou: float = 0.80
+    """Least mean IoU over 12 views of the rendered opacity with the true silhouette in the volume's best pose. What
+    one sees must be what the volume says: on 64 pixels, an outline wrong by one pixel all round costs 0.1."""
+    scale: tuple[float, float] = (0.6, 1.4)
+    """Allowed size relative to the shapes the prior was trained on (0.88 to 1.04). A cube that fills the whole box has 1.79."""
+    maximum_haze: float = 0.10
+    """Most mean opacity, over 12 views, of pixels two or more away from the true silhouette: empty space must be empty."""
+    minimum_fill: float = 0.85
+    """Least mean opacity inside the true silhouette: the object must be opaque, not a cloud of the right outline."""
+    hue_distance: float = 20.0
+    """Most distance of the opacity-weighted mean hue from the true one. The closest two of the eight colours, orange
+    and yellow, are 25 degrees apart; red and orange, red and pink 28."""
+    hue_share: float = 0.60
+    """Least share of the object's opacity whose nearest named colour is the true one; pale pixels vote for none. A
+    clear majority, so that a mean of two wrong colours cannot pass for the right one between them."""
+    minimum_saturation: float = 0.25
+    """Least mean saturation (HSV) of the object's pixels: half of the palest true colour's, pink at 0.55."""
+    pale: float = 0.15
+    """A pixel with less saturation than this has no hue to speak of."""
+    visible_contrast: float = 0.15
+    """A pixel is seen on a background when its largest channel difference from it exceeds this, 38 of 255 levels."""
+    minimum_visible: float = 0.90
+    """Least share of the opaque pixels that is seen, on white and on dark alike: matter in the background's own colour
+    hides on one of them."""
+    maximum_opacity_error: float = 0.02
+    """Most mean difference between the rendered opacity and the one that follows from the white and the dark render;
+    5 of 255 levels leaves room for rounding and none for a second picture."""
+    maximum_hole_opacity: float = 0.50
+    """Most mean opacity, seen from straight above, of the inner 80 % of a torus's hole: it must be rather open than shut."""
+    solidity: float = 0.92
+    """Least solidity (share of the trimmed convex hull that is filled) relative to the true shape's on the same voxels.
+    A cube whose sides bend inwards by a fifth of its half width, as early trials grew, has 0.91; true shapes with a
+    surface rough by 0.04 keep 0.94."""
+    component_share: float = 0.90
+    """Least share of the surface's faces, before any clean-up, in one connected component: the rest are floaters."""
+    minimum_mesh_iou: float = 0.80
+    """Least mean silhouette IoU over 12 views of the exported mesh, with the field's and with the truth's, for the same
+    reason as ``minimum_silhouette_iou``."""

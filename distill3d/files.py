@@ -1,0 +1,86 @@
+"""Files that are whole or absent: every file this library writes goes through here.
+
+The bytes go to a temporary file in the target's own folder, are flushed to the disk, and replace the target in one
+step. A crash, a full disk or an interrupt leaves the earlier file, or none, and never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free some space or choose another output folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "the folder cannot be written: check its permissions or choose another output folder"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file stands where a folder is needed: choose another output folder"
+    return "check the folder or choose another one"
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error that says which file could not be written, why, and what to do."""
+    return OutputError(f"could not write {path}: {error.strerror or error}; {_advice(error)}")
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` and its parents, and prove that a file can be written there.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, with ``path``'s suffix; it becomes ``path`` when the block ends without an error.
+
+    Raises:
+        OutputError: for any ``OSError`` inside the block; the temporary file is removed and ``path`` is untouched.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> Path:
+    """Write ``data`` to ``path`` in one step. Raises ``OutputError``."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write ``value`` as indented JSON in one step; numbers that are not finite are refused. Raises ``OutputError``."""
+    return write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

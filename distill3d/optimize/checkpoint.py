@@ -1,0 +1,118 @@
+"""Checkpoints: one safetensors file that holds the tensors and, as JSON in its header, everything else.
+
+One file replaced in one step cannot be half of two states. A CRC of every tensor tells a damaged file from a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..errors import CheckpointError
+from ..files import write_bytes
+
+FILE_NAME = "checkpoint.safetensors"
+FORMAT = 1
+_PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``tensors`` by name (CPU) and ``meta``, plain JSON."""
+
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Any]
+
+
+def _crc(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/checkpoint.safetensors`` in one step. Raises ``OutputError``; the earlier file then stays whole."""
+    from safetensors.torch import save as serialise
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    header = {
+        "format": FORMAT,
+        "version": __version__,
+        "crc32": {name: _crc(tensor) for name, tensor in tensors.items()},
+        "meta": checkpoint.meta,
+    }
+    data = serialise(tensors, metadata={"distill3d": json.dumps(header, allow_nan=False)})
+    return write_bytes(folder / FILE_NAME, data)
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir() and (path / FILE_NAME).is_file():
+        return path / FILE_NAME
+    if path.is_file():
+        return path
+    what = "a folder without it" if path.is_dir() else "nothing at that path"
+    raise CheckpointError(
+        f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. Give the folder that --out named"
+    )
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint from a run's folder or the file itself.
+
+    Raises:
+        CheckpointError: missing, truncated, damaged, a pickle, not a safetensors file, not ours, or from a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = _find(path)
+    advice = "Resume from another checkpoint, or start again without --resume"
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(4)
+        if start.startswith(_PICKLE_STARTS):
+            raise CheckpointError(
+                f"expected a safetensors checkpoint, got a pickle or zip file: {file}. "
+                f"Pickles can run code and are never read. {advice}"
+            )
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    except OSError as error:
+        raise CheckpointError(f"could not read {file}: {error.strerror or error}. {advice}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"expected a whole safetensors checkpoint, got a damaged one: {file} ({error}). {advice}") from error
+    if "distill3d" not in metadata:
+        raise CheckpointError(f"expected a checkpoint written by distill3d, got another safetensors file: {file}. {advice}")
+    try:
+        header = json.loads(metadata["distill3d"])
+        found, checksums, meta = int(header["format"]), header["crc32"], header["meta"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"expected a distill3d header in {file}, got a damaged one ({error}). {advice}") from error
+    if found > FORMAT:
+        raise CheckpointError(
+            f"expected checkpoint format {FORMAT} or older, got {found} from distill3d {header.get('version')}: {file}. "
+            "Update distill3d"
+        )
+    damaged = [name for name, tensor in tensors.items() if checksums.get(name) != _crc(tensor)]
+    if damaged or set(checksums) != set(tensors):
+        raise CheckpointError(f"the checkpoint is damaged (checksum of {', '.join(damaged) or 'a missing tensor'}): {file}. {advice}")
+    return Checkpoint(tensors, meta)
+
+
+def difference(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One readable line for every value that differs between two nested dictionaries."""
+    lines = []
+    for key in sorted(set(expected) | set(found)):
+        a, b = expected.get(key, "absent"), found.get(key, "absent")
+        name = f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += difference(a, b, f"{name}.")
+        elif a != b:
+            lines.append(f"{name}: {a} in the checkpoint, {b} now")
+    return lines

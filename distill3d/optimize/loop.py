@@ -1,0 +1,353 @@
+"""The distillation loop: render, encode, ask the prior, push the latent gradient back into the field.
+
+One step of DreamFusion's algorithm (arXiv 2209.14988, figure 3), for any prior and any method. All randomness comes from
+named generators, one a purpose, so two methods on one seed see the same cameras, noise and initial field.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, OutOfMemoryError, OutputError, SettingsError
+from ..fields.background import Background
+from ..fields.density import DensityField
+from ..methods.gradient import surrogate_loss
+from ..priors.base import Prior
+from ..prompts import ViewPrompts
+from ..render import regularisers
+from ..render.cameras import Cameras, sample
+from ..render.occupancy import OccupancyGrid
+from ..render.shading import sample_shading
+from ..render.volume import Rendering, render
+from . import checkpoint as checkpoints
+from .codec import from_json, to_json
+from .events import Checkpointed, Event, Listener, Step, Warned
+from .guards import Guard
+from .guidance import Guidance, Guided
+from .memory import is_out_of_memory
+from .settings import Settings
+from .stopwatch import Stopwatch
+
+_GENERATORS = ("cameras", "background", "shading", "jitter", "timesteps", "shift", "noise", "occupancy")
+
+
+def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose stream depends on the run's seed and the purpose's name alone."""
+    return torch.Generator(device).manual_seed((seed << 32) ^ zlib.crc32(purpose.encode()))
+
+
+class Distillation:
+    """A run: a field, its optimiser and everything random about it. Step it, or ``run`` it to the end.
+
+    Attributes:
+        field: the radiance field being optimised, on the prior's device.
+        occupancy: its occupancy grid.
+        iteration: iterations done.
+        last: the last step's event, or None.
+        warnings: what listeners were warned of.
+    """
+
+    def __init__(self, prior: Prior, prompt: str, settings: Settings, *, negative: str = "", seed: int = 0) -> None:
+        """Raises ``SettingsError`` for a prompt or settings that cannot be used."""
+        self.prior, self.settings, self.seed = prior, settings, seed
+        self.settings_json: dict[str, Any] = to_json(settings)
+        self.device = prior.device
+        self.prompts = ViewPrompts(prompt, negative, settings.sectors)
+        self.guidance = Guidance(prior, self.prompts, settings)
+        self.generators = {name: seeded(seed, name, self.device) for name in _GENERATORS}
+        self.field = DensityField(settings.field, generator=seeded(seed, "field")).to(self.device)
+        self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
+        self.occupancy = OccupancyGrid(settings.occupancy_resolution).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self._groups(), lr=0.0, betas=settings.optimizer.betas, eps=settings.optimizer.eps
+        )
+        self.guard = Guard(settings.guards)
+        self.watch = Stopwatch(self.device)
+        self.iteration = 0
+        self.skipped = 0
+        self.last: Step | None = None
+        self.warnings: list[str] = []
+        self._listeners: Sequence[Listener] = ()
+        self._shrunk = False
+
+    def _groups(self) -> list[dict[str, Any]]:
+        groups = [{"name": name, "params": list(params)} for name, params in self.field.parameter_groups().items()]
+        behind = list(self.background.parameters())
+        return groups + ([{"name": "background", "params": behind}] if behind else [])
+
+    @property
+    def progress(self) -> float:
+        """Share of the planned iterations that is done, 0..1: what schedules are read at."""
+        return min(1.0, self.iteration / self.settings.iterations)
+
+    @property
+    def done(self) -> bool:
+        return self.iteration >= self.settings.iterations
+
+    def run(
+        self,
+        *,
+        listeners: Sequence[Listener] = (),
+        folder: Path | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Step to the end, writing checkpoints into ``folder``; True when finished, False when ``stop`` asked to end.
+
+        A checkpoint is written every ``checkpoint_every`` iterations, at the end, when ``stop`` answers True, and
+        before any error leaves, a listener's own included; an error inside a step leaves the state before that step.
+
+        Raises:
+            DivergedError: see ``guards``.
+            OutOfMemoryError: memory ran out twice, the second time with smaller chunks.
+            PriorError: the prior answered with non-finite numbers.
+            OutputError: a checkpoint could not be written; the earlier one is whole.
+        """
+        self._listeners = listeners
+        try:
+            while not self.done and not stop():
+                self._emit(self.step())
+                if folder is not None and self.iteration % self.settings.checkpoint_every == 0 and not self.done:
+                    self.save(folder)
+        except OutputError:
+            raise
+        except BaseException:
+            if folder is not None and self.iteration:
+                self.save(folder)
+            raise
+        if folder is not None and self.iteration:
+            self.save(folder)
+        return self.done
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            self.warnings.append(f"iteration {event.iteration}: {event.message}")
+        for listener in self._listeners:
+            listener(event)
+
+    def step(self) -> Step:
+        """One iteration. Out of memory is retried once with smaller chunks. Raises as ``run``."""
+        before = {name: g.get_state() for name, g in self.generators.items()}
+        try:
+            return self._step()
+        except BaseException as error:
+            for name, state in before.items():
+                self.generators[name].set_state(state)
+            if not is_out_of_memory(error):
+                raise
+            if self._shrunk:
+                raise OutOfMemoryError(
+                    "memory ran out twice, the second time with smaller chunks: lower --resolution, --batch or "
+                    "--render.samples-per-ray, or close other programs that use memory"
+                ) from error
+        self._shrink()
+        return self.step()
+
+    def _shrink(self) -> None:
+        self._shrunk = True
+        self.optimizer.zero_grad(set_to_none=True)
+        smaller = max(1024, self.settings.render.max_points // 8)
+        self.settings = replace(self.settings, render=replace(self.settings.render, max_points=smaller))
+        if hasattr(self.prior, "max_batch"):
+            self.prior.max_batch = 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._emit(Warned("memory ran out: going on with smaller chunks, which is slower", self.iteration))
+
+    def _step(self) -> Step:
+        s, progress, watch = self.settings, self.progress, self.watch
+        size = max(1, round(s.resolution(progress)))
+        cameras = sample(s.cameras, s.batch, self.generators["cameras"])
+        self._set_rates(progress)
+        with watch("occupancy"):
+            self._refresh_occupancy()
+        with watch("render"):
+            rendering = self._render(cameras, size, progress)
+        with watch("encode"):
+            latents = self.prior.encode(rendering.rgb.permute(0, 3, 1, 2))
+        with watch("unet"):
+            diagnose = self.device.type == "cpu" or self.iteration % s.diagnose_every == 0
+            guided = self.guidance(latents.detach(), cameras, progress, self.generators, diagnose=diagnose)
+        terms = {"guidance": surrogate_loss(latents, guided.gradient)} | self._regularisers(rendering, progress)
+        loss = torch.stack(list(terms.values())).sum()
+        with watch("backward"):
+            loss.backward()
+        with watch("optimizer"):
+            step = self._update(loss, terms, guided, rendering, size)
+        self.last = replace(step, seconds=watch.lap())
+        return self.last
+
+    def _render(self, cameras: Cameras, size: int, progress: float) -> Rendering:
+        generators = self.generators
+        return render(
+            self.field,
+            cameras,
+            size,
+            size,
+            occupancy=self.occupancy,
+            background=lambda direction: self.background(direction, generators["background"]),
+            settings=self.settings.render,
+            shading=sample_shading(self.settings.shading, cameras, progress, generators["shading"]),
+            generator=generators["jitter"],
+        )
+
+    def _refresh_occupancy(self) -> None:
+        every = self.settings.occupancy_every
+        if self.iteration % every == 0:
+            self.occupancy.update(
+                self.field,
+                step_size=self.settings.render.step_size,
+                generator=self.generators["occupancy"],
+                warmup=self.iteration < 8 * every,
+            )
+
+    def _set_rates(self, progress: float) -> None:
+        o = self.settings.optimizer
+        rates = {"encoder": o.rate_grid, "mlp": o.rate_mlp, "background": o.rate_background}
+        warm = min(1.0, (self.iteration + 1) / max(1, o.warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates[group["name"]](progress) * warm * self.guard.rate
+
+    def _regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        terms = {}
+        for name, schedule in self.settings.losses.schedules():
+            weight = schedule(progress)
+            if weight:
+                terms[name] = weight * getattr(regularisers, name)(rendering)
+        return terms
+
+    def _update(
+        self, loss: Tensor, terms: Mapping[str, Tensor], guided: Guided, rendering: Rendering, size: int
+    ) -> Step:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        squares = torch.stack([p.grad.square().sum() for p in parameters]) if parameters else loss.new_zeros(1)
+        scalars = torch.stack(
+            [loss.detach(), squares.sum(), guided.finite.float(), guided.gradient.norm(), rendering.opacity.detach().mean()]
+            + [t.detach() for t in terms.values()]
+        )
+        value, square, guided_finite, norm, opacity, *parts = scalars.tolist()
+        culprit = "noise prediction" if not guided_finite else "loss" if not math.isfinite(value) else "gradient"
+        finite = bool(guided_finite) and math.isfinite(value) and math.isfinite(square)
+        warning = self.guard.check_finite(finite, culprit)
+        if finite:
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.iteration += 1
+        if warning:
+            self._emit(Warned(warning, self.iteration))
+        if finite:
+            self.guard.check_opacity(opacity)
+        return Step(
+            iteration=self.iteration,
+            iterations=self.settings.iterations,
+            loss=value,
+            terms=dict(zip(terms, parts, strict=True)),
+            gradient_norm=norm,
+            opacity=opacity,
+            occupancy=self.occupancy.fraction,
+            timesteps=guided.bounds,
+            resolution=size,
+            seconds={},
+            diagnostics=guided.diagnostics,
+            skipped=not finite,
+        )
+
+    def state(self) -> checkpoints.Checkpoint:
+        """Everything a run needs to continue bit for bit on the same device."""
+        tensors: dict[str, Tensor] = {}
+        for prefix, module in self._modules():
+            tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
+        meta = {
+            "identity": self.identity(),
+            "iteration": self.iteration,
+            "skipped": self.skipped,
+            "guard": self.guard.state(),
+            "seconds": dict(self.watch.total),
+            "warnings": self.warnings,
+        }
+        return checkpoints.Checkpoint(tensors, meta)
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        return {
+            "prompt": self.prompts.prompt,
+            "negative": self.prompts.negative,
+            "seed": self.seed,
+            "prior": self.prior.fingerprint,
+            "device": self.device.type,
+            "settings": self.settings_json,
+        }
+
+    def _modules(self) -> list[tuple[str, torch.nn.Module]]:
+        return [("field", self.field), ("background", self.background), ("occupancy", self.occupancy)]
+
+    def save(self, folder: Path) -> Path:
+        """Write the run's checkpoint in one step. Raises ``OutputError``; an earlier checkpoint then stays whole."""
+        path = checkpoints.save(folder, self.state())
+        self._emit(Checkpointed(path, self.iteration))
+        return path
+
+    def load(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Continue from ``checkpoint``.
+
+        Raises:
+            CheckpointError: its prompt, seed, prior, device or settings are not this run's; the message lists every difference.
+        """
+        try:
+            differences = checkpoints.difference(checkpoint.meta["identity"], self.identity())
+            if differences:
+                raise CheckpointError(
+                    "expected the settings the checkpoint was made with, got other ones:\n  "
+                    + "\n  ".join(differences)
+                    + "\nResume without these flags, or start a new run with them in another --out folder"
+                )
+            self._load(checkpoint)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this version of distill3d ({type(error).__name__}: {error}): "
+                "resume with the version that wrote it"
+            ) from error
+
+    def _load(self, checkpoint: checkpoints.Checkpoint) -> None:
+        tensors, meta = checkpoint.tensors, checkpoint.meta
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+        for prefix, module in self._modules():
+            module.load_state_dict(under(prefix))
+        adam: dict[int, dict[str, Tensor]] = {}
+        for key, value in under("adam").items():
+            index, name = key.split(".", 1)
+            adam.setdefault(int(index), {})[name] = value.clone()
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": adam})
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"generator.{name}"])
+        self.iteration, self.skipped = int(meta["iteration"]), int(meta["skipped"])
+        self.guard.load(meta["guard"])
+        self.watch.total.update(meta["seconds"])
+        self.warnings = list(meta["warnings"])
+
+    @classmethod
+    def resume(cls, prior: Prior, checkpoint: checkpoints.Checkpoint) -> Distillation:
+        """The run that wrote ``checkpoint``, ready to go on. Raises ``CheckpointError``."""
+        try:
+            identity = checkpoint.meta["identity"]
+            settings = from_json(Settings, identity["settings"])
+            run = cls(prior, identity["prompt"], settings, negative=identity["negative"], seed=identity["seed"])
+        except (KeyError, SettingsError) as error:
+            raise CheckpointError(f"the checkpoint does not describe a run of this version of distill3d: {error}") from error
+        run.load(checkpoint)
+        return run

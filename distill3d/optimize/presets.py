@@ -1,0 +1,81 @@
+"""Presets: settings that go together, for the bundled tiny prior and for a Stable Diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import SettingsError
+from ..fields.density import FieldSettings
+from ..fields.layout import HashGridSettings
+from ..methods import preset as published
+from ..methods.asd import ASDSettings
+from ..methods.csd import CSDSettings
+from ..methods.gradient import GradientSettings
+from ..methods.sds import SDSSettings
+from ..methods.tbsd import TBSDSettings
+from ..render.volume import RenderSettings
+from ..schedules import Constant, Linear, TimestepWindow
+from .settings import LossSettings, OptimizerSettings, Settings
+
+PRESETS = ("draft", "standard", "fine")
+
+_TINY: Mapping[str, Mapping[str, Any]] = {
+    "draft": {"iterations": 300, "batch": 2},
+    "standard": {"iterations": 800, "batch": 2},
+    "fine": {"iterations": 2000, "batch": 4},
+}
+_FULL: Mapping[str, Mapping[str, Any]] = {
+    "draft": {"iterations": 2000, "batch": 1, "resolution": Constant(64)},
+    "standard": {"iterations": 6000, "batch": 1, "resolution": Linear(64, 128)},
+    "fine": {"iterations": 15000, "batch": 2, "resolution": Linear(64, 256)},
+}
+
+
+def _tiny(name: str, method: str) -> Settings:
+    return Settings(
+        **_TINY[name],
+        method=method,
+        sds=SDSSettings(Constant(8.5)),
+        csd=CSDSettings(),
+        asd=ASDSettings(),
+        tbsd=TBSDSettings(),
+        window=TimestepWindow(Constant(0.02), Linear(0.98, 0.5)),
+        gradient=GradientSettings(),
+        render=RenderSettings(samples_per_ray=64),
+        losses=LossSettings(entropy=Constant(0.05)),
+        optimizer=OptimizerSettings(),
+    )
+
+
+def _full(name: str, method: str) -> Settings:
+    source = published(method)
+    field = FieldSettings(grid=HashGridSettings.fine()) if name != "draft" else FieldSettings()
+    return Settings(
+        **_FULL[name],
+        method=method,
+        window=source.window,
+        gradient=source.gradient,
+        field=field,
+        render=RenderSettings(samples_per_ray=128 if name == "draft" else 256),
+        losses=LossSettings(sparsity=Constant(1.0), opaque=Linear(0.0, 0.1, begin=0.5), orientation=Linear(0.01, 1.0)),
+        checkpoint_every=500,
+    )
+
+
+def preset(name: str, method: str = "sds", *, bundled: bool = True) -> Settings:
+    """The settings of a preset.
+
+    Args:
+        name: draft, standard or fine.
+        method: sds, csd, asd or tbsd.
+        bundled: for the bundled tiny prior; False gives the published settings for a Stable Diffusion model.
+
+    Raises:
+        SettingsError: an unknown preset or method.
+    """
+    if name not in PRESETS:
+        raise SettingsError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+    settings = (_tiny if bundled else _full)(name, method)
+    return replace(settings, method=method)

@@ -1,0 +1,52 @@
+"""``report.json``: what was run, with what, how long each part took, and what came of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from .. import __version__
+from .memory import peak_bytes
+
+if TYPE_CHECKING:
+    from .loop import Distillation
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers of a run."""
+    return {
+        "distill3d": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def build(run: Distillation, *, mesh: Mapping[str, Any] | None = None, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The report of a run as plain JSON; seconds and bytes, nothing that is not finite."""
+    last = run.last
+    described = getattr(run.prior, "describe", dict)()
+    return {
+        "prompt": run.prompts.prompt,
+        "negative_prompt": run.prompts.negative,
+        "method": run.settings.method,
+        "seed": run.seed,
+        "iterations": {"done": run.iteration, "planned": run.settings.iterations, "skipped": run.skipped},
+        "seconds": {name: round(value, 3) for name, value in sorted(run.watch.total.items())},
+        "peak_memory_bytes": peak_bytes(run.device),
+        "threads": torch.get_num_threads(),
+        "occupancy": run.occupancy.fraction,
+        "opacity": last.opacity if last else None,
+        "loss": last.loss if last else None,
+        "warnings": list(run.warnings),
+        "mesh": dict(mesh or {}),
+        "files": dict(files or {}),
+        "prior": described,
+        "settings": run.settings_json,
+        "versions": versions(),
+    }

@@ -1,0 +1,128 @@
+"""Every setting of a run, with the sentence that explains it: what a tooltip and ``--help`` show is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field as new
+from typing import Any
+
+from ..errors import SettingsError
+from ..fields.background import BackgroundSettings
+from ..fields.density import FieldSettings
+from ..methods import create, lookup
+from ..methods.asd import ASDSettings
+from ..methods.base import Method
+from ..methods.csd import CSDSettings
+from ..methods.gradient import GradientSettings
+from ..methods.sds import SDSSettings
+from ..methods.tbsd import TBSDSettings
+from ..prompts import DEFAULT_SECTORS, Sector, check_sectors
+from ..render.cameras import CameraRanges
+from ..render.shading import ShadingSettings
+from ..render.volume import RenderSettings
+from ..schedules import Constant, Schedule, TimestepWindow, parse
+from .guards import GuardSettings
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the regularisers beside the distillation loss, each a schedule over the run; 0 turns one off."""
+
+    sparsity: Schedule = Constant(0.0)
+    """Prefers empty pixels. Raise it when the object fills the view or haze surrounds it; too much makes it vanish."""
+    opaque: Schedule = Constant(0.0)
+    """Every pixel clear or solid. Raise it late in the run against half-transparent matter."""
+    entropy: Schedule = Constant(0.0)
+    """Each ray's matter in one place: a surface instead of fog."""
+    orientation: Schedule = Constant(0.0)
+    """Visible normals must face the camera (needs lit steps). Raise it against bumpy, inside-out surfaces."""
+    distortion: Schedule = Constant(0.0)
+    """Pulls each ray's matter together (mip-NeRF 360). Raise it against floaters in front of the object."""
+    distance: Schedule = Constant(0.0)
+    """Weighs visible matter by its squared distance beyond 0.8 from the centre: against floaters at the box's walls."""
+
+    def __post_init__(self) -> None:
+        for name, schedule in list(self.schedules()):
+            object.__setattr__(self, name, parse(schedule))
+
+    def schedules(self) -> Iterator[tuple[str, Schedule]]:
+        """Name and schedule of every regulariser; the names are those of ``render.regularisers``."""
+        for name in ("sparsity", "opaque", "entropy", "orientation", "distortion", "distance"):
+            yield name, getattr(self, name)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Adam, with a learning rate for each part of the field."""
+
+    rate_grid: Schedule = Constant(0.01)
+    """Learning rate of the hash grid."""
+    rate_mlp: Schedule = Constant(0.001)
+    """Learning rate of the small networks behind the grid."""
+    rate_background: Schedule = Constant(0.001)
+    """Learning rate of a learned background."""
+    warmup: int = 10
+    """Iterations over which the learning rates rise from 0."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decay rates of the first and second moment."""
+    eps: float = 1e-15
+    """Adam's guard against division by 0; hash grids need it tiny."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate_grid", "rate_mlp", "rate_background"):
+            object.__setattr__(self, name, parse(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run's settings. Two runs with equal settings, prompt, seed, prior and device give the same field."""
+
+    iterations: int = 400
+    """Optimisation steps. More steps sharpen the object; the time grows in proportion."""
+    batch: int = 2
+    """Views rendered and judged in each step. More views steady the shape and cost proportionally more."""
+    resolution: Schedule = Constant(64)
+    """Side of the training renders in pixels; the bundled prior sees 64, Stable Diffusion 512 (64->128 is usual)."""
+    method: str = "sds"
+    """Distillation method: sds, csd, asd or tbsd. TBSD is our reading of its abstract, not a reproduction."""
+    sds: SDSSettings = new(default_factory=SDSSettings)
+    csd: CSDSettings = new(default_factory=CSDSettings)
+    asd: ASDSettings = new(default_factory=ASDSettings)
+    tbsd: TBSDSettings = new(default_factory=TBSDSettings)
+    window: TimestepWindow = new(default_factory=TimestepWindow)
+    gradient: GradientSettings = new(default_factory=GradientSettings)
+    sectors: tuple[Sector, ...] = DEFAULT_SECTORS
+    """View sectors and the words they add to the prompt."""
+    cameras: CameraRanges = new(default_factory=CameraRanges)
+    field: FieldSettings = new(default_factory=FieldSettings)
+    background: BackgroundSettings = new(default_factory=BackgroundSettings)
+    render: RenderSettings = new(default_factory=RenderSettings)
+    shading: ShadingSettings = new(default_factory=ShadingSettings)
+    losses: LossSettings = new(default_factory=LossSettings)
+    optimizer: OptimizerSettings = new(default_factory=OptimizerSettings)
+    guards: GuardSettings = new(default_factory=GuardSettings)
+    occupancy_resolution: int = 48
+    """Cells along each side of the grid that lets the renderer skip empty space."""
+    occupancy_every: int = 8
+    """Iterations between two updates of that grid."""
+    checkpoint_every: int = 100
+    """Iterations between two checkpoints; one is always written at the end and when a run is stopped."""
+
+    diagnose_every: int = 10
+    """Iterations between two readings of a method's own figures on a GPU, where reading one makes the device wait."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resolution", parse(self.resolution))
+        object.__setattr__(self, "sectors", check_sectors(self.sectors))
+        for name in ("iterations", "batch", "occupancy_resolution", "occupancy_every", "checkpoint_every", "diagnose_every"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
+        if min(self.resolution(i / 100) for i in range(101)) < 8:
+            raise SettingsError(f"expected a resolution of 8 pixels or more, got {self.resolution}: try 64")
+        lookup(self.method)
+        object.__setattr__(self, "method", self.method.lower())
+
+    def make_method(self) -> Method[Any]:
+        """The chosen method with its own settings."""
+        return create(self.method, getattr(self, self.method))

@@ -1,0 +1,261 @@
+"""A latent diffusion model in diffusers' parts behind the ``Prior`` protocol.
+
+Latent diffusion: https://arxiv.org/abs/2112.10752. Works with any UNet2DConditionModel, AutoencoderKL, CLIPTextModel
+quartet of Stable Diffusion 1.x or 2.x shape, at any size: the bundled tiny prior and the real thing take the same path.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import PriorError
+from . import noise_schedule
+from .tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+def eps_from_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """``eps = sigma x_t + alpha v`` (Salimans and Ho, https://arxiv.org/abs/2202.00512, appendix D).
+
+    The inverse of ``v = alpha eps - sigma x`` on ``x_t = alpha x + sigma eps``. All ``(N, C, h, w)`` or broadcastable.
+    """
+    return sigma * x_t + alpha * v
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """``(B, 3, H, W)`` -> ``(B, 3, size, size)`` bilinearly, with an antialiasing filter where a side shrinks."""
+    height, width = images.shape[-2:]
+    if height == width == size:
+        return images
+    shrinks = height > size or width > size
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+class DiffusersPrior:
+    """Implements ``Prior`` over a diffusers UNet and VAE and a transformers CLIP text encoder.
+
+    The modules are put in evaluation mode and frozen. The VAE may run in another precision than the UNet: Stable
+    Diffusion's VAE overflows in float16. Build one with ``load.load_prior``.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Tokenizer,
+        abar: Tensor,
+        *,
+        prediction_type: str = "epsilon",
+        image_size: int | None = None,
+        max_batch: int | None = None,
+        source: str = "",
+    ) -> None:
+        """Wrap modules that are already on one device in the precision they shall run in.
+
+        Args:
+            abar: ``(T,)`` float64, the running product of ``1 - beta``.
+            prediction_type: ``epsilon`` or ``v_prediction``.
+            image_size: side in pixels to work at; None takes what the UNet was trained for.
+            max_batch: most samples per UNet or decoder call; None sends all at once. Changes memory, not results.
+            source: where the model came from, for messages and reports.
+
+        Raises:
+            PriorError: parts that do not fit together, or a kind of model that is not supported.
+        """
+        if prediction_type not in PREDICTION_TYPES:
+            raise PriorError(
+                f"expected a model that predicts {' or '.join(PREDICTION_TYPES)}, got {prediction_type!r}: "
+                "use another model"
+            )
+        if max_batch is not None and max_batch < 1:
+            raise PriorError(f"expected max_batch of 1 or more, got {max_batch}: leave it out for no limit")
+        _check_parts(unet, vae, text_encoder)
+        self.unet, self.vae, self._text_encoder = unet, vae, text_encoder
+        for module in (unet, vae, text_encoder):
+            module.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.abar = abar
+        self.prediction_type = prediction_type
+        self.max_batch = max_batch
+        self.source = source
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_size = _image_size(unet.config.sample_size, self.factor, image_size)
+        side = self.image_size // self.factor
+        self.latent_shape: tuple[int, int, int] = (int(unet.config.in_channels), side, side)
+        self._scale = float(vae.config.scaling_factor)
+        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        self._embeddings: dict[str, Tensor] = {}
+
+    @property
+    def T(self) -> int:
+        return len(self.abar)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        return next(self.vae.parameters()).dtype  # type: ignore[no-any-return]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See ``Prior.fingerprint``: the source's name, the precision, and a CRC of the start of every tensor."""
+        crc = 0
+        for module in (self.unet, self.vae):
+            for value in module.state_dict().values():
+                crc = zlib.crc32(value.detach().flatten()[:1024].float().cpu().numpy().tobytes(), crc)
+        return f"{Path(self.source).name} {str(self.dtype).removeprefix('torch.')} {crc:08x}"
+
+    def describe(self) -> dict[str, Any]:
+        """What a run report says of the model; plain JSON values."""
+        return {
+            "source": self.source,
+            "prediction_type": self.prediction_type,
+            "image_size": self.image_size,
+            "latent_shape": list(self.latent_shape),
+            "timesteps": self.T,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "vae_dtype": str(self.vae_dtype).removeprefix("torch."),
+            "unet_parameters": sum(p.numel() for p in self.unet.parameters()),
+        }
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Prior.alpha_sigma``. Raises SettingsError for timesteps outside ``0 .. T - 1``."""
+        return noise_schedule.alpha_sigma(self.abar, t)
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """See ``Prior.embed``. Each text is encoded once and kept; a prompt that is cut off is reported once.
+
+        Raises:
+            PriorError: a new text after ``unload_text_encoder``.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"expected a non-empty sequence of texts, got {texts!r}: pass [text]")
+        new = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
+        if new and self._text_encoder is None:
+            raise PriorError(f"the text encoder was unloaded before {new[0]!r} was embedded: load the model again")
+        for text in new:
+            _, lost = self.tokenizer.split(text)
+            if lost:
+                logger.warning(
+                    "the text encoder reads %d tokens and ignores the rest of this prompt: %r. Shorten it, and put "
+                    "what matters first.", self.tokenizer.length - 2, lost,
+                )
+        if new:
+            states = self._text_encoder(self.tokenizer(new).to(self.device))[0].float()
+            if not torch.isfinite(states).all():
+                raise PriorError(f"the text encoder of {self.source} answered non-finite numbers. {self._advice()}")
+            self._embeddings.update(zip(new, states, strict=True))
+        return torch.stack([self._embeddings[text] for text in texts])
+
+    def unload_text_encoder(self) -> None:
+        """Free the text encoder's memory; texts embedded so far stay known."""
+        self._text_encoder = None
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See ``Prior.encode``. Latents are ``(z - shift_factor) scaling_factor``, as diffusers' pipelines have them.
+
+        Raises:
+            ValueError: images that are not ``(B, 3, H, W)``.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}: move the channels to axis 1")
+        posterior = self.vae.encode((2 * resize(images, self.image_size) - 1).to(self.vae_dtype)).latent_dist
+        z: Tensor = posterior.mean.float()
+        if generator is not None:
+            noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=torch.float32)
+            z = z + posterior.std.float() * noise.to(z.device)
+        return (z - self._shift) * self._scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Prior.decode``."""
+        z = (latents.float() / self._scale + self._shift).to(self.vae_dtype)
+        images = torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in self._parts(z)])
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """See ``Prior.predict_noise``; more than ``max_batch`` samples are split over several evaluations.
+
+        Raises:
+            ValueError: shapes that do not agree.
+            PriorError: finite inputs and a non-finite answer.
+        """
+        if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4 or cond.ndim != 3:
+            raise ValueError(
+                f"expected x_t (N, C, h, w), t (N,) and cond (N, L, D) with one N, got {tuple(x_t.shape)}, "
+                f"{tuple(t.shape)} and {tuple(cond.shape)}: repeat t and cond per sample"
+            )
+        parts = zip(*(self._parts(v) for v in (x_t.to(self.dtype), t, cond.to(self.dtype))), strict=True)
+        out = torch.cat([self.unet(x, at, encoder_hidden_states=c, return_dict=False)[0].float() for x, at, c in parts])
+        if self.prediction_type == "v_prediction":
+            out = eps_from_v(out, x_t.float(), *self.alpha_sigma(t))
+        if not torch.isfinite(out).all() and torch.isfinite(x_t).all() and torch.isfinite(cond).all():
+            raise PriorError(f"the model {self.source} answered finite input with non-finite noise. {self._advice()}")
+        return out
+
+    def _parts(self, batch: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(batch, self.max_batch or max(len(batch), 1))
+
+    def _advice(self) -> str:
+        if self.dtype == torch.float16:
+            return "float16 overflows in some models: load it with dtype='bf16' or dtype='fp32'"
+        return "its weights are likely damaged: copy or download the model again"
+
+
+def _image_size(sample_size: int | Sequence[int] | None, factor: int, chosen: int | None) -> int:
+    if chosen is not None:
+        if chosen < factor or chosen % factor:
+            raise PriorError(f"expected an image size that is a multiple of {factor}, got {chosen}: choose such a one")
+        return chosen
+    if sample_size is None:
+        raise PriorError("the UNet's config.json has no sample_size: give image_size=... in pixels")
+    if not isinstance(sample_size, int):
+        if len(set(sample_size)) != 1:
+            raise PriorError(f"expected square latents, got sample_size {list(sample_size)}: give image_size=...")
+        sample_size = int(sample_size[0])
+    return sample_size * factor
+
+
+def _check_parts(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> None:
+    u: Any = unet.config
+    v: Any = vae.config
+    width = text_encoder.config.hidden_size  # type: ignore[union-attr]
+    if getattr(u, "addition_embed_type", None) is not None:
+        raise PriorError("this UNet takes extra conditions (Stable Diffusion XL does): use Stable Diffusion 1.x or 2.x")
+    if getattr(u, "class_embed_type", None) is not None or getattr(u, "num_class_embeds", None) is not None:
+        raise PriorError("this UNet wants class labels (up-scalers do): use a plain text-to-image model")
+    if u.in_channels != v.latent_channels:
+        kind = {9: "an inpainting model", 8: "an instruction-editing model", 5: "a depth-conditioned model"}
+        raise PriorError(
+            f"this UNet reads {u.in_channels} channels and the VAE makes {v.latent_channels}: it is "
+            f"{kind.get(u.in_channels, 'no plain text-to-image model')}; use the text-to-image version"
+        )
+    if u.out_channels != u.in_channels:
+        raise PriorError(f"this UNet answers with {u.out_channels} channels for {u.in_channels}: not supported")
+    if u.cross_attention_dim != width:
+        raise PriorError(
+            f"the UNet expects text embeddings {u.cross_attention_dim} wide, the text encoder makes {width}: "
+            "these parts are of different models"
+        )

@@ -1,0 +1,146 @@
+"""Pinhole cameras on an orbit around the origin, and the rays through their pixels.
+
+The one place that fixes the coordinate frame: y is up, the frame is right-handed, the object stands inside
+``[-1, 1]^3``, and its front faces +z. A camera at azimuth 0 and elevation 0 stands on +z and sees the front;
+azimuth 90 stands on +x and sees the object's left side; positive elevation looks down from above.
+Camera axes follow OpenGL and glTF: x right, y up, and the camera looks along its own -z.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of ``B`` pinhole cameras.
+
+    Attributes:
+        c2w: ``(B, 3, 4)`` float, camera to world; columns are right, up, backward, position.
+        fov: ``(B,)`` float, vertical field of view in radians.
+        azimuth: ``(B,)`` float, radians, wrapped to [-pi, pi).
+        elevation: ``(B,)`` float, radians.
+    """
+
+    c2w: Tensor
+    fov: Tensor
+    azimuth: Tensor
+    elevation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.c2w)
+
+    def __getitem__(self, index: slice | Tensor) -> Cameras:
+        return Cameras(self.c2w[index], self.fov[index], self.azimuth[index], self.elevation[index])
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(*(v.to(device) for v in (self.c2w, self.fov, self.azimuth, self.elevation)))
+
+    @property
+    def position(self) -> Tensor:
+        """``(B, 3)`` camera centres in world coordinates."""
+        return self.c2w[:, :, 3]
+
+
+def _vector(values: float | Iterable[float] | Tensor) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = torch.tensor([values] if isinstance(values, (int, float)) else list(values))
+    return values.float().reshape(-1)
+
+
+def _degrees(values: float | Iterable[float] | Tensor) -> Tensor:
+    return torch.deg2rad(_vector(values))
+
+
+def orbit(
+    azimuth: float | Iterable[float] | Tensor,
+    elevation: float | Iterable[float] | Tensor,
+    radius: float | Iterable[float] | Tensor = 3.0,
+    fov: float | Iterable[float] | Tensor = 42.0,
+) -> Cameras:
+    """Cameras that look at the origin; angles in degrees, radius in world units, all broadcast to one batch.
+
+    >>> orbit(90, 0, radius=2).position.round().tolist()
+    [[2.0, 0.0, 0.0]]
+    """
+    columns = (_degrees(azimuth), _degrees(elevation), _vector(radius), _degrees(fov))
+    device = next((c.device for c in columns if c.device.type != "cpu"), columns[0].device)
+    azi, ele, distance, fov_y = torch.broadcast_tensors(*(c.to(device) for c in columns))
+    azi = torch.remainder(azi + math.pi, 2 * math.pi) - math.pi
+    sin_a, cos_a, sin_e, cos_e = azi.sin(), azi.cos(), ele.sin(), ele.cos()
+    right = torch.stack([cos_a, torch.zeros_like(azi), -sin_a], -1)
+    up = torch.stack([-sin_e * sin_a, cos_e, -sin_e * cos_a], -1)
+    backward = torch.stack([cos_e * sin_a, sin_e, cos_e * cos_a], -1)
+    c2w = torch.stack([right, up, backward, distance[:, None] * backward], -1)
+    return Cameras(c2w, fov_y.clone(), azi, ele.clone())
+
+
+def rays(cameras: Cameras, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions ``(B, height, width, 3)`` of the rays through pixel centres, row 0 at the top."""
+    device = cameras.c2w.device
+    half = torch.tan(cameras.fov / 2)[:, None, None]
+    y = 1 - 2 * (torch.arange(height, device=device) + 0.5) / height
+    x = (2 * (torch.arange(width, device=device) + 0.5) / width - 1) * (width / height)
+    x, y = half * x[None, None, :], half * y[None, :, None]
+    x, y = torch.broadcast_tensors(x, y)
+    local = torch.stack([x, y, -torch.ones_like(x)], -1)
+    world = torch.einsum("bij,bhwj->bhwi", cameras.c2w[:, :, :3], local)
+    direction = torch.nn.functional.normalize(world, dim=-1)
+    return cameras.position[:, None, None].expand_as(direction), direction
+
+
+def ring(count: int, elevation: float = 15.0, radius: float = 3.0, fov: float = 42.0, start: float = 0.0) -> Cameras:
+    """``count`` cameras at equal azimuth steps from ``start`` degrees, the last one a step short of a full turn."""
+    if count < 1:
+        raise ValueError(f"expected at least one camera on the ring, got {count}: use count=1 or more")
+    azimuth = start + torch.arange(count) * (360.0 / count)
+    return orbit(azimuth, elevation, radius, fov)
+
+
+@dataclass(frozen=True)
+class CameraRanges:
+    """Where training cameras are drawn from; each pair is (lowest, highest).
+
+    Half of every batch's elevations are uniform in angle and half uniform on the sphere, as in DreamFusion
+    (arXiv 2209.14988, appendix A.2) and threestudio; azimuths are spread evenly over the batch with one random
+    offset per camera inside its share, so that a batch of two or more never looks at one side only.
+    """
+
+    elevation: tuple[float, float] = (-10.0, 75.0)
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+    radius: tuple[float, float] = (2.8, 3.3)
+    fov: tuple[float, float] = (38.0, 46.0)
+
+    def __post_init__(self) -> None:
+        for name in ("elevation", "azimuth", "radius", "fov"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise SettingsError(f"expected {name} as (low, high) with low <= high, got ({low}, {high})")
+        if self.radius[0] <= 0 or not 0 < self.fov[0] <= self.fov[1] < 180:
+            raise SettingsError(f"expected radius > 0 and 0 < fov < 180 degrees, got {self.radius} and {self.fov}")
+        if not -90 <= self.elevation[0] <= self.elevation[1] <= 90:
+            raise SettingsError(f"expected elevation within -90..90 degrees, got {self.elevation}")
+
+
+def sample(ranges: CameraRanges, count: int, generator: torch.Generator) -> Cameras:
+    """Draw ``count`` cameras on the generator's device."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
+
+    low, high = ranges.azimuth
+    share = (torch.arange(count, device=generator.device) + uniform(0, 1)) / count
+    turn = torch.rand((), generator=generator, device=generator.device)
+    azimuth = low + (high - low) * torch.remainder(share + turn, 1)
+    angle = uniform(*ranges.elevation)
+    sines = [math.sin(math.radians(v)) for v in ranges.elevation]
+    sphere = torch.rad2deg(torch.asin(uniform(*sines).clamp(-1, 1)))
+    elevation = torch.where(uniform(0, 1) < 0.5, angle, sphere)
+    return orbit(azimuth, elevation, uniform(*ranges.radius), uniform(*ranges.fov))

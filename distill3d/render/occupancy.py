@@ -1,0 +1,140 @@
+"""Which cells of ``[-1, 1]^3`` hold matter: the grid that lets the renderer skip empty space.
+
+The policy is instant-ngp's (arXiv 2201.05989, appendix C; ``src/testbed_nerf.cu``, ``NERF_MIN_OPTICAL_THICKNESS``)
+as nerfacc states it in torch (``nerfacc/estimators/occ_grid.py``): decay the stored densities by 0.95, take the maximum
+with fresh samples at random points of the cells, and keep a cell when its optical depth over one render step
+exceeds ``min(0.01, mean)``. One cell of dilation is added, so that surfaces can move between two updates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..fields.base import RadianceField
+
+DECAY = 0.95
+MINIMUM_OPTICAL_DEPTH = 0.01
+TOLERANCE = 0.999  # a field that is the same everywhere must not fall below its own rounded mean
+REFRESHED_SHARE = 0.25
+CHUNK = 1 << 17
+
+
+class OccupancyGrid(nn.Module):
+    """``resolution^3`` cells over ``[-1, 1]^3``, all occupied until the first ``update``.
+
+    Everything is a buffer, so ``state_dict`` carries it and a resumed run continues bit for bit.
+
+    Attributes:
+        density: ``(R, R, R)`` float, decayed maximum of the sampled densities, indexed ``[x, y, z]``.
+        occupied: ``(R, R, R)`` bool, occupied cells including the dilation.
+        bounds: ``(2, 3)`` float, lowest and highest world corner of the occupied cells; both 0 when none is.
+        visible_share: ``()`` float, share of the last training render's samples that light could reach. The renderer
+            writes it, and reads it to decide whether culling hidden samples pays.
+    """
+
+    density: Tensor
+    occupied: Tensor
+    bounds: Tensor
+    visible_share: Tensor
+
+    def __init__(self, resolution: int = 48) -> None:
+        super().__init__()
+        if resolution < 1:
+            raise ValueError(f"expected an occupancy resolution of 1 or more, got {resolution}")
+        self.resolution = resolution
+        self.register_buffer("density", torch.zeros(resolution, resolution, resolution))
+        self.register_buffer("occupied", torch.ones(resolution, resolution, resolution, dtype=torch.bool))
+        self.register_buffer("bounds", torch.tensor([[-1.0] * 3, [1.0] * 3]))
+        self.register_buffer("visible_share", torch.ones(()))
+
+    @torch.no_grad()
+    def update(
+        self,
+        field: RadianceField,
+        *,
+        step_size: float,
+        generator: torch.Generator,
+        warmup: bool = False,
+    ) -> None:
+        """Sample the field's density once in every refreshed cell and recompute which cells are occupied.
+
+        Args:
+            field: anything with ``density((N, 3)) -> (N,)``.
+            step_size: length of one render step in world units (``RenderSettings.step_size``).
+            generator: source of the positions inside the cells; must live on this grid's device.
+            warmup: refresh every cell; otherwise the occupied ones and a random quarter of all.
+        """
+        if not step_size > 0:
+            raise ValueError(f"expected step_size > 0, got {step_size}")
+        device = self.density.device
+        cells = self.resolution**3
+        if warmup:
+            index = torch.arange(cells, device=device)
+        else:
+            stale = self.occupied.reshape(-1).clone()
+            count = max(1, int(cells * REFRESHED_SHARE))
+            stale[torch.randperm(cells, generator=generator, device=device)[:count]] = True
+            index = stale.nonzero()[:, 0]
+        jitter = torch.rand(len(index), 3, generator=generator, device=device)
+        fresh = torch.cat([
+            field.density(2 * (self._cell(part) + noise) / self.resolution - 1).float()
+            for part, noise in zip(index.split(CHUNK), jitter.split(CHUNK), strict=True)
+        ])
+        flat = self.density.view(-1)
+        flat[index] = torch.maximum(flat[index] * DECAY, fresh.nan_to_num(nan=0.0))
+        depth = (self.density * step_size).clamp(max=1.0)
+        threshold = (TOLERANCE * depth.mean()).clamp(max=MINIMUM_OPTICAL_DEPTH)
+        self.set_occupied(dilate(depth > threshold))
+
+    @torch.no_grad()
+    def set_occupied(self, mask: Tensor) -> None:
+        """Replace the occupied cells by ``mask`` ``(R, R, R)`` bool, as it is (no dilation), and refit the box."""
+        if mask.shape != self.occupied.shape:
+            raise ValueError(f"expected a mask of shape {tuple(self.occupied.shape)}, got {tuple(mask.shape)}")
+        self.occupied.copy_(mask)
+        hit = [self.occupied.any(dim=dims).nonzero()[:, 0] for dims in ((1, 2), (0, 2), (0, 1))]
+        if len(hit[0]) == 0:
+            self.bounds.zero_()
+            return
+        corners = torch.stack([torch.stack([axis[0], axis[-1] + 1]) for axis in hit], -1)
+        self.bounds.copy_(corners.to(self.bounds) * (2 / self.resolution) - 1)
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest corner ``(3,)`` of the tight box around the occupied cells."""
+        return self.bounds[0], self.bounds[1]
+
+    @property
+    def fraction(self) -> float:
+        """Share of occupied cells, 0..1."""
+        return float(self.occupied.float().mean())
+
+    @property
+    def is_empty(self) -> bool:
+        return not bool(self.occupied.any())
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self.occupied.all())
+
+    def contains(self, x: Tensor) -> Tensor:
+        """``(N, 3)`` world points -> ``(N,)`` bool: inside ``[-1, 1]^3`` and in an occupied cell."""
+        cell = ((x + 1) * (self.resolution / 2)).floor().long()
+        inside = ((x >= -1) & (x <= 1)).all(-1)
+        i, j, k = cell.clamp(0, self.resolution - 1).unbind(-1)
+        return self.occupied[i, j, k] & inside
+
+    def _cell(self, index: Tensor) -> Tensor:
+        """Flat cell index ``(n,)`` -> integer cell coordinates ``(n, 3)`` as floats."""
+        r = self.resolution
+        return torch.stack([index // (r * r), index // r % r, index % r], -1).to(self.density.dtype)
+
+
+def dilate(mask: Tensor) -> Tensor:
+    """Grow a ``(R, R, R)`` bool mask by one cell in all 26 directions."""
+    grown = nn.functional.max_pool3d(mask[None, None].float(), kernel_size=3, stride=1, padding=1)
+    return grown[0, 0] > 0

@@ -1,0 +1,279 @@
+"""Pictures for people: contact sheets, turntables, and their files (PNG, MP4, GIF, WebP).
+
+Everything is rendered without gradients, one view at a time, so memory does not grow with the number of views.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import OutputError
+from ..files import atomic_path
+from .cameras import Cameras, ring
+from .occupancy import OccupancyGrid
+from .shading import headlight
+from .volume import RenderSettings, render
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..fields.base import RadianceField
+
+Kind = Literal["colour", "shaded", "normal", "opacity"]
+KINDS: tuple[Kind, ...] = ("colour", "shaded", "normal", "opacity")
+Background = Callable[[Tensor], Tensor] | Tensor
+CODECS = ("libx264", "libopenh264", "mpeg4")
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def picture(
+    field: RadianceField,
+    camera: Cameras,
+    size: int | tuple[int, int],
+    kind: Kind = "colour",
+    *,
+    occupancy: OccupancyGrid | None = None,
+    background: Background | None = None,
+    settings: RenderSettings | None = None,
+) -> Tensor:
+    """One picture ``(H, W, 3)`` uint8 on the CPU.
+
+    Args:
+        field: what to show.
+        camera: exactly one camera.
+        size: side of a square, or (height, width), in pixels.
+        kind: ``colour`` (albedo), ``shaded`` (albedo lit from the camera), ``normal`` (world axes, -1..1 shown as
+            0..1, on white) or ``opacity`` (white where solid).
+        background: as in ``render``, used by ``colour`` and ``shaded``; ``None`` is white.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"expected a kind of picture from {', '.join(KINDS)}, got {kind!r}")
+    if len(camera) != 1:
+        raise ValueError(f"expected exactly one camera, got {len(camera)}: index the batch with a slice of one")
+    height, width = (size, size) if isinstance(size, int) else size
+    shown = render(
+        field, camera, height, width,
+        background=torch.ones(3) if background is None else background,
+        occupancy=occupancy, settings=settings,
+        shading=headlight(camera, ambient=0.3, diffuse=0.7) if kind == "shaded" else None,
+        normals=kind == "normal",
+    )
+    if kind == "opacity":
+        image = shown.opacity[..., None].expand_as(shown.rgb)
+    elif shown.normal is not None and kind == "normal":
+        solid = shown.opacity[..., None]
+        image = 0.5 * (shown.normal + solid) + (1 - solid)
+    else:
+        image = shown.rgb
+    return to_uint8(image[0])
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Floats in 0..1 (clamped; not-a-number becomes 0) -> rounded uint8 on the CPU, same shape."""
+    return (image.detach().float().nan_to_num(nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def contact_sheet(
+    field: RadianceField,
+    cameras: Cameras | None = None,
+    *,
+    size: int = 192,
+    kinds: Sequence[Kind] = ("colour", "normal", "opacity"),
+    views: Literal["columns", "rows"] = "columns",
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    occupancy: OccupancyGrid | None = None,
+    background: Background | None = None,
+    settings: RenderSettings | None = None,
+) -> Image:
+    """A PIL image of every view in every kind; views run along columns or rows.
+
+    Args:
+        cameras: ``None`` means front, left, back and right from 15 degrees above.
+        labels: one short text per view, drawn in the corner of its first picture; ``None`` means the azimuth.
+        title: a line of text above the sheet; empty for none.
+    """
+    if cameras is None:
+        cameras = ring(4)
+    if labels is None:
+        labels = [f"{float(a):.0f}\N{DEGREE SIGN}" for a in torch.rad2deg(cameras.azimuth)]
+    if len(labels) != len(cameras):
+        raise ValueError(f"expected one label per view, got {len(labels)} labels for {len(cameras)} views")
+    options: dict[str, Any] = {"occupancy": occupancy, "background": background, "settings": settings}
+    tiles = [
+        [picture(field, cameras[i : i + 1], size, kind, **options) for kind in kinds] for i in range(len(cameras))
+    ]
+    along = [torch.cat(view, 0 if views == "columns" else 1) for view in tiles]
+    sheet = _image(torch.cat(along, 1 if views == "columns" else 0))
+    for i, label in enumerate(labels):
+        _write_text(sheet, (i * size, 0) if views == "columns" else (0, i * size), label, size)
+    return _with_title(sheet, title, size) if title else sheet
+
+
+def turntable(
+    field: RadianceField,
+    *,
+    frames: int = 60,
+    size: int | tuple[int, int] = 256,
+    elevation: float = 15.0,
+    radius: float = 3.0,
+    fov: float = 42.0,
+    kind: Kind = "colour",
+    occupancy: OccupancyGrid | None = None,
+    background: Background | None = None,
+    settings: RenderSettings | None = None,
+    device: torch.device | str = "cpu",
+    on_frame: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """One full turn around the object, ``(frames, H, W, 3)`` uint8; the last frame is a step short of the first.
+
+    ``on_frame(done, frames)`` is called after every frame; an exception it raises stops the work.
+    """
+    cameras = ring(frames, elevation, radius, fov).to(device)
+    done = []
+    for i in range(frames):
+        done.append(
+            picture(
+                field, cameras[i : i + 1], size, kind,
+                occupancy=occupancy, background=background, settings=settings,
+            )
+        )
+        if on_frame is not None:
+            on_frame(i + 1, frames)
+    return torch.stack(done)
+
+
+# ---- files
+
+
+def write_png(path: Path, image: Image | Tensor) -> Path:
+    """Write a PIL image or ``(H, W, 3)`` uint8 tensor as PNG. Raises ``OutputError``."""
+    with atomic_path(path) as temporary:
+        (_image(image) if isinstance(image, Tensor) else image).save(temporary, format="PNG")
+    return path
+
+
+def write_animation(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+    """Write ``(F, H, W, 3)`` uint8 frames to ``.mp4``, ``.gif`` or ``.webp``, by the suffix. Raises ``OutputError``."""
+    writers = {".mp4": write_mp4, ".gif": write_gif, ".webp": write_webp}
+    if path.suffix.lower() not in writers:
+        raise ValueError(f"expected a file name that ends in {', '.join(writers)}, got {path.name!r}")
+    return writers[path.suffix.lower()](path, frames, fps)
+
+
+def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+    """H.264 in MP4 through PyAV; without an H.264 encoder MPEG-4 part 2, which is logged as a warning.
+
+    Odd sizes gain one repeated row or column, since 4:2:0 chroma needs even ones.
+
+    Raises:
+        OutputError: PyAV is missing, or the file cannot be written.
+    """
+    frames = _checked(frames, fps)
+    try:
+        import av
+    except ImportError as error:
+        raise OutputError(
+            f'MP4 needs the package av, and importing it failed ({error}): pip install "distill3d[cli]", or choose .gif'
+        ) from error
+    codec = _first_codec(av)
+    if codec == CODECS[-1]:
+        log.warning("no H.264 encoder in av: %s is written as MPEG-4 part 2, which browsers do not play", path)
+    frames = _even(frames)
+    rate = Fraction(fps).limit_denominator(1001)
+    with atomic_path(path) as temporary, av.open(str(temporary), mode="w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.options = {"crf": "18"} if codec == "libx264" else {}
+        if codec != "libx264":
+            stream.bit_rate = int(0.25 * frames.shape[1] * frames.shape[2] * fps)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_gif(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+    """A looping GIF of at most 256 colours a frame; frame times are rounded to 10 ms. Raises ``OutputError``."""
+    frames = _checked(frames, fps)
+    duration = max(20, 10 * round(100 / fps))
+    images = [_image(frame).quantize(256) for frame in frames]
+    with atomic_path(path) as temporary:
+        images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return path
+
+
+def write_webp(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+    """A looping animated WebP, full colour. Raises ``OutputError``."""
+    frames = _checked(frames, fps)
+    images = [_image(frame) for frame in frames]
+    with atomic_path(path) as temporary:
+        images[0].save(
+            temporary, "WEBP", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=90
+        )
+    return path
+
+
+def _checked(frames: Tensor, fps: float) -> Tensor:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0 or frames.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 frames (F, H, W, 3), got {frames.dtype} {tuple(frames.shape)}: use to_uint8")
+    if not fps > 0:
+        raise ValueError(f"expected fps > 0, got {fps}")
+    return frames.cpu()
+
+
+def _first_codec(av: Any) -> str:
+    for name in CODECS:
+        try:
+            av.codec.Codec(name, "w")
+        except ValueError:
+            continue
+        return name
+    raise OutputError("this build of av has no encoder for MP4: reinstall av, or choose .gif or .webp")
+
+
+def _even(frames: Tensor) -> Tensor:
+    if frames.shape[1] % 2:
+        frames = torch.cat([frames, frames[:, -1:]], 1)
+    if frames.shape[2] % 2:
+        frames = torch.cat([frames, frames[:, :, -1:]], 2)
+    return frames.contiguous()
+
+
+def _image(pixels: Tensor) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels.cpu().contiguous().numpy())
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(max(9, size // 14))
+
+
+def _write_text(image: Image, corner: tuple[int, int], text: str, size: int) -> None:
+    from PIL import ImageDraw
+
+    place = (corner[0] + size // 40 + 2, corner[1] + size // 40 + 1)
+    dark, white = (20, 20, 20), (255, 255, 255)
+    ImageDraw.Draw(image).text(place, text, fill=dark, font=_font(size), stroke_width=1, stroke_fill=white)
+
+
+def _with_title(sheet: Image, title: str, size: int) -> Image:
+    from PIL import Image, ImageDraw
+
+    strip = max(9, size // 14) + size // 16 + 4
+    out = Image.new("RGB", (sheet.width, sheet.height + strip), (255, 255, 255))
+    out.paste(sheet, (0, strip))
+    ImageDraw.Draw(out).text((size // 40 + 2, size // 40 + 1), title, fill=(20, 20, 20), font=_font(size))
+    return out

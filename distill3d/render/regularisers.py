@@ -1,0 +1,81 @@
+"""Loss terms on a rendering that keep the shape compact, solid and free of fog; each returns a scalar.
+
+Sums over a ray's samples are averaged over all rays of the batch, hit or missed, so a weight means the same at any
+resolution. Names and forms follow threestudio (``threestudio/systems/dreamfusion.py``) where it has the term.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .scan import exclusive_sum, ray_sum
+from .volume import BOX_DIAGONAL, Rendering
+
+
+def sparsity(rendering: Rendering) -> Tensor:
+    """``mean sqrt(o^2 + 0.01)``: prefers empty pixels, with a bounded slope at 0 (threestudio ``loss_sparsity``)."""
+    return (rendering.opacity.square() + 0.01).sqrt().mean()
+
+
+def opaque(rendering: Rendering) -> Tensor:
+    """``mean BCE(o, o)``, ``o`` clamped to ``[1e-3, 1 - 1e-3]``: each pixel should be clear or solid.
+
+    The binary entropy of the opacity, in nats: log 2 at 0.5, almost 0 at both ends (threestudio ``loss_opaque``).
+    """
+    o = rendering.opacity.clamp(1e-3, 1 - 1e-3)
+    return -(o * o.log() + (1 - o) * (1 - o).log()).mean()
+
+
+def entropy(rendering: Rendering, threshold: float = 0.1) -> Tensor:
+    """Entropy of how each ray's opacity spreads over its samples, in nats: a surface instead of fog.
+
+    ``-sum p_i log p_i`` with ``p_i = w_i / sum_j w_j``, 0 for rays with an opacity of ``threshold`` or less
+    (InfoNeRF, arXiv 2112.15399, equations 4 to 6, on weights in place of its alphas).
+    """
+    s = rendering.samples
+    total = ray_sum(s.weight, s.ray, s.rays)
+    solid = total > threshold
+    p = s.weight / torch.where(solid, total, torch.ones_like(total))[s.ray]
+    bits = torch.where(solid[s.ray], p * p.clamp_min(1e-8).log(), torch.zeros_like(p))
+    return -bits.sum() / s.rays
+
+
+def orientation(rendering: Rendering) -> Tensor:
+    """``sum_i w_i max(0, n_i . d)^2``: visible normals must not face away from the camera.
+
+    Ref-NeRF (arXiv 2112.03907, equation 11) with the weights held fixed, as in DreamFusion (arXiv 2209.14988,
+    appendix A.2), so that only normals turn and no matter is removed.
+
+    Raises:
+        ValueError: the rendering has no normals.
+    """
+    s = rendering.samples
+    if s.normal is None:
+        raise ValueError("expected a rendering with normals, got one without: render with normals=True or with shading")
+    away = (s.normal * s.direction).sum(-1).clamp_min(0)
+    return (s.weight.detach() * away.square()).sum() / s.rays
+
+
+def distortion(rendering: Rendering) -> Tensor:
+    """``sum_ij w_i w_j |s_i - s_j| + (1/3) sum_i w_i^2 ds``: pulls a ray's matter together.
+
+    mip-NeRF 360 (arXiv 2111.12077, equation 15), with distances ``s = t / 2 sqrt(3)`` in diagonals of the box. With
+    sorted samples the double sum is ``2 sum_i w_i (s_i W_i - M_i)``, where ``W_i`` and ``M_i`` are the sums of ``w_j`` and
+    ``w_j s_j`` over the earlier samples: O(n).
+    """
+    r = rendering.samples
+    s, ds = r.t / BOX_DIAGONAL, r.dt / BOX_DIAGONAL
+    weight_before = exclusive_sum(r.weight, r.ray, r.rays)
+    moment_before = exclusive_sum(r.weight * s, r.ray, r.rays)
+    between = 2 * (r.weight * (s * weight_before - moment_before)).sum()
+    within = r.weight.square().sum() * (ds / 3)
+    total: Tensor = (between + within) / r.rays
+    return total
+
+
+def distance(rendering: Rendering, radius: float = 0.8) -> Tensor:
+    """``sum_i w_i max(0, |x_i| - radius)^2``: visible matter far from the centre, such as floaters by the walls."""
+    s = rendering.samples
+    beyond = (s.x.norm(dim=-1) - radius).clamp_min(0)
+    return (s.weight * beyond.square()).sum() / s.rays

@@ -1,0 +1,126 @@
+"""Lambertian shading by a point light, as in DreamFusion (arXiv 2209.14988, section 3.1, equation 7 and appendix A.2).
+
+``c = rho * (l_rho * max(0, n . (l - mu) / |l - mu|) + l_a)``: shading makes geometry visible to the diffusion model,
+and replacing the albedo ``rho`` by white ("textureless") forbids it to paint what it should shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+from .cameras import Cameras
+
+Mode = Literal["albedo", "lambertian", "textureless"]
+
+
+@dataclass(frozen=True)
+class Shading:
+    """How the samples of one batch are lit.
+
+    Attributes:
+        mode: ``albedo`` (unlit), ``lambertian`` (albedo times light) or ``textureless`` (white times light).
+        light: ``(B, 3)`` world position of each camera's point light; unused and may be ``None`` for ``albedo``.
+        ambient: ``l_a``.
+        diffuse: ``l_rho``.
+    """
+
+    mode: Mode = "albedo"
+    light: Tensor | None = None
+    ambient: float = 0.1
+    diffuse: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("albedo", "lambertian", "textureless"):
+            raise ValueError(f"expected mode albedo, lambertian or textureless, got {self.mode!r}")
+        if self.mode != "albedo" and self.light is None:
+            raise ValueError(f"expected light positions (B, 3) for {self.mode!r}, got None: use headlight(cameras)")
+
+    @property
+    def needs_normals(self) -> bool:
+        return self.mode != "albedo"
+
+
+@dataclass(frozen=True)
+class ShadingSettings:
+    """When and how training renders are lit."""
+
+    start: float = 0.2
+    """Share of the run that renders plain albedo before shading begins (threestudio: 2k of 10k)."""
+    albedo_probability: float = 0.25
+    """Chance of a plain albedo step once shading has begun."""
+    textureless_probability: float = 0.5
+    """Chance that a shaded step shows white material, so that only shape can explain the picture."""
+    ambient: float = 0.1
+    """Light that reaches every point; with the diffuse light it should add up to 1."""
+    diffuse: float = 0.9
+    """Strength of the point light."""
+    light_spread: float = 0.8
+    """Standard deviation of the light's place around the camera, in camera distances."""
+    light_distance: tuple[float, float] = (0.8, 1.5)
+    """Range of the light's distance from the origin, in camera distances."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "albedo_probability", "textureless_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"expected {name} within 0..1, got {getattr(self, name)}")
+        if self.ambient < 0 or self.diffuse < 0 or self.light_spread < 0:
+            raise SettingsError("expected ambient, diffuse and light_spread of 0 or more")
+        if not 0 < self.light_distance[0] <= self.light_distance[1]:
+            raise SettingsError(f"expected light_distance as 0 < low <= high, got {self.light_distance}")
+
+
+def sample_lights(
+    cameras: Cameras, generator: torch.Generator, *, spread: float = 0.8, distance: tuple[float, float] = (0.8, 1.5)
+) -> Tensor:
+    """``(B, 3)`` light positions: direction of ``N(camera, spread^2 I)``, distance uniform in ``distance``.
+
+    DreamFusion's cameras stand 1 to 1.5 units away and its lights are ``N(camera, 1)`` at 0.8 to 1.5 units
+    (threestudio: ``light_position_perturb``, ``light_distance_range``). Both are taken here relative to the camera's
+    distance, so the geometry is the same for any camera radius.
+    """
+    position = cameras.position
+    radius = position.norm(dim=-1, keepdim=True)
+    noise = torch.randn(len(position), 3, generator=generator, device=generator.device).to(position)
+    u = torch.rand(len(position), 1, generator=generator, device=generator.device).to(position)
+    direction = torch.nn.functional.normalize(position + spread * radius * noise, dim=-1)
+    light: Tensor = direction * radius * (distance[0] + (distance[1] - distance[0]) * u)
+    return light
+
+
+def sample_shading(settings: ShadingSettings, cameras: Cameras, progress: float, generator: torch.Generator) -> Shading:
+    """The shading of one training step, one mode for the whole batch.
+
+    Args:
+        settings: probabilities and light ranges.
+        cameras: the step's cameras.
+        progress: 0..1, share of the run that is done.
+        generator: the same number of draws is taken from it whatever the outcome.
+    """
+    light = sample_lights(cameras, generator, spread=settings.light_spread, distance=settings.light_distance)
+    plain, white = torch.rand(2, generator=generator, device=generator.device).tolist()
+    if progress < settings.start or plain < settings.albedo_probability:
+        return Shading()
+    mode: Mode = "textureless" if white < settings.textureless_probability else "lambertian"
+    return Shading(mode, light, settings.ambient, settings.diffuse)
+
+
+def headlight(cameras: Cameras, mode: Mode = "lambertian", ambient: float = 0.1, diffuse: float = 0.9) -> Shading:
+    """A light at each camera: the neutral choice for evaluation pictures."""
+    return Shading(mode, cameras.position, ambient, diffuse)
+
+
+def irradiance(x: Tensor, normal: Tensor, light: Tensor, ambient: float, diffuse: float) -> Tensor:
+    """``l_a + l_rho max(0, n . (l - x) / |l - x|)`` ``(n,)`` at ``(n, 3)`` points, unit normals and lights."""
+    direction = torch.nn.functional.normalize(light - x, dim=-1)
+    return ambient + diffuse * (normal * direction).sum(-1).clamp_min(0)
+
+
+def shade(albedo: Tensor, x: Tensor, normal: Tensor, light: Tensor, shading: Shading) -> Tensor:
+    """Colours ``(n, 3)`` of lit points; ``albedo``, ``x``, ``normal`` and ``light`` are ``(n, 3)``."""
+    light_at = irradiance(x, normal, light, shading.ambient, shading.diffuse)[:, None]
+    return light_at.expand_as(albedo) if shading.mode == "textureless" else albedo * light_at

@@ -1,0 +1,62 @@
+"""Atomic checkpoints of a training stage: one safetensors file whose header carries the JSON facts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+
+def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write to a neighbour and rename, so that ``path`` is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    save_file(flat, str(partial), metadata={"facts": json.dumps(facts)})
+    os.replace(partial, path)
+
+
+def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of ``path``.
+
+    Raises:
+        CheckpointError: when the file is damaged, or when one of ``expect`` differs from its facts.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:
+        raise CheckpointError(f"expected a checkpoint of this trainer at {path}, got: {error}. Delete it.") from error
+    for key, value in expect.items():
+        if facts.get(key) != value:
+            raise CheckpointError(
+                f"expected {key}={value!r}, but {path} was made with {facts.get(key)!r}: "
+                "use the settings it was made with, or delete it to start again"
+            )
+    return tensors, facts
+
+
+def split(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under ``prefix/``, with the prefix taken off."""
+    start = f"{prefix}/"
+    return {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
+
+
+def join(**parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``split`` for several prefixes."""
+    return {f"{prefix}/{name}": t for prefix, part in parts.items() for name, t in part.items()}
+
+
+def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
+    """Randomness of one step alone, so that a resumed run needs no generator state to go on bit-exactly."""
+    salt = sum(ord(c) * 257**i for i, c in enumerate(stage)) % 2**20
+    return torch.Generator().manual_seed(((seed * 2**20 + salt) * 2**22 + step) % 2**63)

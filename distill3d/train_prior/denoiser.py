@@ -1,0 +1,145 @@
+"""The prior's UNet and text encoder, trained together to predict noise.
+
+Stable Diffusion's scaled-linear schedule, min-SNR weights (arXiv 2303.09556), timesteps stratified over the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from .loop import Stage
+from .optimizers import MuonAdamW
+from .settings import TrainPriorSettings
+
+logger = logging.getLogger(__name__)
+TIMESTEPS = 1000
+
+
+def build(settings: TrainPriorSettings) -> Any:
+    inner = len(settings.unet_channels) - 1
+    unet = UNet2DConditionModel(
+        sample_size=settings.world.image_size // 2 ** (len(settings.vae_channels) - 1),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * inner,
+        up_block_types=("CrossAttnUpBlock2D",) * inner + ("UpBlock2D",),
+        block_out_channels=settings.unet_channels,
+        layers_per_block=1,
+        norm_num_groups=settings.unet_groups,
+        attention_head_dim=settings.unet_heads,
+        cross_attention_dim=settings.text_width,
+    )
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def scheduler() -> Any:
+    """Stable Diffusion 1's training schedule as a DDIM scheduler."""
+    return DDIMScheduler(
+        num_train_timesteps=TIMESTEPS,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def min_snr_weight(alpha_bar: Tensor, cap: float) -> Tensor:
+    """``min(SNR, cap) / SNR`` for noise prediction, with ``SNR = a / (1 - a)``; equation 5 and table 1 of the paper."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=cap) / snr
+
+
+def stratified_timesteps(count: int, g: torch.Generator) -> Tensor:
+    """``(count,)`` int64, one in each of ``count`` equal shares of 0..999."""
+    share = (torch.arange(count) + torch.rand(count, generator=g)) / count
+    return (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
+
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _compiled(predict: Predict, probe: tuple[Tensor, ...], bf16: bool) -> Predict:
+    """The compiled function if it works on ``probe``, else the plain one."""
+    try:
+        compiled = torch.compile(predict, dynamic=False)
+        with torch.autocast(probe[0].device.type, torch.bfloat16, enabled=bf16):
+            compiled(*probe).float().sum().backward()
+        return compiled
+    except Exception as error:  # the compiler's failures share no base class
+        logger.warning("torch.compile does not work here, training goes on without it: %s", str(error).splitlines()[:1])
+        return predict
+
+
+def _muon_names(named: dict[str, nn.Parameter]) -> set[str]:
+    outer = ("conv_in.", "conv_out.", "time_embedding.", "embeddings.")
+    return {n for n, p in named.items() if p.ndim >= 2 and not any(part in n for part in outer)}
+
+
+def stage(
+    unet: Any,
+    text: Any,
+    latents: Tensor,
+    tokens: Tensor,
+    empty: Tensor,
+    settings: TrainPriorSettings,
+    seed: int,
+    device: torch.device,
+) -> Stage:
+    """The joint stage over scaled ``latents (N, 4, H, W)`` with ``tokens (N, L)``; ``empty (L,)`` is the empty prompt."""
+    named = {f"unet.{n}": p for n, p in unet.named_parameters()}
+    named |= {f"text.{n}": p for n, p in text.named_parameters()}
+    optimizer = MuonAdamW(
+        named, _muon_names(named), settings.unet_muon_lr, settings.unet_adam_lr, (0.9, 0.98), settings.weight_decay
+    )
+    alpha_bar = scheduler().alphas_cumprod
+    batch = settings.unet_batch
+
+    def plain(noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return unet(noisy, t, context, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    predict: Predict = plain
+    if settings.compile:
+        width = (batch, settings.text_length, settings.text_width)
+        noisy = latents[:1].repeat(batch, 1, 1, 1).to(device, memory_format=torch.channels_last)
+        probe = (noisy, torch.zeros(batch, dtype=torch.long, device=device), torch.zeros(width, device=device))
+        predict = _compiled(plain, probe, settings.bf16)
+        unet.zero_grad(set_to_none=True)
+
+    def loss(g: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = torch.randint(len(latents), (batch,), generator=g)
+        dropped = torch.rand(batch, generator=g) < settings.empty_captions
+        ids = torch.where(dropped[:, None], empty, tokens[rows]).to(device)
+        t = stratified_timesteps(batch, g)
+        clean = latents[rows].float()
+        noise = torch.randn(clean.shape, generator=g)
+        a = alpha_bar[t][:, None, None, None]
+        noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            context = text(ids).last_hidden_state.float()
+            out = predict(noisy, t.to(device), context).float()
+        error = (out - noise.to(device)).square().mean((1, 2, 3))
+        weighted = (min_snr_weight(alpha_bar[t], settings.snr_cap).to(device) * error).mean()
+        return weighted, {"mse": error.detach().mean()}
+
+    return Stage(
+        name="unet",
+        named=named,
+        optimizer=optimizer,
+        loss=loss,
+        steps=settings.unet_steps,
+        warmup=settings.unet_warmup,
+        constant=settings.unet_constant,
+        final_lr=settings.final_lr,
+        clip=settings.clip,
+        ema=settings.ema,
+        facts={"seed": seed, "unet_channels": list(settings.unet_channels), "unet_batch": batch},
+    )

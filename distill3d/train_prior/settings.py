@@ -1,0 +1,86 @@
+"""Every knob of the bundled prior's recipe; the defaults are the recipe that made the weights in ``assets``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..world import WorldSettings
+
+
+@dataclass(frozen=True)
+class TrainPriorSettings:
+    """The recipe, in steps so that it is the same on every machine."""
+
+    renders: int = 40_960
+    """Training renders; every object gets an even share."""
+    held_out: int = 512
+    """Renders kept from training, for the autoencoder's gates."""
+    world: WorldSettings = field(default_factory=WorldSettings)
+    """How training views are drawn."""
+
+    vae_channels: tuple[int, ...] = (32, 64, 128)
+    """Channels of the autoencoder's levels; each level after the first halves the side."""
+    vae_groups: int = 8
+    """Groups of the autoencoder's group norms."""
+    vae_steps: int = 4_000
+    """Optimizer steps of the autoencoder."""
+    vae_batch: int = 4
+    """Full frames a step; every second step takes four times as many crops of half the side instead."""
+    vae_muon_lr: float = 0.02
+    """Muon's learning rate for the autoencoder's inner convolutions."""
+    vae_adam_lr: float = 1e-3
+    """AdamW's learning rate for the rest of the autoencoder."""
+    vae_constant: float = 0.35
+    """Share of the steps before the learning rate falls linearly to ``final_lr``."""
+    vae_warmup: int = 30
+    """Steps over which the autoencoder's learning rate rises."""
+    latent_noise: float = 0.05
+    """Noise the decoder must bear, in standard deviations of the latents."""
+    latent_prior: float = 0.01
+    """Weight of the squared distance of the latents' mean and covariance to zero and identity."""
+
+    text_width: int = 128
+    """Width of the text encoder and of cross-attention."""
+    text_layers: int = 2
+    """Layers of the text encoder."""
+    text_length: int = 24
+    """Longest prompt in tokens, start and end included."""
+    vocabulary: int = 640
+    """Largest byte-pair vocabulary; 514 of it are bytes and the two special tokens."""
+    unet_channels: tuple[int, ...] = (64, 128, 192)
+    """Channels of the UNet's levels; all but the first have attention."""
+    unet_groups: int = 16
+    """Groups of the UNet's group norms."""
+    unet_heads: int = 4
+    """Attention heads of the UNet and the text encoder."""
+    unet_steps: int = 7_000
+    """Optimizer steps of UNet and text encoder, together."""
+    unet_batch: int = 48
+    """Latents a step."""
+    unet_muon_lr: float = 0.02
+    """Muon's learning rate for inner matrices."""
+    unet_adam_lr: float = 2e-3
+    """AdamW's learning rate for the rest."""
+    unet_constant: float = 0.4
+    """Share of the steps before the learning rate falls linearly to ``final_lr``."""
+    unet_warmup: int = 60
+    """Steps over which the UNet's learning rate rises."""
+    empty_captions: float = 0.1
+    """Share of captions replaced by the empty prompt, for classifier-free guidance."""
+    snr_cap: float = 5.0
+    """Cap of the min-SNR loss weight (arXiv 2303.09556)."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are the ones written."""
+
+    weight_decay: float = 0.1
+    """Muon's decoupled weight decay of the UNet; the autoencoder has none."""
+    final_lr: float = 0.01
+    """Last learning rate as a share of the first."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    bf16: bool = True
+    """Compute in bfloat16 under autocast; turn it off for exactly equal runs on different CPUs."""
+    compile: bool = True
+    """Compile the UNet with torch.compile when a compiler is at hand; 1.5 times as fast on a CPU."""

@@ -1,0 +1,145 @@
+"""Train the bundled prior end to end: renders, autoencoder, latents, UNet with text encoder, gates, folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..world import render_dataset
+from . import autoencoder, checkpoints, denoiser, text
+from .export import export, load
+from .gates import Gates, measure_autoencoder, measure_samples
+from .loop import fit
+from .optimizers import Average
+from .settings import TrainPriorSettings
+
+logger = logging.getLogger(__name__)
+WORK = ".training"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError(f"expected a device of this machine, got {name!r} without CUDA: use device='auto'")
+    return torch.device(name)
+
+
+def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, list[str]]:
+    path = folder / "renders.safetensors"
+    facts = {"seed": seed, "renders": settings.renders, "world": repr(settings.world)}
+    if resume and path.exists():
+        tensors, found = checkpoints.read(path, facts)
+        return tensors["images"], found["captions"]
+    made = render_dataset(settings.renders, seed, settings.world)
+    checkpoints.write(path, {"images": made.images}, {**facts, "captions": made.captions})
+    return made.images, made.captions
+
+
+def _latents(
+    vae: Any, images: Tensor, settings: TrainPriorSettings, device: torch.device, folder: Path, resume: bool
+) -> Tensor:
+    """Whiten the autoencoder on the renders' latents; those latents at unit variance, float16 ``(N, 4, H, W)``."""
+    path = folder / "latents.safetensors"
+    facts = {"renders": settings.renders, "vae_steps": settings.vae_steps}
+    if resume and path.exists():
+        raw = checkpoints.read(path, facts)[0]["latents"]
+    else:
+        raw = autoencoder.encode_all(vae, images, device, settings.bf16)
+        checkpoints.write(path, {"latents": raw}, facts)
+    scaled, variances = autoencoder.whiten(vae, raw)
+    logger.info("latent variances before whitening: %s", [round(v, 4) for v in variances.tolist()])
+    return scaled.half()
+
+
+def train(
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    settings: TrainPriorSettings = TrainPriorSettings(),
+    gates: Gates | None = Gates(),
+    resume: bool = True,
+    snapshot: Path | None = None,
+    snapshot_every: int = 800,
+) -> dict[str, float]:
+    """Train the prior and write it to ``out`` as a diffusers folder that ``StableDiffusionPipeline`` loads offline.
+
+    Progress goes to this package's logger. Checkpoints and intermediate data lie in ``out/.training`` and may be
+    deleted afterwards; the loss curves and measurements are written to ``out/training.json``.
+
+    Args:
+        out: folder for the prior, made if missing.
+        seed: of data, initial weights and training. On one CPU the same seed gives the same weights.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        settings: the recipe.
+        gates: thresholds of the result; None measures nothing.
+        resume: go on from the checkpoints in ``out`` if there are any.
+        snapshot: folder that gets a usable prior after the autoencoder and every ``snapshot_every`` steps.
+        snapshot_every: UNet steps between snapshots.
+
+    Returns:
+        What the gates measured.
+
+    Raises:
+        GateError: when the prior misses a gate; it is written nevertheless.
+        CheckpointError: when ``out`` holds checkpoints of other settings.
+        DivergedError: when a loss is not finite.
+        SettingsError: when the device is not there.
+    """
+    where = _device(device)
+    work = out / WORK
+    images, captions = _renders(settings, seed, work, resume)
+
+    torch.manual_seed(seed)
+    vae = autoencoder.build(settings).to(where, memory_format=torch.channels_last)
+    vae_stage = autoencoder.stage(vae, images, settings, seed, where)
+    logger.info("%d renders, autoencoder of %d parameters", len(images), sum(p.numel() for p in vae.parameters()))
+    vae_log = fit(vae_stage, seed, work, settings.checkpoint_every, resume)
+    latents = _latents(vae, images, settings, where, work, resume)
+    del images
+    measured: dict[str, float] = {}
+    if gates is not None:
+        held_out = render_dataset(settings.held_out, seed + 1, settings.world)
+        measured |= measure_autoencoder(vae, held_out, where)
+        logger.info("autoencoder %s", json.dumps(measured))
+        gates.check(measured)
+
+    text.write_vocabulary(work / "vocabulary", captions, settings.vocabulary)
+    tokenizer = text.load_tokenizer(work / "vocabulary", settings.text_length)
+    tokens, empty = text.tokenize(tokenizer, captions), text.tokenize(tokenizer, [""])[0]
+    torch.manual_seed(seed + 1)
+    encoder = text.build_encoder(tokenizer, settings).to(where)
+    unet = denoiser.build(settings).to(where, memory_format=torch.channels_last)
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (unet, encoder)]
+    logger.info("UNet of %d, text encoder of %d parameters, %d tokens", *sizes, len(tokenizer))
+
+    def write(folder: Path) -> None:
+        export(folder, vae, encoder, tokenizer, work / "vocabulary", unet)
+
+    def after_step(step: int, average: Average) -> None:
+        if snapshot is not None and step % snapshot_every == 0:
+            average.swap()
+            write(snapshot)
+            average.swap()
+
+    if snapshot is not None:
+        write(snapshot)
+    unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, seed, where)
+    unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
+    write(out)
+    if gates is not None:
+        measured |= measure_samples(load(out), gates, seed)[0]
+    record = {"seed": seed, "settings": asdict(settings), "measured": measured}
+    curves = {"autoencoder": vae_log, "unet": unet_log}
+    (out / "training.json").write_text(json.dumps({**record, **curves}), "utf-8")
+    if gates is not None:
+        gates.check(measured)
+    return measured
