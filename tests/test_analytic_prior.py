@@ -63,6 +63,23 @@ def test_noise_prediction_is_the_score_of_the_noised_mixture(t: int) -> None:
     torch.testing.assert_close(got.double(), -sigma * score, rtol=1e-4, atol=1e-4)
 
 
+def test_null_prompt_mixes_prompts_of_different_spread_by_their_density() -> None:
+    prior = GaussianPrior({"wide": MU_0, "narrow": MU_Y}, {"wide": 1.5, "narrow": 0.3})
+    t = torch.tensor([200])
+    alpha, sigma = (float(v) for v in prior.alpha_sigma(t))
+    x = (alpha * MU_Y + 0.6 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))).double().requires_grad_()
+    log_p = torch.stack(
+        [
+            torch.distributions.Normal(alpha * mu.double(), math.hypot(alpha * std, sigma)).log_prob(x).sum()
+            for mu, std in ((MU_0, 1.5), (MU_Y, 0.3))
+        ]
+    )
+    assert log_p.softmax(0).min() > 0.01  # both take part
+    (score,) = torch.autograd.grad(log_p.logsumexp(0), x)
+    got = prior.predict_noise(x.detach().float()[None], t, prior.embed([""]))[0]
+    torch.testing.assert_close(got.double(), -sigma * score, rtol=1e-4, atol=1e-5)
+
+
 def test_the_best_guess_of_the_noise_is_the_prediction() -> None:
     # Among samples of the data that end near one x_t, the mean of their eps is the prediction (Tweedie).
     prior = GaussianPrior({"x": torch.full((1, 1, 1), 0.5)}, 0.3)

@@ -101,6 +101,12 @@ def test_a_batch_looks_from_all_sides_and_is_deterministic():
         assert gaps.max() <= 180 + 1e-3, "four shares of 90 degrees leave no gap of more than two"
 
 
+def test_every_place_in_the_batch_sees_every_side():
+    draw = torch.Generator().manual_seed(1)
+    first = torch.stack([sample(CameraRanges(), 4, draw).azimuth[0] for _ in range(400)])
+    assert (torch.histc(first, 4, -math.pi, math.pi) / 400 - 0.25).abs().max() < 0.08
+
+
 def test_single_azimuths_are_uniform_and_elevations_are_the_stated_mixture():
     draw = torch.Generator().manual_seed(0)
     azimuth = torch.cat([sample(CameraRanges(), 1, draw).azimuth for _ in range(3000)])

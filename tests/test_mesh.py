@@ -192,10 +192,10 @@ def test_object_cut_by_the_box_is_closed_there_and_warned_about() -> None:
 def test_frame_is_y_up_and_not_mirrored() -> None:
     """Bumps of different sizes on +x, +y, +z come back on their own axes."""
     sizes = {0: 0.1, 1: 0.2, 2: 0.3}
-    bumps = [ball(r, tuple(0.6 if k == axis else 0.0 for k in range(3))) for axis, r in sizes.items()]
+    bumps = [ball(r, tuple(0.4 if k == axis else 0.0 for k in range(3))) for axis, r in sizes.items()]
     mesh = extract(AnalyticField(union(ball(0.4), *bumps)), settings=WHOLE)
     for axis, r in sizes.items():
-        assert mesh.vertices[:, axis].max() == pytest.approx(0.6 + r, abs=0.01)
+        assert mesh.vertices[:, axis].max() == pytest.approx(0.4 + r, abs=0.01)
         assert mesh.vertices[:, axis].min() == pytest.approx(-0.4, abs=0.01)
 
 
@@ -301,7 +301,7 @@ def test_stages_are_told_and_can_cancel() -> None:
     seen: list[tuple[str, float]] = []
     extract(AnalyticField(ball()), settings=MeshSettings(resolution=32, chunk=4096), on_stage=lambda *a: seen.append(a))
     assert list(dict.fromkeys(name for name, _ in seen)) == ["sample", "surface", "clean", "color"]
-    assert all(("%s" % name, 1.0) in seen for name in ("sample", "surface", "clean", "color"))
+    assert all((name, 1.0) in seen for name in ("sample", "surface", "clean", "color"))
 
     def cancel(name: str, fraction: float) -> None:
         raise InterruptedError(name)
@@ -320,24 +320,35 @@ def test_bad_settings_are_named(bad: dict) -> None:
         MeshSettings(**bad)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 100)), min_size=2, max_size=30))
-@settings(deadline=None, max_examples=100)
-def test_silhouette_level_is_within_tolerance_of_the_best_of_all_levels(rays: list[tuple[float, float]]) -> None:
+SEEN = st.tuples(st.floats(0, 1), st.floats(1e-3, 100))
+MISSED = st.just((0.0, 0.0))  # no density, no opacity
+
+
+@given(st.lists(SEEN | MISSED, min_size=2, max_size=30))
+@settings(deadline=None, max_examples=200)
+def test_silhouette_level_agrees_with_trying_every_level(rays: list[tuple[float, float]]) -> None:
     alpha, m = (np.array(v) for v in zip(*rays, strict=True))
     if alpha.sum() < 1e-3 or m.max() <= 0:
         return
-    _, (low, high), mismatch = silhouette_level(alpha, m)
+    level, (low, high), mismatch = silhouette_level(alpha, m)
 
     def cost(level: float) -> float:
         return float(np.where(m > level, 1 - alpha, alpha).sum())
 
-    best = min(cost(level) for level in (0.0, *m) if level < m.max()) if m.min() > 0 else None
-    if best is not None:
-        best = min(best, cost(m.min() / 2))
-        assert mismatch * alpha.sum() <= best + 1e-9
-    # every level inside the band is one of the good ones
-    assert low < high
-    assert cost((low + high) / 2) <= (mismatch + 0.15) * alpha.sum() + 1e-6 or len(np.unique(m)) < 2
+    steps = np.unique([0.0, *m])
+    tried = {float(at): cost(float(at)) for at in steps[:-1]}  # a level on a step covers the same rays as just above it
+    assert mismatch * alpha.sum() == pytest.approx(min(tried.values()), abs=1e-9)
+    inside = [value for at, value in tried.items() if low <= at < high]
+    assert inside and max(inside) <= min(tried.values()) + 0.01 * alpha.sum() + 1e-9
+    assert 0 < level <= high
+
+
+def test_level_never_grazes_the_plateau() -> None:
+    """A thin plate of density 5: half-covered rim rays push the best band up to the plateau itself."""
+    alpha = np.array([0.0, 0.1, 0.2, 0.3, 0.8, 0.8, 0.8, 0.8])
+    m = np.array([0.0, 4.0, 4.5, 4.8, 5.0, 5.0, 5.0, 5.0])
+    level, band, _ = silhouette_level(alpha, m)
+    assert band == (4.8, 5.0) and level == 2.5
 
 
 def test_level_looks_from_all_round_and_never_along_an_axis() -> None:
@@ -386,7 +397,8 @@ def test_decimation_of_a_mesh_within_budget_changes_nothing() -> None:
 def test_colour_spaces_round_trip_and_match_the_standard() -> None:
     values = np.linspace(0, 1, 1001)
     assert color.linear_to_srgb(color.srgb_to_linear(values)) == pytest.approx(values, abs=1e-6)
-    assert color.srgb_to_linear(np.array([0.0, 0.04045, 0.5, 1.0])) == pytest.approx([0, 0.0031308, 0.2140411, 1], abs=1e-6)
+    table = {0.0: 0.0, 0.04045: 0.0031308, 0.5: 0.2140411, 1.0: 1.0}
+    assert color.srgb_to_linear(np.array(list(table))) == pytest.approx(list(table.values()), abs=1e-6)
 
 
 def test_report_is_json_and_meshes_are_plain_arrays() -> None:

@@ -41,8 +41,8 @@ def draw(count: int, seed: int = 0) -> list[Tensor]:
     return [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(count)]
 
 
-def same(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+def same(a: Tensor, b: Tensor, rtol: float = 1e-10) -> None:
+    torch.testing.assert_close(a, b, rtol=rtol, atol=1e-12)
 
 
 W = torch.tensor([0.3, 1.0, 0.7], dtype=torch.float64).reshape(-1, 1, 1, 1)
@@ -144,7 +144,7 @@ def test_4_normalised_csd_has_length_one_and_ignores_the_scale_of_the_model() ->
     G = process(method.gradient(PREDICTIONS, EPS, W, 0.0), settings, 0.0)
     scaled = process(method.gradient({k: 37 * e for k, e in PREDICTIONS.items()}, EPS, W, 0.0), settings, 0.0)
     assert G.norm().item() == pytest.approx(1, abs=1e-8)
-    same(G, scaled)
+    same(G, scaled, rtol=1e-7)  # the guard of 1e-8 against an empty gradient
 
 
 def test_csd_names_a_missing_prediction_and_refuses_all_zero_weights() -> None:
@@ -287,7 +287,7 @@ def test_14_tbsd_all_texture_is_the_bridge_and_adds_csd_with_a() -> None:
 @pytest.mark.parametrize("unit_norm", [False, True])
 @pytest.mark.parametrize("a", [0.0, 0.5, 1.0])
 def test_14_tbsd_with_an_empty_bridge_source_is_a_multiple_of_csd(a: float, unit_norm: bool) -> None:
-    g_shape, g_tex = terms(E_Y, E_0, E_0, a)
+    _, g_tex = terms(E_Y, E_0, E_0, a)
     same(g_tex, (1 + a) * D_CLS)
     got = make_tbsd(a=a, unit_norm=unit_norm).gradient({TARGET: E_Y, NULL: E_0, TNP: E_0}, EPS, W, 0.9)
     ratio = got / (W * D_CLS)
@@ -409,7 +409,7 @@ def test_17_strength_schedule_does_not_turn_a_csd_direction() -> None:
         process(create("CSD", CSDSettings(t, 0, f"{-t}")).gradient(PREDICTIONS, EPS, W, 0.5), settings, 0.5)
         for t in (1, 9)
     )
-    same(a, b)
+    same(a, b, rtol=1e-7)
 
 
 GOLDEN = {
@@ -468,11 +468,11 @@ def test_gradient_is_cleaned_then_clipped_then_normalised() -> None:
 def test_normalisers_have_one_norm_for_the_batch_or_one_spread_for_each_channel() -> None:
     G = torch.cat([EPS[:1], 100 * EPS[1:]])
     assert unit_norm(G).norm().item() == pytest.approx(1)
-    same(unit_norm(G) * G.norm(), G)
+    same(unit_norm(G) * G.norm(), G, rtol=1e-7)
     assert not unit_norm(G * 0).any() and unit_std(G * 0).isfinite().all()
     got = unit_std(G)
     spread = G.flatten(2).std(dim=2)
-    same(got, G * (0.9 / spread + 0.1)[..., None, None])
+    same(got, G * (0.9 / spread + 0.1)[..., None, None], rtol=1e-7)
     assert process(G, preset("SDS").gradient, 0.0) is not None
 
 

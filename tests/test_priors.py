@@ -214,8 +214,8 @@ def test_encode_is_the_scaled_posterior_mean(prior: DiffusersPrior, tiny_pipelin
     assert torch.equal(latents, prior.encode(images))
     one, two = (prior.encode(images, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, two) and not torch.equal(one, latents)
-    draws = torch.stack([prior.encode(images, torch.Generator().manual_seed(i)) for i in range(200)])
-    assert torch.allclose(draws.std(0).mean(), posterior.std.mean() * 0.18215, rtol=0.05)
+    draws = prior.encode(images[:1].expand(64, -1, -1, -1), torch.Generator().manual_seed(3))
+    assert torch.allclose(draws.std(0).mean(), posterior.std[0].mean() * 0.18215, rtol=0.05)
 
 
 def test_encode_gradient_is_that_of_finite_differences(tiny_pipeline: Path) -> None:
@@ -258,8 +258,8 @@ def test_round_trip_shapes_and_range(prior: DiffusersPrior) -> None:
 
 
 def test_resize_averages_when_it_shrinks() -> None:
-    stripes = (torch.arange(64) % 2).float().expand(1, 3, 64, 64)
-    assert resize(stripes, 16).std() < 0.1  # without a filter every second stripe would survive
+    stripes = (torch.arange(64) % 4 == 0).float().expand(1, 3, 64, 64)
+    assert abs(float(resize(stripes, 16).mean()) - 0.25) < 0.02  # without a filter every stripe would be missed
     image = torch.rand(1, 3, 16, 16)
     assert resize(image, 16) is image
 

@@ -383,6 +383,33 @@ def test_grid_starts_full_and_closes_around_the_ball():
         assert (reach >= 0.6).all() and (reach <= 0.6 + 2 * cell).all()
 
 
+def test_the_box_fits_the_occupied_cells_exactly():
+    grid, mask = OccupancyGrid(8), torch.zeros(8, 8, 8, dtype=torch.bool)
+    mask[2:5, 0, 7] = True
+    grid.set_occupied(mask)
+    assert [corner.tolist() for corner in grid.box] == [[-0.5, -1, 0.75], [0.25, -0.75, 1]]
+    assert grid.fraction == pytest.approx(3 / 512)
+    at = torch.tensor([[0.0, -0.9, 0.9], [0.3, -0.9, 0.9], [0.0, -1.1, 0.9]])
+    assert grid.contains(at).tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="shape"):
+        grid.set_occupied(mask[:4])
+
+
+def test_grid_follows_matter_off_the_centre():
+    class Pebble(Ball):
+        def density(self, x: Tensor) -> Tensor:
+            return super().density(x - torch.tensor([0.6, -0.3, 0.1]))
+
+    grid = fitted_grid(Pebble(radius=0.2), 20)
+    middle = torch.stack(grid.box).mean(0)
+    assert (middle - torch.tensor([0.6, -0.3, 0.1])).abs().max() <= 0.1
+    assert grid.contains(torch.tensor([[0.6, -0.3, 0.1]])).all()
+    assert not grid.contains(torch.tensor([[0.1, -0.3, 0.6], [-0.3, 0.6, 0.1]])).any()
+    picture = render(Pebble(radius=0.2), orbit(0, 0), 9, 9, background=WHITE, occupancy=grid)
+    row, column = (picture.opacity[0] > 0.9).nonzero().float().mean(0)
+    assert row > 4.5 and column > 5.5, "below the middle and to its right"
+
+
 def test_grid_forgets_matter_that_is_gone():
     grid, thick, gone = OccupancyGrid(12), Ball(density=2.0), Nothing()
     grid.update(thick, step_size=0.1, generator=generator(), warmup=True)

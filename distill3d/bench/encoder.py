@@ -52,7 +52,7 @@ def encode_gather(x01: Tensor, params: Tensor, grid: Layout) -> Tensor:
     """Baseline: eight gathers, one for each corner, over ``(levels, n)`` int64 indices, blended axis by axis."""
     cell, fraction = _positions(x01, grid)
     both, rows = (cell, cell + 1), params.view(-1, grid.features)
-    fx, fy, fz = fraction[..., None]
+    fx, fy, fz = fraction[..., None].unbind(0)
 
     def corner(x: int, y: int, z: int) -> Tensor:
         return rows[_entry_indices(both[x][0], both[y][1], both[z][2], grid)]

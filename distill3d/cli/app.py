@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
-from .. import schedules
+from .. import prompts, schedules
 from ..errors import Distill3DError
 
 T = TypeVar("T")
@@ -32,6 +32,27 @@ def _schedule_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructo
         is_instance=lambda value: isinstance(value, schedules.Schedule),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+@REGISTRY.primitive_rule
+def _sectors_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    if info.type != tuple[prompts.Sector, ...]:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SECTORS",
+        instance_from_str=lambda texts: prompts.parse_sectors(_sector_text(texts[0])),
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(v, prompts.Sector) for v in value),
+        str_from_instance=lambda value: [prompts.format_sectors(value).replace("\n", "; ")],
+    )
+
+
+def _sector_text(text: str) -> str:
+    """The sectors written in the flag, ``;`` between them, or in the file it names."""
+    path = Path(text)
+    if "|" not in text and path.is_file():
+        return path.read_text(encoding="utf-8")
+    return text if text.lstrip().startswith("[") else text.replace(";", "\n")
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
@@ -76,7 +97,7 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
     try:
         return int(module.run(list(arguments), console))
     except Distill3DError as error:
-        console.print(f"[red]error:[/] ", end="")
+        console.print("[red]error:[/] ", end="")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 import signal
@@ -42,8 +41,6 @@ class Generate:
 
     prompt: tyro.conf.Positional[str]
     """What to build: one object, without view words, for instance "a red cube"."""
-    method: Literal["sds", "csd", "asd", "tbsd"] = "sds"
-    """Distillation method. TBSD is our reading of its abstract, not a reproduction."""
     preset: Literal["draft", "standard", "fine"] = "draft"
     """Draft takes a minute or two with the bundled prior, standard a few minutes, fine the longest."""
     seed: int = 0
@@ -121,14 +118,13 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
         bundled = not app.given(arguments, "model", "")
         settings = preset(name, method, bundled=bundled) if known else Settings()
         prompt = tyro.MISSING
-        default = Generate(prompt, method=settings.method, preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
+        default = Generate(prompt, preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
     else:
         try:
             identity = stored.meta["identity"]
             settings = from_json(Settings, identity["settings"])
             default = Generate(
                 identity["prompt"],
-                method=settings.method,  # type: ignore[arg-type]
                 seed=identity["seed"],
                 negative=identity["negative"],
                 model=Path(identity["model"]) if identity.get("model") else None,
@@ -136,10 +132,7 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
             )
         except (KeyError, SettingsError) as error:
             raise CheckpointError(f"the checkpoint does not describe a run of this version of distill3d: {error}") from error
-    flags = app.parse(Generate, "generate", arguments, DESCRIPTION, default)
-    if flags.settings.method != flags.method:
-        flags = dataclasses.replace(flags, settings=dataclasses.replace(flags.settings, method=flags.method))
-    return flags
+    return app.parse(Generate, "generate", arguments, DESCRIPTION, default)
 
 
 def _folder(flags: Generate) -> Path:
@@ -147,7 +140,7 @@ def _folder(flags: Generate) -> Path:
         return flags.resume if flags.resume.is_dir() else flags.resume.parent
     if flags.out is None:
         slug = re.sub(r"[^a-z0-9]+", "-", flags.prompt.lower()).strip("-")[:48] or "object"
-        return app.free_folder(Path("output") / f"{slug}-{flags.method}-{flags.seed}")
+        return app.free_folder(Path("output") / f"{slug}-{flags.settings.method}-{flags.seed}")
     if (flags.out / checkpoints.FILE_NAME).exists():
         raise OutputError(
             f"expected a fresh output folder, got one that holds a run: {flags.out}. Continue it with "

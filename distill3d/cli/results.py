@@ -9,26 +9,16 @@ from typing import Literal
 from ..files import write_json
 from ..mesh import MeshSettings, SurfaceMesh, extract, write
 from ..optimize import Distillation, report
+from ..optimize.saved import SavedField
 from ..render.pictures import contact_sheet, turntable, write_animation, write_png
 
 MeshFormat = Literal["glb", "obj", "ply"]
 
 
-def write_mesh(run: Distillation, path: Path, settings: MeshSettings) -> SurfaceMesh:
-    """Extract the run's surface and write it to ``path``. Raises ``EmptySurfaceError`` before any file exists."""
+def write_mesh(run: Distillation | SavedField, path: Path, settings: MeshSettings) -> SurfaceMesh:
+    """Extract a run's surface and write it to ``path``. Raises ``EmptySurfaceError`` before any file exists."""
     mesh = extract(run.field, occupancy=run.occupancy, settings=settings, device=run.device)
-    write(
-        mesh,
-        path,
-        {
-            "generator": "distill3d",
-            "prompt": run.prompts.prompt,
-            "method": run.settings.method,
-            "seed": run.seed,
-            "iterations": run.iteration,
-            "versions": report.versions(),
-        },
-    )
+    write(mesh, path, {"generator": "distill3d", **run.facts, "versions": report.versions()})
     return mesh
 
 

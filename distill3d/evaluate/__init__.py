@@ -1,0 +1,20 @@
+"""Judging fields against exact truth, without a learned classifier: see ``truth`` for what is asked."""
+
+from .controls import SolidField, grey_ball, perfect
+from .observation import Observation, observe
+from .thresholds import Thresholds
+from .truth import Check, Judgement, accepts, judge, parse_prompt
+
+__all__ = [
+    "Check",
+    "Judgement",
+    "Observation",
+    "SolidField",
+    "Thresholds",
+    "accepts",
+    "grey_ball",
+    "judge",
+    "observe",
+    "parse_prompt",
+    "perfect",
+]

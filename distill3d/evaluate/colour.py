@@ -57,8 +57,8 @@ class ColourReading:
 
     @property
     def nearest(self) -> str:
-        """The named colour closest to the mean hue."""
-        return min(COLOURS, key=self.distance)
+        """The named colour closest to the mean hue, or "none" where every pixel is pale."""
+        return min(COLOURS, key=self.distance) if any(self.shares.values()) else "none"
 
 
 def hue_of(colour: str) -> Tensor:

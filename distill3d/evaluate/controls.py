@@ -32,7 +32,7 @@ class SolidField:
         sdf: Callable[[Tensor], Tensor],
         albedo: tuple[float, float, float] | Callable[[Tensor], Tensor] = GREY,
         density: float = 100.0,
-        softness: float = 0.01,
+        softness: float = 0.004,
     ) -> None:
         self.sdf, self.albedo, self.peak, self.softness = sdf, albedo, density, softness
 

@@ -57,7 +57,10 @@ def moments(shape: str) -> tuple[float, tuple[float, float, float]]:
 
 
 def to_object(points: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Object coordinates, three ``(K, n)``, of world points ``(n, 3)`` under ``K`` poses ``(K, 5)`` (x, y, z, log s, yaw)."""
+    """Object coordinates, three ``(K, n)``, of world ``points`` ``(n, 3)`` under ``K`` poses.
+
+    ``poses`` is ``(K, 5)``: x, y, z, log of the scale, yaw.
+    """
     offset = points[None] - poses[:, None, :3]
     scale = poses[:, 3].exp()[:, None]
     cos, sin = poses[:, 4].cos()[:, None], poses[:, 4].sin()[:, None]
@@ -92,7 +95,9 @@ def _start(shape: str, solid: Solid, points: Tensor) -> Tensor:
     return torch.cat([points.mean(0) - shift, log_scales[:, None], yaw[:, None]], -1)
 
 
-def _descend(shape: str, solid: Solid, points: Tensor, pose: Tensor, step: Tensor, halvings: int) -> tuple[Tensor, float]:
+def _descend(
+    shape: str, solid: Solid, points: Tensor, pose: Tensor, step: Tensor, halvings: int
+) -> tuple[Tensor, float]:
     """Pattern search from ``pose`` ``(5,)``: try each number a step up and down, halve the steps when none helps."""
     best = float(_ious(shape, solid, points, pose[None])[0])
     moves = torch.cat([torch.eye(5), -torch.eye(5)])

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..fields.base import RadianceField
 from ..render.occupancy import OccupancyGrid
 
-DIRECTIONS = tuple(d for d in itertools.product((-1, 0, 1), repeat=3) if any(d))
+_STEPS = (-1, 0, 1)
+DIRECTIONS = tuple(d for d in itertools.product(_STEPS, _STEPS, _STEPS) if any(d))
 _CHUNK = 1 << 17
 
 

@@ -34,7 +34,7 @@ def component_sizes(faces: Tensor, vertices: int) -> list[int]:
 
 
 def project(points: Tensor, cameras: Cameras, size: int) -> Tensor:
-    """Pixel coordinates ``(B, n, 2)`` (column, row; pixel centres at +0.5) of world points ``(n, 3)`` before the cameras."""
+    """Pixel coordinates ``(B, n, 2)`` (column, row; centres at +0.5) of world points ``(n, 3)`` before the cameras."""
     local = torch.einsum("bji,bnj->bni", cameras.c2w[:, :, :3], points[None] - cameras.position[:, None])
     x, y, z = local.unbind(-1)
     focal = (0.5 * size / torch.tan(cameras.fov / 2))[:, None]
@@ -67,7 +67,7 @@ def _cover(mask: Tensor, image: Tensor, corners: Tensor, low: Tensor, side: int)
 
 
 def mesh_opacity(vertices: Tensor, faces: Tensor, cameras: Cameras, size: int) -> Tensor:
-    """``(B, size, size)`` coverage in [0, 1] of a mesh, 2 x 2 samples a pixel; ``vertices`` ``(V, 3)``, ``faces`` ``(F, 3)``."""
+    """``(B, size, size)`` coverage by ``faces`` ``(F, 3)`` of ``vertices`` ``(V, 3)``, 2 x 2 samples a pixel."""
     fine = size * SUPERSAMPLING
     corners = project(vertices.float(), cameras, fine)[:, faces].flatten(0, 1)
     image = torch.arange(len(cameras)).repeat_interleave(len(faces))

@@ -16,12 +16,12 @@ class Thresholds:
     """How much the true shape's volume IoU must exceed a plain ball's, spheres aside. A flawless field leads by 0.19
     (octahedron) to 0.65 (torus); half of the smallest lead tells a shape from a lump."""
     minimum_silhouette_iou: float = 0.80
-    """Least mean IoU over 12 views of the rendered opacity with the true silhouette in the volume's best pose. What
-    one sees must be what the volume says: on 64 pixels, an outline wrong by one pixel all round costs 0.1."""
+    """Least mean IoU over 12 views of the rendered opacity with the true silhouette in the volume's best pose, swollen
+    by at most 12 %. What one sees must be what the volume says: an outline wrong by a pixel all round costs 0.1."""
     scale: tuple[float, float] = (0.6, 1.4)
-    """Allowed size relative to the shapes the prior was trained on (0.88 to 1.04). A cube that fills the whole box has 1.79."""
+    """Allowed size relative to the world's shapes (the prior saw 0.88 to 1.04). A cube that fills the box has 1.8."""
     maximum_haze: float = 0.10
-    """Most mean opacity, over 12 views, of pixels two or more away from the true silhouette: empty space must be empty."""
+    """Most mean opacity, over 12 views, of pixels two or more away from the true silhouette: space must be clear."""
     minimum_fill: float = 0.85
     """Least mean opacity inside the true silhouette: the object must be opaque, not a cloud of the right outline."""
     hue_distance: float = 20.0
@@ -43,7 +43,7 @@ class Thresholds:
     """Most mean difference between the rendered opacity and the one that follows from the white and the dark render;
     5 of 255 levels leaves room for rounding and none for a second picture."""
     maximum_hole_opacity: float = 0.50
-    """Most mean opacity, seen from straight above, of the inner 80 % of a torus's hole: it must be rather open than shut."""
+    """Most mean opacity, seen from straight above, of the inner 80 % of a torus's hole: rather open than shut."""
     solidity: float = 0.92
     """Least solidity (share of the trimmed convex hull that is filled) relative to the true shape's on the same voxels.
     A cube whose sides bend inwards by a fifth of its half width, as early trials grew, has 0.91; true shapes with a

@@ -8,7 +8,8 @@ shape       volume IoU (the one primary measure) of the field's visible solid wi
             aside, ahead of a plain ball. Volume and not silhouettes, because a perfect cube's silhouettes still overlap
             a ball's by about 0.9, its volume only by 0.73; silhouettes must agree too, but do not rank.
 size        the scale of that pose is near the one the prior was trained on: an object, not a filled box
-silhouette  rendered opacity against the true outline over 12 views, empty outside it and opaque inside
+silhouette  rendered opacity against the true outline over 12 views, empty outside it and opaque inside; the outline may
+            swell by up to 12 % beyond the solid, because grazing rays gather opacity in any soft surface
 hole        a torus is open when seen from above
 convexity   no bent faces (``solidity``)
 colour      mean hue, a majority of the pixels, and enough saturation
@@ -31,7 +32,7 @@ from .fit import Fit
 from .observation import Observation
 from .solidity import relative_solidity
 from .thresholds import Thresholds
-from .views import fill, haze, hole_opacity, judging_cameras, soft_iou, true_opacity
+from .views import fill, haze, hole_opacity, soft_iou, true_outline
 
 BALL = "sphere"
 
@@ -106,8 +107,9 @@ def _colour(seen: Observation, colour: str, t: Thresholds, measures: dict[str, A
     reading = seen.colour
     distance, share = reading.distance(colour), reading.shares[colour]
     measures.update(
-        hue=reading.hue, hue_distance=distance, hue_nearest=reading.nearest, hue_share=share, saturation=reading.saturation
-    )
+        hue=reading.hue, hue_distance=distance, hue_nearest=reading.nearest, hue_share=share,
+        saturation=reading.saturation,
+    )  # fmt: skip
     good = (
         distance <= t.hue_distance
         and reading.nearest == colour
@@ -120,14 +122,15 @@ def _colour(seen: Observation, colour: str, t: Thresholds, measures: dict[str, A
 
 def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, Any]) -> list[Check]:
     pose = seen.fits[shape].pose
-    truth = true_opacity(shape, pose, judging_cameras())
+    swell, truth = true_outline(shape, pose, seen.views.opacity)
     silhouette = soft_iou(seen.views.opacity, truth)
     outside, inside = haze(seen.views.opacity, truth), fill(seen.views.opacity, truth)
     convexity = relative_solidity(seen.solid, shape, pose)
     hole = hole_opacity(seen.views.top, shape, pose)
     measures.update(
-        iou={name: fit.iou for name, fit in seen.fits.items()}, scale=pose.scale, yaw=pose.yaw, centre=list(pose.centre),
-        silhouette_iou=silhouette, haze=outside, fill=inside, solidity=convexity, hole_opacity=hole,
+        iou={name: fit.iou for name, fit in seen.fits.items()},
+        scale=pose.scale, yaw=pose.yaw, centre=list(pose.centre),
+        silhouette_iou=silhouette, swell=swell, haze=outside, fill=inside, solidity=convexity, hole_opacity=hole,
     )  # fmt: skip
     good = silhouette >= t.minimum_silhouette_iou and outside <= t.maximum_haze and inside >= t.minimum_fill
     checks = [
@@ -149,6 +152,15 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     good = parts >= t.component_share and min(own, true) >= t.minimum_mesh_iou
     reason = f"largest component {parts:.0%}, silhouette IoU {own:.2f} with the field, {true:.2f} with the truth"
     return [*checks, Check("mesh", good, reason)]
+
+
+def accepts(seen: Observation, prompt: str, thresholds: Thresholds | None = None) -> bool:
+    """Whether ``judge`` would pass, without the costly checks where a cheap one already fails."""
+    t = thresholds or Thresholds()
+    shape, colour = parse_prompt(prompt)
+    if not seen.fits or not _shape(seen.fits, shape, t).passed or not _colour(seen, colour, t, {}).passed:
+        return False
+    return judge(seen, prompt, t).passed
 
 
 def judge(seen: Observation, prompt: str, thresholds: Thresholds | None = None) -> Judgement:

@@ -21,6 +21,7 @@ from .fit import Pose
 SIZE = 64
 WHITE, DARK = 1.0, 0.08
 RADIUS, FOV = 3.0, 42.0
+SWELL = (1.0, 1.03, 1.06, 1.09, 1.12)
 
 
 def judging_cameras() -> Cameras:
@@ -61,7 +62,7 @@ class Views:
         return float((implied - self.opacity).abs().mean())
 
     def visible(self, contrast: float) -> tuple[float, float]:
-        """Shares of the pixels of opacity above 1/2 that differ by ``contrast`` from white, and from dark; 0 if none."""
+        """Shares of pixels of opacity above 1/2 that differ by ``contrast`` from white, and from dark; 0 if none."""
         opaque = self.opacity > 0.5
         if not opaque.any():
             return 0.0, 0.0
@@ -104,6 +105,13 @@ def true_opacity(shape: str, pose: Pose, cameras: Cameras) -> Tensor:
     """``(B, 64, 64)`` coverage of the posed shape."""
     thing = Object(shape, next(iter(COLOURS)))
     return trace([thing] * len(cameras), from_object(cameras, pose), SIZE)[1][:, 0]
+
+
+def true_outline(shape: str, pose: Pose, opacity: Tensor) -> tuple[float, Tensor]:
+    """The factor in ``SWELL`` on the scale that suits ``opacity`` ``(12, 64, 64)`` best, and the coverage then."""
+    cameras = judging_cameras()
+    found = [(s, true_opacity(shape, replace(pose, scale=s * pose.scale), cameras)) for s in SWELL]
+    return max(found, key=lambda item: soft_iou(opacity, item[1]))
 
 
 def soft_iou(a: Tensor, b: Tensor) -> float:

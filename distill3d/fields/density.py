@@ -150,12 +150,13 @@ class DensityField(nn.Module):
     def _raw_density(self, x: Tensor, features: Tensor) -> Tensor:
         s = self.settings
         start = blob(x, s.blob, s.blob_density, s.blob_radius) + s.density_bias
-        return self.density_network(features).squeeze(1) + start
+        raw: Tensor = self.density_network(features).squeeze(1) + start
+        return raw
 
     def _activate(self, x: Tensor, raw: Tensor) -> Tensor:
         inside = x.detach().abs().amax(1) <= 1.0
-        density = F.softplus(raw) if self.settings.activation == "softplus" else truncated_exp(raw)
-        return torch.where(inside, density, 0.0)
+        density: Tensor = F.softplus(raw) if self.settings.activation == "softplus" else truncated_exp(raw)
+        return density.mul(inside)
 
 
 def _unit_cube(x: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ as one complex number, and interpolation is three ``lerp`` over entries laid end
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -44,7 +43,7 @@ def corner_indices(grid: Layout, level: int, position: Tensor, highest: float, o
         terms.bitwise_and_(grid.sizes[level] - 1)
         return torch.bitwise_xor(x, y[:, None] ^ z[:, None, None], out=out)
     torch.add(x, y[:, None] + z[:, None, None], out=out)
-    if math.floor(highest * grid.scales[level] + 0.5) + 1 < grid.resolutions[level]:
+    if highest * grid.scales[level] + 0.5 < grid.resolutions[level] - 1.01:  # 0.01: more than float32 can round up
         return out
     size = grid.sizes[level]
     out.sub_(size)
@@ -131,7 +130,7 @@ def _loop_forward(x01: Tensor, params: Tensor, grid: Layout, chunk: int) -> Tens
             v = _gather(rows, grid, level, index, memory)
             blended = _interpolate(v, cell_fraction(grid, level, wide))
             target[start : start + chunk, level] = _entries(blended.view(-1, features))
-    return out.view(count, -1)
+    return out.flatten(1)
 
 
 def _spread(gradient: Tensor, f: Tensor, out: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Points from which recomputing pays.
-THRESHOLD = 50_000
+THRESHOLD = 20_000
 #: Points at a time.
 CHUNK = 16_384
 

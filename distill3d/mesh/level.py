@@ -122,6 +122,8 @@ def ray_views(density: Tensor, low: Tensor, spacing: float, rays: int = RAYS) ->
 def silhouette_level(alpha: Array, m: Array) -> tuple[float, tuple[float, float], float]:
     """Level, band and mismatch of least disagreement between opacities and covered rays (steps 3 and 4 above).
 
+    Needs some opacity and some density above 0.
+
     >>> level, band, mismatch = silhouette_level(np.array([0.0, 0.0, 1.0, 1.0]), np.array([1.0, 1.0, 100.0, 100.0]))
     >>> round(level, 6), band, mismatch
     (10.0, (1.0, 100.0), 0.0)
@@ -131,6 +133,7 @@ def silhouette_level(alpha: Array, m: Array) -> tuple[float, tuple[float, float]
     uncovered = np.concatenate([[0.0], np.cumsum(alpha)])
     covered = np.concatenate([np.cumsum((1 - alpha)[::-1])[::-1], [0.0]])
     value, first = np.unique(m, return_index=True)
+    value, first = value[value > 0], first[value > 0]
     # band k holds the levels in [value[k - 1], value[k]): exactly the rays before first[k] are uncovered
     cost = (uncovered + covered)[first]
     area = float(alpha.sum())

@@ -40,8 +40,11 @@ _GENERATORS = ("cameras", "background", "shading", "jitter", "timesteps", "shift
 
 
 def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on the run's seed and the purpose's name alone."""
-    return torch.Generator(device).manual_seed((seed << 32) ^ zlib.crc32(purpose.encode()))
+    """A generator whose stream depends on the run's seed and the purpose's name alone.
+
+    Both are hashed into 32 bits, because that is all torch's CPU generator takes of a seed.
+    """
+    return torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {purpose}".encode()))
 
 
 class Distillation:
@@ -87,6 +90,16 @@ class Distillation:
     def progress(self) -> float:
         """Share of the planned iterations that is done, 0..1: what schedules are read at."""
         return min(1.0, self.iteration / self.settings.iterations)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a file made from this run says of it."""
+        return {
+            "prompt": self.prompts.prompt,
+            "method": self.settings.method,
+            "seed": self.seed,
+            "iterations": self.iteration,
+        }
 
     @property
     def done(self) -> bool:
@@ -219,7 +232,8 @@ class Distillation:
         terms = {}
         for name, schedule in self.settings.losses.schedules():
             weight = schedule(progress)
-            if weight:
+            lit = name != "orientation" or rendering.samples.normal is not None
+            if weight and lit:
                 terms[name] = weight * getattr(regularisers, name)(rendering)
         return terms
 

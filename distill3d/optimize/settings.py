@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field as new
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import SettingsError
 from ..fields.background import BackgroundSettings
@@ -23,6 +23,9 @@ from ..render.shading import ShadingSettings
 from ..render.volume import RenderSettings
 from ..schedules import Constant, Schedule, TimestepWindow, parse
 from .guards import GuardSettings
+
+
+MethodName = Literal["sds", "csd", "asd", "tbsd"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Settings:
     """Views rendered and judged in each step. More views steady the shape and cost proportionally more."""
     resolution: Schedule = Constant(64)
     """Side of the training renders in pixels; the bundled prior sees 64, Stable Diffusion 512 (64->128 is usual)."""
-    method: str = "sds"
+    method: MethodName = "sds"
     """Distillation method: sds, csd, asd or tbsd. TBSD is our reading of its abstract, not a reproduction."""
     sds: SDSSettings = new(default_factory=SDSSettings)
     csd: CSDSettings = new(default_factory=CSDSettings)
@@ -93,7 +96,8 @@ class Settings:
     window: TimestepWindow = new(default_factory=TimestepWindow)
     gradient: GradientSettings = new(default_factory=GradientSettings)
     sectors: tuple[Sector, ...] = DEFAULT_SECTORS
-    """View sectors and the words they add to the prompt."""
+    """View sectors and the words they add, as "name | azimuth low..high | elevation low..high | suffix"; the first covers
+    every view, later ones override it."""
     cameras: CameraRanges = new(default_factory=CameraRanges)
     field: FieldSettings = new(default_factory=FieldSettings)
     background: BackgroundSettings = new(default_factory=BackgroundSettings)

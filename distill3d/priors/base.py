@@ -53,7 +53,7 @@ class Prior(Protocol):
         ...
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B,)`` long timesteps -> ``alpha_t``, ``sigma_t``, two ``(B, 1, 1, 1)`` float32; their squares add up to 1."""
+        """``(B,)`` long timesteps -> ``alpha_t``, ``sigma_t``, two ``(B, 1, 1, 1)`` float32, squares adding to 1."""
         ...
 
     def embed(self, texts: Sequence[str]) -> Tensor:

@@ -16,7 +16,7 @@ from .quiet import quiet
 from .weights import PICKLE_SUFFIXES, refuse_non_finite, refuse_pickle
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PACKAGES_HINT = 'pip install "diffusers>=0.31" "transformers>=4.46" safetensors'
+PACKAGES_HINT = 'pip install "diffusers>=0.31" "transformers>=4.45" safetensors'
 
 
 def bundled_prior_path() -> Path:

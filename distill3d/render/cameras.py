@@ -114,9 +114,13 @@ class CameraRanges:
     """
 
     elevation: tuple[float, float] = (-10.0, 75.0)
+    """Lowest and highest elevation in degrees; 90 looks straight down."""
     azimuth: tuple[float, float] = (-180.0, 180.0)
+    """Range of azimuths in degrees; 0 is the front. Narrow it to build one side only."""
     radius: tuple[float, float] = (2.8, 3.3)
+    """Nearest and farthest camera in world units; the object fits a ball of radius 1."""
     fov: tuple[float, float] = (38.0, 46.0)
+    """Narrowest and widest vertical field of view in degrees."""
 
     def __post_init__(self) -> None:
         for name in ("elevation", "azimuth", "radius", "fov"):

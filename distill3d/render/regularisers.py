@@ -61,7 +61,7 @@ def distortion(rendering: Rendering) -> Tensor:
     """``sum_ij w_i w_j |s_i - s_j| + (1/3) sum_i w_i^2 ds``: pulls a ray's matter together.
 
     mip-NeRF 360 (arXiv 2111.12077, equation 15), with distances ``s = t / 2 sqrt(3)`` in diagonals of the box. With
-    sorted samples the double sum is ``2 sum_i w_i (s_i W_i - M_i)``, where ``W_i`` and ``M_i`` are the sums of ``w_j`` and
+    sorted samples the double sum is ``2 sum_i w_i (s_i W_i - M_i)``, where ``W_i`` and ``M_i`` sum ``w_j`` and
     ``w_j s_j`` over the earlier samples: O(n).
     """
     r = rendering.samples
@@ -77,5 +77,5 @@ def distortion(rendering: Rendering) -> Tensor:
 def distance(rendering: Rendering, radius: float = 0.8) -> Tensor:
     """``sum_i w_i max(0, |x_i| - radius)^2``: visible matter far from the centre, such as floaters by the walls."""
     s = rendering.samples
-    beyond = (s.x.norm(dim=-1) - radius).clamp_min(0)
+    beyond: Tensor = (s.x.norm(dim=-1) - radius).clamp_min(0)
     return (s.weight * beyond.square()).sum() / s.rays

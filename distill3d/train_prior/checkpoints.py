@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None
     partial = path.with_suffix(".partial")
     flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     save_file(flat, str(partial), metadata={"facts": json.dumps(facts)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,7 +32,8 @@ def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
     try:
         with safe_open(str(path), "pt") as file:
             facts = json.loads(file.metadata()["facts"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except Exception as error:
         raise CheckpointError(f"expected a checkpoint of this trainer at {path}, got: {error}. Delete it.") from error
     for key, value in expect.items():

@@ -94,7 +94,7 @@ def stage(
     seed: int,
     device: torch.device,
 ) -> Stage:
-    """The joint stage over scaled ``latents (N, 4, H, W)`` with ``tokens (N, L)``; ``empty (L,)`` is the empty prompt."""
+    """The joint stage over scaled ``latents (N, 4, H, W)`` with ``tokens (N, L)``; ``empty (L,)`` is no prompt."""
     named = {f"unet.{n}": p for n, p in unet.named_parameters()}
     named |= {f"text.{n}": p for n, p in text.named_parameters()}
     optimizer = MuonAdamW(
@@ -109,7 +109,7 @@ def stage(
     predict: Predict = plain
     if settings.compile:
         width = (batch, settings.text_length, settings.text_width)
-        noisy = latents[:1].repeat(batch, 1, 1, 1).to(device, memory_format=torch.channels_last)
+        noisy = latents[:1].float().repeat(batch, 1, 1, 1).to(device, memory_format=torch.channels_last)
         probe = (noisy, torch.zeros(batch, dtype=torch.long, device=device), torch.zeros(width, device=device))
         predict = _compiled(plain, probe, settings.bf16)
         unet.zero_grad(set_to_none=True)

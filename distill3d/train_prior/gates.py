@@ -49,6 +49,9 @@ class Gates:
             raise GateError(f"expected {wanted}: train for more steps, or look at samples.png for what is wrong")
 
 
+GATES = Gates()
+
+
 def measure_autoencoder(vae: Any, held_out: Renders, device: torch.device) -> dict[str, float]:
     """``psnr`` (dB, mean over images) and ``reconstructed_hue`` of held-out renders."""
     latents = encode_all(vae, held_out.images, device, bf16=False)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ..render.cameras import orbit
-from ..world import COLOURS, SHAPES, Object, trace
+from ..world import COLOURS, SHAPES, Object, normals
 
 ELEVATIONS = tuple(range(-10, 81, 9))
 ROUND = ("sphere", "cylinder", "cone", "torus", "capsule")
 SCALES = (0.82, 0.9, 0.98, 1.06, 1.14)
+CHUNK = 64
 FOREGROUND = 0.12
 
 
@@ -46,22 +47,16 @@ def build_bank(size: int = 64) -> Bank:
         if shape != "sphere" or elevation == ELEVATIONS[0]
     ]
     words = list(SHAPES)
-    white = [_White(words[index], "red", scale) for index, _, _, scale in views]
-    cameras = orbit([v[2] for v in views], [v[1] for v in views], 3.05, 42.0)
-    axes = torch.cat([torch.eye(3), -torch.eye(3)])
-    lit = [trace(white, cameras, size, axis, 0.0, 0.0) for axis in axes]
-    alpha = lit[0][1].flatten(1)
-    normals = [(lit[i][0] - lit[i + 3][0])[:, 0].flatten(1) for i in range(3)]
-    columns = torch.stack([alpha, *normals], -1)
-    basis, _ = torch.linalg.qr(columns + 1e-6 * torch.randn(columns.shape, generator=torch.Generator().manual_seed(0)))
-    return Bank(basis.mT.contiguous(), torch.tensor([v[0] for v in views]))
-
-
-class _White(Object):
-    """A white object, for its shading alone."""
-
-    def albedo(self, points: Tensor) -> Tensor:
-        return torch.ones_like(points)
+    objects = [Object(words[index], "red", scale) for index, _, _, scale in views]
+    parts = []
+    for start in range(0, len(views), CHUNK):
+        part = views[start : start + CHUNK]
+        cameras = orbit([v[2] for v in part], [v[1] for v in part], 3.05, 42.0)
+        normal, alpha = normals(objects[start : start + CHUNK], cameras, size)
+        columns = torch.cat([alpha, alpha * normal], 1).flatten(2).mT
+        noise = torch.randn(columns.shape, generator=torch.Generator().manual_seed(0))
+        parts.append(torch.linalg.qr(columns + 1e-6 * noise)[0].mT)
+    return Bank(torch.cat(parts).contiguous(), torch.tensor([v[0] for v in views]))
 
 
 def foreground(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 Muon: K. Jordan et al., https://kellerjordan.github.io/posts/muon/ ; coefficients, momentum and learning-rate
 adjustment as in ``torch.optim.Muon``, which takes only 2D parameters one by one. Here same-shaped matrices are
-orthogonalised in one batch, and the Newton-Schulz polynomial is iterated on the Gram matrix ``X X^T``, so that the
-long side is multiplied twice and not ten times: three times less work, equal within rounding.
+orthogonalised in one batch, and for long ones the Newton-Schulz polynomial is iterated on the Gram matrix ``X X^T``
+in float32, so that the long side is multiplied twice and not ten times: equal within rounding, and faster.
 """
 
 from __future__ import annotations
@@ -16,24 +16,41 @@ from torch import Tensor, nn
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
+GRAM_ASPECT = 4
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrix of each of ``(n, rows, columns)``, singular values within about 0.7-1.2."""
-    a, b, c = NS_COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = _by_gram(x) if x.shape[2] >= GRAM_ASPECT * x.shape[1] else _direct(x)
+    return x.mT if tall else x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """``b G + c G^2``; with ``a I`` added, one step's factor on ``X``."""
+    _, b, c = NS_COEFFICIENTS
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+
+
+def _direct(x: Tensor) -> Tensor:
+    half = x.bfloat16()
+    for _ in range(NS_STEPS):
+        half = torch.baddbmm(half, _polynomial(half @ half.mT), half, beta=NS_COEFFICIENTS[0])
+    return half.to(x.dtype)
+
+
+def _by_gram(x: Tensor) -> Tensor:
     gram = x @ x.mT
-    identity = torch.eye(gram.shape[-1], device=x.device, dtype=x.dtype)
+    scaled_identity = NS_COEFFICIENTS[0] * torch.eye(gram.shape[-1], device=x.device, dtype=x.dtype)
     total = None
     for i in range(NS_STEPS):
-        step = a * identity + b * gram + c * (gram @ gram)
+        step = _polynomial(gram) + scaled_identity
         total = step if total is None else step @ total
         if i + 1 < NS_STEPS:
             gram = step @ gram @ step
-    x = total @ x
-    return x.mT if tall else x
+    return total @ x  # type: ignore[operator, no-any-return]
 
 
 class Muon(torch.optim.Optimizer):

@@ -15,10 +15,10 @@ from ..errors import SettingsError
 from ..world import render_dataset
 from . import autoencoder, checkpoints, denoiser, text
 from .export import export, load
-from .gates import Gates, measure_autoencoder, measure_samples
+from .gates import GATES, Gates, measure_autoencoder, measure_samples
 from .loop import fit
 from .optimizers import Average
-from .settings import TrainPriorSettings
+from .settings import RECIPE, TrainPriorSettings
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
@@ -64,11 +64,11 @@ def train(
     *,
     seed: int = 0,
     device: str = "auto",
-    settings: TrainPriorSettings = TrainPriorSettings(),
-    gates: Gates | None = Gates(),
+    settings: TrainPriorSettings = RECIPE,
+    gates: Gates | None = GATES,
     resume: bool = True,
     snapshot: Path | None = None,
-    snapshot_every: int = 800,
+    snapshot_every: int = 500,
 ) -> dict[str, float]:
     """Train the prior and write it to ``out`` as a diffusers folder that ``StableDiffusionPipeline`` loads offline.
 

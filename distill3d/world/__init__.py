@@ -3,7 +3,7 @@
 from .dataset import Renders, WorldSettings, render_dataset, view_word
 from .objects import COLOURS, Object, all_objects
 from .shapes import SHAPES, Shape
-from .trace import headlight, trace
+from .trace import headlight, normals, trace
 
 __all__ = [
     "COLOURS",
@@ -14,6 +14,7 @@ __all__ = [
     "WorldSettings",
     "all_objects",
     "headlight",
+    "normals",
     "render_dataset",
     "trace",
     "view_word",

@@ -8,7 +8,7 @@ approach in widths. Coverage is therefore one half exactly on the silhouette, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,28 +101,42 @@ def _bundle(objects: Sequence[Object], cameras: Cameras, size: int) -> tuple[_Ra
     return _Rays(components[0], components[1], scale[index], width[index], near, middle[index] + half), index
 
 
-def _trace_shape(
-    objects: Sequence[Object], cameras: Cameras, size: int, light: Tensor, ambient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Shaded colour ``(B, S * S, 3)`` and coverage ``(B, S * S)`` of objects that share one shape."""
+@dataclass(frozen=True)
+class _Surface:
+    """The ``M`` pixels that see any of ``B`` objects, as rows of the flattened ``(B * S * S,)`` images."""
+
+    index: Tensor
+    points: tuple[Tensor, ...]
+    normal: tuple[Tensor, ...]
+    coverage: Tensor
+
+
+def _surface(objects: Sequence[Object], cameras: Cameras, size: int) -> _Surface:
+    """What the cameras see of objects that share one shape."""
     sdf = SHAPES[objects[0].shape].sdf
     bundle, index = _bundle(objects, cameras, size)
     depth, coverage = _march(sdf, bundle)
     seen = (coverage > 0).nonzero().squeeze(1)
-    bundle, depth, index, coverage = bundle[seen], depth[seen], index[seen], coverage[seen]
-    points = bundle.at(depth)
+    bundle, depth = bundle[seen], depth[seen]
     pixel = bundle.width * depth
     normal = _normals(sdf, bundle.at(depth - pixel), bundle.size, 0.5 * pixel)
-    owner = index // (size * size)
-    toward = light[owner]
+    return _Surface(index[seen], bundle.at(depth), normal, coverage[seen])
+
+
+def _shade(
+    objects: Sequence[Object], seen: _Surface, size: int, light: Tensor, ambient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Lambert colour ``(B, S * S, 3)`` and coverage ``(B, S * S)``."""
+    owner = seen.index // (size * size)
+    toward, normal = light[owner], seen.normal
     lambert = (normal[0] * toward[:, 0] + normal[1] * toward[:, 1] + normal[2] * toward[:, 2]).clamp(min=0)
     shade = ambient[owner] + (1 - ambient[owner]) * lambert
-    parts = torch.stack(points, -1).split(torch.bincount(owner, minlength=len(objects)).tolist())
+    parts = torch.stack(seen.points, -1).split(torch.bincount(owner, minlength=len(objects)).tolist())
     albedo = torch.cat([o.albedo(p) for o, p in zip(objects, parts, strict=True)])
     colour = torch.zeros(len(objects) * size * size, 3)
     alpha = torch.zeros(len(objects) * size * size)
-    colour[index] = albedo * shade[:, None]
-    alpha[index] = coverage
+    colour[seen.index] = albedo * shade[:, None]
+    alpha[seen.index] = seen.coverage
     return _bleed(colour.view(-1, size, size, 3), alpha.view(-1, size, size))
 
 
@@ -135,6 +149,19 @@ def _bleed(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     use = (solid == 0) & (share > 0)
     bled = torch.where(use, near, colour.permute(0, 3, 1, 2))
     return bled.permute(0, 2, 3, 1).flatten(1, 2), alpha.flatten(1)
+
+
+def _count(objects: Sequence[Object], cameras: Cameras) -> int:
+    if len(objects) != len(cameras):
+        raise ValueError(f"expected one camera an object, got {len(objects)} objects and {len(cameras)} cameras")
+    return len(objects)
+
+
+def _by_shape(objects: Sequence[Object]) -> Iterator[tuple[Tensor, list[Object]]]:
+    """Rows and objects of each shape in turn."""
+    for shape in dict.fromkeys(o.shape for o in objects):
+        rows = [i for i, o in enumerate(objects) if o.shape == shape]
+        yield torch.tensor(rows), [objects[i] for i in rows]
 
 
 def headlight(cameras: Cameras) -> Tensor:
@@ -169,17 +196,27 @@ def trace(
     Raises:
         ValueError: when objects and cameras are not equally many.
     """
-    if len(objects) != len(cameras):
-        raise ValueError(f"expected one camera an object, got {len(objects)} objects and {len(cameras)} cameras")
-    count = len(objects)
+    count = _count(objects, cameras)
     light = headlight(cameras) if light is None else torch.as_tensor(light).expand(count, 3)
     ambient = torch.as_tensor(ambient, dtype=torch.float32).expand(count)
     background = torch.as_tensor(background, dtype=torch.float32)
     background = background.expand(count, 3)[:, None]
     colour, alpha = torch.empty(count, size * size, 3), torch.empty(count, size * size)
-    for shape in dict.fromkeys(o.shape for o in objects):
-        which = torch.tensor([i for i, o in enumerate(objects) if o.shape == shape])
-        group = [objects[i] for i in which.tolist()]
-        colour[which], alpha[which] = _trace_shape(group, cameras[which], size, light[which], ambient[which])
+    for which, group in _by_shape(objects):
+        seen = _surface(group, cameras[which], size)
+        colour[which], alpha[which] = _shade(group, seen, size, light[which], ambient[which])
     rgb = torch.lerp(background.expand_as(colour), colour, alpha[..., None])
     return rgb.transpose(1, 2).reshape(count, 3, size, size), alpha.view(count, 1, size, size)
+
+
+@torch.no_grad()
+def normals(objects: Sequence[Object], cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+    """World-space unit normals ``(B, 3, S, S)``, 0 off the object, and alpha ``(B, 1, S, S)``; one camera an object."""
+    count = _count(objects, cameras)
+    normal, alpha = torch.zeros(count, size * size, 3), torch.zeros(count, size * size)
+    for which, group in _by_shape(objects):
+        seen = _surface(group, cameras[which], size)
+        row, pixel = which[seen.index // (size * size)], seen.index % (size * size)
+        normal[row, pixel] = torch.stack(seen.normal, -1)
+        alpha[row, pixel] = seen.coverage
+    return normal.transpose(1, 2).reshape(count, 3, size, size), alpha.view(count, 1, size, size)

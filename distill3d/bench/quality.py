@@ -1,0 +1,291 @@
+"""``distill3d bench quality``: prompts x methods x seeds on a prior, each result judged against exact truth.
+
+Every job runs in its own process on one thread, leaves its own folder, and is never repeated while its settings, prior
+and judge stay the same: stop the benchmark at any time and call it again. A job that crashes is recorded and the
+others go on; it is tried again on the next call.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import SettingsError
+from ..evaluate import parse_prompt
+from ..files import make_folder, write_json
+from ..methods import lookup
+from ..optimize import Settings, preset
+from ..optimize.codec import to_json
+from ..optimize.report import versions
+from ..priors.load import load_prior
+from .quality_job import (
+    RESULT,
+    Job,
+    controls,
+    digest,
+    failure,
+    is_done,
+    job_of,
+    judge_key,
+    matches,
+    perform,
+    read_json,
+    read_result,
+)
+from .quality_report import summarise, write_report
+
+PROMPTS = (
+    "a red cube",
+    "a green cone",
+    "a blue torus",
+    "a yellow sphere",
+    "an orange cylinder",
+    "a purple pyramid",
+    "a cyan capsule",
+    "a pink octahedron",
+    "a blue cube",
+    "a yellow torus",
+    "a pink cone",
+    "a green cylinder",
+)
+"""Chosen before any run: all eight shapes and all eight colours, the four hard shapes twice."""
+METHODS = ("sds", "csd", "asd", "tbsd")
+
+
+@dataclass(frozen=True)
+class QualitySettings:
+    """What the benchmark runs."""
+
+    prompts: tuple[str, ...] = PROMPTS
+    """Prompts that name one colour and one shape of the procedural world."""
+    methods: tuple[str, ...] = METHODS
+    """Distillation methods to compare."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; each prompt is run once per method and seed."""
+    preset: str = "draft"
+    """Preset of the runs: draft, standard or fine."""
+    out: Path = Path("output/quality")
+    """Folder for results. Jobs found there with the same settings are not repeated."""
+    processes: int = 0
+    """Jobs at the same time, one thread each; 0 means one for each core this process may use."""
+    model: Path | None = None
+    """Another prior, trained on the same world; the bundled one when left out."""
+    device: str = "cpu"
+    """Where the runs compute: cpu, cuda or auto. Judging is always on the CPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise SettingsError(f"expected {name} without repetition and at least one, got {values}")
+        for prompt in self.prompts:
+            parse_prompt(prompt)
+        for method in self.methods:
+            lookup(method)
+        if self.processes < 0:
+            raise SettingsError(f"expected processes of 0 or more, got {self.processes}: 0 uses every core")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the benchmark stands.
+
+    Attributes:
+        done: jobs with a result, of ``total``; ``failed`` of them ended without a verdict.
+        passed: jobs that passed.
+        running: name and share done, 0..1, of the jobs at work.
+        seconds: since the start.
+    """
+
+    done: int
+    total: int
+    failed: int
+    passed: int
+    running: tuple[tuple[str, float], ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        work = ", ".join(f"{name} {share:.0%}" for name, share in self.running)
+        failed = f", {self.failed} without a verdict" if self.failed else ""
+        return f"{self.done}/{self.total} done, {self.passed} passed{failed}" + (f"; {work}" if work else "")
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: SpawnProcess
+    receiver: Connection
+    share: float = 0.0
+
+
+@dataclass
+class _Board:
+    """Results so far, in the jobs' order, and the news for whoever watches."""
+
+    jobs: Sequence[Job]
+    notify: OnProgress
+    began: float = field(default_factory=time.monotonic)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    running: dict[str, _Running] = field(default_factory=dict)
+
+    def tell(self) -> None:
+        found = self.results.values()
+        self.notify(
+            Progress(
+                len(found),
+                len(self.jobs),
+                sum(r["status"] != "judged" for r in found),
+                sum(bool(r.get("passed")) for r in found),
+                tuple((r.job.name, r.share) for r in self.running.values()),
+                time.monotonic() - self.began,
+            )
+        )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+
+
+def _child(job: Job, sender: Connection) -> None:
+    _one_thread()
+    logging.disable(logging.WARNING)
+
+    def report(done: int, total: int) -> None:
+        if done % 5 == 0 or done == total:
+            sender.send(done / total)
+
+    perform(job, report)
+
+
+def _start(job: Job) -> _Running:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(job, sender), name=job.name, daemon=True)
+    process.start()
+    sender.close()
+    return _Running(job, process, receiver)
+
+
+def _finish(running: _Running) -> dict[str, Any]:
+    """The result of a job whose process has ended; one that left no verdict of its own is recorded here."""
+    running.process.join()
+    job = running.job
+    result = read_result(Path(job.folder))
+    if running.process.exitcode == 0 and result is not None and matches(job, result):
+        return result
+    code = running.process.exitcode or 0
+    cause = f"was ended by signal {-code}, most often for want of memory" if code < 0 else f"ended with status {code}"
+    result = failure(job, f"the job's process {cause}: use fewer processes, or run the benchmark again")
+    write_json(make_folder(Path(job.folder)) / RESULT, result)
+    return result
+
+
+def _listen(running: _Running) -> None:
+    try:
+        while running.receiver.poll():
+            running.share = float(running.receiver.recv())
+    except (EOFError, OSError):
+        running.receiver.close()
+
+
+def run_jobs(jobs: Sequence[Job], processes: int, notify: OnProgress) -> list[dict[str, Any]]:
+    """Results of all jobs, in their order; those already done are read. Children end with an interrupt of this one."""
+    board = _Board(jobs, notify)
+    waiting = []
+    for job in jobs:
+        if is_done(job):
+            board.results[job.folder] = read_result(Path(job.folder)) or {}
+        else:
+            waiting.append(job)
+    waiting.reverse()
+    board.tell()
+    try:
+        while waiting or board.running:
+            while waiting and len(board.running) < processes:
+                job = waiting.pop()
+                board.running[job.folder] = _start(job)
+            open_pipes = [r.receiver for r in board.running.values() if not r.receiver.closed]
+            wait([*open_pipes, *(r.process.sentinel for r in board.running.values())], timeout=1.0)
+            for folder, running in list(board.running.items()):
+                if not running.receiver.closed:
+                    _listen(running)
+                if running.process.exitcode is not None:
+                    board.results[folder] = _finish(running)
+                    del board.running[folder]
+            board.tell()
+    finally:
+        for running in board.running.values():
+            running.process.terminate()
+            running.process.join()
+    return [board.results[job.folder] for job in jobs]
+
+
+def _controls(settings: Settings, prompts: tuple[str, ...], out: Path) -> dict[str, Any]:
+    """The controls' outcome, kept in ``controls.json`` under a hash of what it depends on."""
+    key = digest([to_json(settings.field), to_json(settings.render), judge_key(prompts)])
+    path = out / "controls.json"
+    earlier = read_json(path)
+    if earlier and earlier.get("key") == key:
+        return dict(earlier["controls"])
+    found = controls(settings, prompts)
+    write_json(path, {"key": key, "controls": found})
+    return found
+
+
+def run(
+    quality: QualitySettings,
+    on_progress: OnProgress = lambda progress: None,
+    settings_for: Callable[[str], Settings] | None = None,
+) -> dict[str, Any]:
+    """Run what is missing, judge, and write ``quality.json``, ``quality.md`` and ``sheet-<method>.png`` into ``out``.
+
+    Args:
+        on_progress: called about once a second and whenever a job moves.
+        settings_for: run settings of a method; by default the preset's.
+
+    Returns:
+        The object that ``quality.json`` holds: see ``quality_report.summarise``.
+
+    Raises:
+        PriorError: the prior cannot be loaded.
+        OutputError: the folder cannot be written.
+    """
+    out = make_folder(quality.out)
+    choose = settings_for or (lambda method: preset(quality.preset, method))
+    fingerprint = load_prior(quality.model, device=quality.device).fingerprint
+    jobs = [
+        job_of(
+            prompt, method, seed, choose(method), quality.prompts, fingerprint,
+            model=quality.model, device=quality.device, folder=out / "jobs",
+        )
+        for method in quality.methods for seed in quality.seeds for prompt in quality.prompts
+    ]  # fmt: skip
+    began = time.monotonic()
+    results = run_jobs(jobs, quality.processes or cores(), on_progress)
+    about = {
+        "preset": quality.preset if settings_for is None else None, "prompts": list(quality.prompts),
+        "seeds": list(quality.seeds), "prior": fingerprint, "seconds": time.monotonic() - began, "versions": versions(),
+    }  # fmt: skip
+    summary = summarise(results, _controls(choose(quality.methods[0]), quality.prompts, out), about)
+    write_json(out / "quality.json", summary)
+    write_report(out, summary, results, [Path(job.folder) for job in jobs])
+    return summary

@@ -1,0 +1,230 @@
+"""One job of the quality benchmark, in a process of its own: distil, keep the field, judge it, leave a JSON.
+
+The job's folder holds ``result.json`` (written last), ``field.safetensors`` and ``preview.png``. A field that was
+distilled with the same settings is judged again without distilling when only the judge has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from .. import __version__
+from ..errors import Distill3DError
+from ..evaluate import Thresholds, accepts, grey_ball, judge, observe
+from ..evaluate.controls import others
+from ..fields.density import DensityField
+from ..files import make_folder, write_bytes, write_json
+from ..mesh import MeshSettings
+from ..optimize import Distillation, Settings, Step
+from ..optimize.codec import from_json, to_json
+from ..optimize.memory import peak_bytes
+from ..optimize.report import versions
+from ..priors.load import load_prior
+from ..render.cameras import orbit
+from ..render.occupancy import OccupancyGrid
+from ..render.pictures import contact_sheet, write_png
+
+RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
+JUDGE_VERSION = 1
+"""Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
+PREVIEW_SIZE = 96
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt, method and seed, and everything its result depends on; plain data, so that it can cross processes.
+
+    Attributes:
+        settings: a run's ``Settings`` as JSON.
+        fingerprint: the prior's.
+        others: the prompts its result must be refused for.
+    """
+
+    prompt: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    fingerprint: str
+    others: tuple[str, ...]
+    model: str | None
+    device: str
+    folder: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.prompt!r}, seed {self.seed}"
+
+    def run_key(self) -> str:
+        """Hash of all that decides the field."""
+        return digest([self.prompt, self.method, self.seed, self.settings, self.fingerprint, __version__])
+
+    def judge_key(self) -> str:
+        """Hash of all that decides the verdict on it."""
+        return judge_key(self.others)
+
+
+def judge_key(prompts: tuple[str, ...]) -> str:
+    """Hash of the judge itself and of the prompts it compares a field with."""
+    return digest([asdict(Thresholds()), prompts, JUDGE_VERSION])
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of ``value``'s canonical JSON, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result in a job's folder, if any."""
+    return read_json(folder / RESULT)
+
+
+def is_done(job: Job) -> bool:
+    """Whether the job's folder holds a verdict made with exactly these settings and this judge."""
+    result = read_result(Path(job.folder))
+    return result is not None and result.get("status") == "judged" and matches(job, result)
+
+
+def matches(job: Job, result: Mapping[str, Any]) -> bool:
+    """Whether a result was made with exactly this job's settings and judge."""
+    return (result.get("run_key"), result.get("judge_key")) == (job.run_key(), job.judge_key())
+
+
+def failure(job: Job, error: str) -> dict[str, Any]:
+    """The result of a job that ended without a verdict."""
+    return {
+        "status": "failed", "prompt": job.prompt, "method": job.method, "seed": job.seed,
+        "run_key": job.run_key(), "judge_key": job.judge_key(), "error": error,
+    }  # fmt: skip
+
+
+def _keep(job: Job, field: DensityField, occupancy: OccupancyGrid) -> None:
+    tensors = {f"field.{k}": v.cpu().contiguous() for k, v in field.state_dict().items()}
+    tensors |= {f"occupancy.{k}": v.cpu().contiguous() for k, v in occupancy.state_dict().items()}
+    write_bytes(Path(job.folder) / FIELD, save_tensors(tensors, metadata={"run_key": job.run_key()}))
+
+
+def _kept(job: Job, settings: Settings) -> tuple[DensityField, OccupancyGrid] | None:
+    """The field an earlier run with the same settings left behind."""
+    earlier = read_result(Path(job.folder))
+    path = Path(job.folder) / FIELD
+    same = earlier is not None and earlier.get("status") == "judged" and earlier["run_key"] == job.run_key()
+    if not same or not path.is_file():
+        return None
+    tensors = load_tensors(path.read_bytes())
+    field = DensityField(settings.field, generator=torch.Generator().manual_seed(0))
+    occupancy = OccupancyGrid(settings.occupancy_resolution)
+    for prefix, module in (("field.", field), ("occupancy.", occupancy)):
+        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    return field, occupancy
+
+
+def _distil(job: Job, settings: Settings, report: Report) -> tuple[DensityField, OccupancyGrid, dict[str, Any]]:
+    prior = load_prior(job.model, device=job.device)
+    run = Distillation(prior, job.prompt, settings, seed=job.seed)
+
+    def listen(event: object) -> None:
+        if isinstance(event, Step):
+            report(event.iteration, event.iterations)
+
+    began = time.monotonic()
+    run.run(listeners=(listen,))
+    facts = {
+        "minutes": (time.monotonic() - began) / 60,
+        "seconds": dict(run.watch.total),
+        "peak_memory_bytes": peak_bytes(run.device),
+        "occupancy": run.occupancy.fraction,
+        "skipped": run.skipped,
+        "warnings": list(run.warnings),
+    }
+    return run.field.cpu(), run.occupancy.cpu(), facts
+
+
+def perform(job: Job, report: Report) -> dict[str, Any]:
+    """Do the job and write its folder; returns the result. Anything that goes wrong becomes a result too."""
+    folder = make_folder(Path(job.folder))
+    try:
+        result = _perform(job, folder, report)
+    except Distill3DError as error:
+        result = failure(job, str(error))
+    except Exception as error:
+        result = failure(job, "".join(traceback.format_exception(error)))
+    write_json(folder / RESULT, result)
+    return result
+
+
+def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
+    settings = from_json(Settings, job.settings)
+    kept = _kept(job, settings)
+    if kept is None:
+        field, occupancy, facts = _distil(job, settings, report)
+        _keep(job, field, occupancy)
+    else:
+        field, occupancy = kept
+        earlier = read_result(folder) or {}
+        facts = {k: earlier[k] for k in ("minutes", "seconds", "peak_memory_bytes", "occupancy", "skipped", "warnings")}
+    field.requires_grad_(False)
+    began = time.monotonic()
+    seen = observe(field, occupancy=occupancy, render_settings=settings.render, mesh_settings=MeshSettings())
+    judgement = judge(seen, job.prompt)
+    taken_for = [p for p in job.others if accepts(seen, p)]
+    judged_in = time.monotonic() - began
+    sheet = contact_sheet(
+        field, orbit([30.0, 120.0, 210.0, 300.0, 30.0], [15.0] * 4 + [80.0]), size=PREVIEW_SIZE, kinds=("shaded",),
+        labels=[""] * 5, occupancy=occupancy, settings=settings.render,
+    )  # fmt: skip
+    write_png(folder / PREVIEW, sheet)
+    return {
+        "status": "judged", "prompt": job.prompt, "method": job.method, "seed": job.seed,
+        "passed": judgement.passed, "failures": list(judgement.failures), "judgement": judgement.to_json(),
+        "shuffled_prompts": len(job.others), "taken_for": taken_for,
+        **facts, "judging_seconds": judged_in,
+        "run_key": job.run_key(), "judge_key": job.judge_key(), "prior": job.fingerprint, "settings": job.settings,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
+    """Judge an untrained field and a grey ball for every prompt: how many each was wrongly taken for."""
+    generator = torch.Generator().manual_seed(0)
+    untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
+    found = {}
+    for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
+        occupancy = OccupancyGrid(settings.occupancy_resolution)
+        occupancy.update(field, step_size=settings.render.step_size, generator=generator, warmup=True)
+        seen = observe(field, occupancy=occupancy, render_settings=settings.render)
+        found[name] = {"judged": len(prompts), "taken_for": [p for p in prompts if accepts(seen, p)]}
+    return found
+
+
+def job_of(
+    prompt: str, method: str, seed: int, settings: Settings, prompts: tuple[str, ...], fingerprint: str,
+    *, model: Path | None, device: str, folder: Path,
+) -> Job:  # fmt: skip
+    """A job from settings objects; its folder is ``folder`` plus a name made of its prompt, method and seed."""
+    slug = f"{method}-{'-'.join(prompt.lower().split())}-{seed}"
+    return Job(
+        prompt, method, seed, to_json(settings), fingerprint, others(prompt, prompts),
+        None if model is None else str(model), device, str(folder / slug),
+    )  # fmt: skip

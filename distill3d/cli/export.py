@@ -1,0 +1,48 @@
+"""``distill3d export``: the mesh of a finished or stopped run, written again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from ..files import make_folder
+from ..mesh import MeshSettings
+from ..optimize import checkpoint as checkpoints
+from ..optimize.saved import SavedField
+from . import app
+from .results import MeshFormat, write_mesh
+
+DESCRIPTION = """Write the mesh of a run again from its checkpoint: other resolution, level, face budget or format.
+
+Needs no diffusion model. A run that was stopped can be exported as far as it came."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Flags of ``distill3d export``."""
+
+    run: tyro.conf.Positional[Path]
+    """Output folder of a run, the one that holds checkpoint.safetensors."""
+    out: Path | None = None
+    """File to write; its suffix .glb, .obj or .ply decides the format. By default mesh.<format> in the run's folder."""
+    mesh_format: MeshFormat = "glb"
+    """File format when --out is left out."""
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+
+
+def run(arguments: Sequence[str], console: Console) -> int:
+    """Run the command; returns the exit status."""
+    flags = app.parse(Export, "export", arguments, DESCRIPTION)
+    saved = SavedField.load(checkpoints.load(flags.run))
+    folder = flags.run if flags.run.is_dir() else flags.run.parent
+    path = flags.out or folder / f"mesh.{flags.mesh_format}"
+    make_folder(path.parent)
+    with console.status("extracting the mesh"):
+        mesh = write_mesh(saved, path, flags.mesh)
+    console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
+    console.print(f"  mesh      {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0

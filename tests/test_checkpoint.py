@@ -1,0 +1,137 @@
+"""Nothing a run has computed is lost: resume continues bit for bit, and every damaged checkpoint says what it is."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_run import SMALL, make_prior, parameters
+
+from distill3d.errors import CheckpointError, OutputError
+from distill3d.optimize import Checkpointed, Distillation, Step
+from distill3d.optimize import checkpoint as checkpoints
+
+
+def start(method: str = "asd", **changes: Any) -> Distillation:
+    return Distillation(make_prior(), "a red ball", replace(SMALL, method=method, **changes), seed=5)
+
+
+@pytest.mark.parametrize("method", ["sds", "asd", "csd"])
+def test_a_resumed_run_ends_bit_for_bit_where_an_unbroken_one_does(tmp_path: Path, method: str) -> None:
+    whole = start(method)
+    whole.run()
+    broken = start(method)
+    steps: list[Any] = []
+    finished = broken.run(listeners=(steps.append,), folder=tmp_path, stop=lambda: len(steps) >= 3)
+    assert not finished and broken.iteration == 3
+    resumed = Distillation.resume(make_prior(), checkpoints.load(tmp_path))
+    assert resumed.iteration == 3
+    assert resumed.run(folder=tmp_path)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    assert resumed.last is not None and whole.last is not None
+    assert (resumed.last.loss, resumed.last.occupancy) == (whole.last.loss, whole.last.occupancy)
+
+
+def test_a_listener_that_raises_leaves_a_checkpoint_to_continue_from(tmp_path: Path) -> None:
+    whole = start()
+    whole.run()
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(event: Any) -> None:
+        if isinstance(event, Step) and event.iteration == 5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        start().run(listeners=(cancel,), folder=tmp_path)
+    resumed = Distillation.resume(make_prior(), checkpoints.load(tmp_path))
+    assert resumed.iteration == 5
+    resumed.run()
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_other_settings_prompt_seed_or_prior_are_refused_with_each_difference(tmp_path: Path) -> None:
+    start().run(folder=tmp_path)
+    stored = checkpoints.load(tmp_path)
+    other = start(iterations=9, batch=1)
+    with pytest.raises(CheckpointError) as error:
+        other.load(stored)
+    assert "settings.batch: 2 in the checkpoint, 1 now" in str(error.value)
+    assert "settings.iterations: 8 in the checkpoint, 9 now" in str(error.value)
+    with pytest.raises(CheckpointError, match="prior: analytic .* in the checkpoint, analytic"):
+        Distillation.resume(make_prior(std=0.2), stored)
+
+
+def damage(path: Path, how: str) -> None:
+    file = path / checkpoints.FILE_NAME
+    data = file.read_bytes()
+    if how == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "pickle":
+        file.write_bytes(pickle.dumps({"field": [1, 2, 3]}))
+    elif how == "torch zip":
+        torch.save({"a": torch.zeros(1)}, file)
+    elif how == "text":
+        file.write_text("this is no checkpoint, but it is long enough to look at")
+    elif how == "foreign":
+        save_file({"a": torch.zeros(3)}, file)
+    elif how == "bit flip":
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 16]) + data[-8:])
+    elif how == "newer":
+        with safe_open(file, "pt") as opened:
+            header = json.loads(opened.metadata()["distill3d"])
+            tensors = {k: opened.get_tensor(k) for k in opened.keys()}
+        save_file(tensors, file, {"distill3d": json.dumps({**header, "format": 99})})
+    elif how == "missing":
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("truncated", "damaged"),
+        ("empty", "damaged"),
+        ("pickle", "never read"),
+        ("torch zip", "never read"),
+        ("text", "damaged"),
+        ("foreign", "another safetensors file"),
+        ("bit flip", "checksum"),
+        ("newer", "Update distill3d"),
+        ("missing", "folder that --out named"),
+    ],
+)
+def test_every_damaged_checkpoint_is_refused_with_its_reason(tmp_path: Path, how: str, words: str) -> None:
+    start().run(folder=tmp_path)
+    damage(tmp_path, how)
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.load(tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start()
+    written: list[int] = []
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if run.iteration > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        run.run(listeners=(lambda e: written.append(e.iteration) if isinstance(e, Checkpointed) else None,), folder=tmp_path)
+    assert written == [4]
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
+    assert Distillation.resume(make_prior(), checkpoints.load(tmp_path)).iteration == 4

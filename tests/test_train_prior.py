@@ -1,0 +1,259 @@
+"""The prior's trainer at micro size: a folder that diffusers loads, bit-exact resume, and gates that can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from distill3d.errors import CheckpointError, SettingsError
+from distill3d.render.cameras import orbit
+from distill3d.train_prior import GateError, Gates, TrainPriorSettings, autoencoder, checkpoints, denoiser, text, train
+from distill3d.train_prior import train as train_function
+from distill3d.train_prior.export import load, sample, sheet
+from distill3d.train_prior.gates import measure_images
+from distill3d.train_prior.loop import Stage, fit
+from distill3d.train_prior.match import brightness, foreground, hue, labels, match_colours
+from distill3d.train_prior.optimizers import Muon, MuonAdamW, lr_scale, orthogonalise
+from distill3d.world import COLOURS, Object, WorldSettings, render_dataset, trace
+
+MICRO = TrainPriorSettings(
+    renders=64,
+    held_out=8,
+    world=WorldSettings(image_size=32),
+    vae_channels=(8, 16, 16),
+    vae_groups=4,
+    vae_steps=4,
+    vae_batch=2,
+    text_width=16,
+    text_layers=1,
+    unet_channels=(8, 16, 16),
+    unet_groups=4,
+    unet_heads=2,
+    unet_steps=6,
+    unet_batch=8,
+    checkpoint_every=3,
+    compile=False,
+    bf16=False,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prior") / "tiny"
+    train(out, device="cpu", settings=MICRO, gates=None)
+    return out
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(folder.glob("*/*.safetensors")):
+        if path.parent.name != ".training":
+            from safetensors.torch import load_file
+
+            found |= {f"{path.parent.name}/{k}": v for k, v in load_file(path).items()}
+    return found
+
+
+def test_the_folder_loads_and_samples(trained: Path) -> None:
+    pipeline = load(trained)
+    images = sample(pipeline, ["a red cube", "a blue torus, side view"], guidance=4.0, seed=0, steps=2)
+    assert images.shape == (2, 3, 32, 32)
+    assert images.isfinite().all()
+    assert torch.equal(images, sample(pipeline, ["a red cube", "a blue torus, side view"], 4.0, 0, steps=2))
+    assert sheet(images, 3).shape == (32, 96, 3)
+    assert pipeline.vae.config.scaling_factor == 0.18215
+    assert pipeline.safety_checker is None
+
+
+def test_the_folder_is_half_precision_and_holds_no_pickle(trained: Path) -> None:
+    assert {v.dtype for v in weights(trained).values() if v.is_floating_point()} == {torch.float16}
+    kinds = {p.suffix for p in trained.rglob("*") if p.is_file()}
+    assert kinds == {".safetensors", ".json", ".txt"}
+    assert str(trained.parent) not in "".join(p.read_text("utf-8") for p in trained.glob("*/*.json"))
+
+
+def test_resume_is_bit_exact_and_seeded(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def export_once(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    module = __import__("sys").modules[train_function.__module__]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "export", export_once)
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                tmp_path / "b", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "s", snapshot_every=3
+            )
+    train(tmp_path / "b", device="cpu", settings=MICRO, gates=None)
+    first, second = weights(trained), weights(tmp_path / "b")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    logs = [json.loads((folder / "training.json").read_text()) for folder in (trained, tmp_path / "b")]
+    assert logs[0]["unet"] == logs[1]["unet"]
+
+
+def test_checkpoints_of_other_settings_are_refused(trained: Path) -> None:
+    other = dataclasses.replace(MICRO, vae_channels=(8, 16, 24))
+    with pytest.raises(CheckpointError, match="vae_channels"):
+        train(trained, device="cpu", settings=other, gates=None)
+
+
+def test_damaged_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="Delete it"):
+        checkpoints.read(tmp_path / "x.safetensors", {})
+
+
+def test_unknown_device() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    with pytest.raises(SettingsError, match="device='auto'"):
+        train(Path("unused"), device="cuda")
+
+
+def test_vocabulary_is_clips(trained: Path) -> None:
+    tokenizer = load(trained).tokenizer
+    words = tokenizer.tokenize("a red octahedron, overhead view")
+    assert words == ["a</w>", "red</w>", "octahedron</w>", ",</w>", "overhead</w>", "view</w>"]
+    ids = text.tokenize(tokenizer, ["a red cube", "", "a red cube"])
+    assert ids.shape == (3, MICRO.text_length)
+    assert torch.equal(ids[0], ids[2])
+    assert int(ids.max()) == tokenizer.eos_token_id == len(tokenizer) - 1
+    assert set(ids[1, 1:].tolist()) == {tokenizer.eos_token_id}
+    strange = tokenizer("zebra-7 ÿ").input_ids[1:-1]
+    assert len(strange) >= 7
+    assert tokenizer.eos_token_id not in strange
+
+
+def test_whitening_changes_latents_and_not_pictures() -> None:
+    torch.manual_seed(0)
+    vae = autoencoder.build(MICRO)
+    images = render_dataset(16, 0, MICRO.world).images
+    raw = autoencoder.encode_all(vae, images, CPU, bf16=False)
+    before = autoencoder.decode_all(vae, raw, CPU)
+    white, variances = autoencoder.whiten(vae, raw)
+    again = autoencoder.encode_all(vae, images, CPU, bf16=False)
+    torch.testing.assert_close(again * autoencoder.SCALING, white, atol=2e-3, rtol=1e-3)
+    assert (autoencoder.decode_all(vae, again, CPU).int() - before.int()).abs().max() <= 1
+    covariance = torch.cov(white.transpose(0, 1).flatten(1))
+    kept = variances >= variances.max() * autoencoder.SMALLEST_EIGENVALUE
+    assert int(((torch.linalg.eigvalsh(covariance) - 1).abs() < 1e-3).sum()) == int(kept.sum())
+
+
+def test_orthogonalise() -> None:
+    g = torch.Generator().manual_seed(0)
+    for shape in ((2, 24, 40), (2, 24, 200), (2, 200, 24)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=g)))
+        assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_muon_is_torchs_muon() -> None:
+    reference = getattr(torch.optim, "Muon", None)
+    if reference is None:
+        pytest.skip("this torch has no Muon")
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Parameter(torch.randn(24, 16)), torch.nn.Parameter(torch.empty(24, 16))
+    theirs.data.copy_(ours.data)
+    optimizers = Muon([ours], 0.02, 0.1), reference([theirs], lr=0.02, weight_decay=0.1)
+    for _ in range(3):
+        ours.grad = torch.randn(24, 16)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
+def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
+    target = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
+
+    def stage(steps: int) -> Stage:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(6, 6)
+        named = dict(model.named_parameters())
+
+        def loss(g: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            x = torch.randn(8, 6, generator=g)
+            return (model(x) - x @ target).square().mean(), {}
+
+        optimizer = MuonAdamW(named, {"weight"}, 0.05, 1e-2, (0.9, 0.98), 0.0)
+        return Stage("toy", named, optimizer, loss, steps, 2, 0.5, 0.01, 1.0, 0.9, {"a": 1})
+
+    def stop(step: int, _: Any) -> None:
+        if step == 10:
+            raise KeyboardInterrupt
+
+    whole = stage(20)
+    rows = fit(whole, 0, tmp_path / "whole", 5, True)
+    halves = stage(20)
+    with pytest.raises(KeyboardInterrupt):
+        fit(halves, 0, tmp_path / "halves", 5, True, stop)
+    halves = stage(20)
+    assert fit(halves, 0, tmp_path / "halves", 5, True)[-1]["step"] == rows[-1]["step"] == 20
+    assert all(torch.equal(whole.named[k], halves.named[k]) for k in whole.named)
+
+
+def test_schedules() -> None:
+    scales = [lr_scale(s, 100, 10, 0.4, 0.01) for s in range(101)]
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[10:41] == [1.0] * 31
+    assert scales[100] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(scales[40:], scales[41:], strict=False))
+    a = denoiser.scheduler().alphas_cumprod
+    weight = denoiser.min_snr_weight(a, 5.0)
+    snr = a / (1 - a)
+    torch.testing.assert_close(weight * snr, snr.clamp(max=5.0))
+    t = denoiser.stratified_timesteps(10, torch.Generator().manual_seed(0))
+    assert (t // 100).tolist() == list(range(10))
+
+
+def test_gates_pass_on_the_truth_and_fail_on_everything_else() -> None:
+    data = render_dataset(96, 11)
+    images = data.images.float() / 255
+    shape, colour = labels(data.objects)
+    truth = measure_images(images, shape, colour)
+    assert truth["sample_hue"] >= 0.97
+    assert truth["sample_shape"] >= 0.9
+    shuffled = measure_images(images, (shape + 1) % 8, (colour + 3) % 8)
+    assert shuffled["sample_hue"] < 0.1 and shuffled["sample_shape"] < 0.2
+    angles = torch.arange(0.0, 360.0, 30.0)
+    balls, _ = trace([_Grey("sphere", "red")] * 12, orbit(angles, 20.0), 64)
+    as_cubes = measure_images(balls, torch.ones(12, dtype=torch.long), torch.zeros(12, dtype=torch.long))
+    assert as_cubes["sample_shape"] == 0 and as_cubes["sample_hue"] == 0
+    noise = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    blank = measure_images(noise, torch.arange(8), torch.arange(8))
+    assert blank["sample_shape"] < 0.5 and blank["residual"] > 0.1
+
+
+class _Grey(Object):
+    def albedo(self, points: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(points, 0.5)
+
+
+def test_gate_error_names_what_missed() -> None:
+    with pytest.raises(GateError, match=r"psnr >= 30 \(got 12\)"):
+        Gates().check({"psnr": 12.0, "reconstructed_hue": 1.0})
+    with pytest.raises(GateError, match="sample_hue"):
+        Gates().check({"sample_hue": float("nan")})
+    Gates().check({"psnr": 31.0, "border": 0.0})
+
+
+def test_matching_parts() -> None:
+    images, _ = trace([Object("cube", c) for c in COLOURS], orbit(30, 20).to("cpu")[torch.zeros(8).long()], 32)
+    mask, flat = foreground(images)
+    torch.testing.assert_close(flat, torch.ones(8, 3))
+    assert 0.05 < mask.float().mean() < 0.6
+    torch.testing.assert_close(brightness(images, mask).flatten(1).norm(dim=1), torch.ones(8))
+    assert match_colours(images).tolist() == list(range(8))
+    torch.testing.assert_close(hue(torch.eye(3)), torch.tensor([0.0, 120.0, 240.0]))
