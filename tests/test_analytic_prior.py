@@ -67,7 +67,7 @@ def test_null_prompt_mixes_prompts_of_different_spread_by_their_density() -> Non
     prior = GaussianPrior({"wide": MU_0, "narrow": MU_Y}, {"wide": 1.5, "narrow": 0.3})
     t = torch.tensor([200])
     alpha, sigma = (float(v) for v in prior.alpha_sigma(t))
-    x = (alpha * MU_Y + 0.6 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))).double().requires_grad_()
+    x = (alpha * MU_Y + 0.9 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))).double().requires_grad_()
     log_p = torch.stack(
         [
             torch.distributions.Normal(alpha * mu.double(), math.hypot(alpha * std, sigma)).log_prob(x).sum()

@@ -109,9 +109,9 @@ def test_every_place_in_the_batch_sees_every_side():
 
 def test_single_azimuths_are_uniform_and_elevations_are_the_stated_mixture():
     draw = torch.Generator().manual_seed(0)
-    azimuth = torch.cat([sample(CameraRanges(), 1, draw).azimuth for _ in range(3000)])
+    azimuth = torch.cat([sample(CameraRanges(), 1, draw).azimuth for _ in range(1000)])
     counts = torch.histc(azimuth, 6, -math.pi, math.pi)
-    assert (counts / 3000 - 1 / 6).abs().max() < 0.03
+    assert (counts / 1000 - 1 / 6).abs().max() < 0.05
     ranges = CameraRanges(elevation=(-10.0, 75.0))
     elevation = torch.rad2deg(sample(ranges, 20_000, draw).elevation)
     sines = [math.sin(math.radians(v)) for v in (-10, 30, 75)]

@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,13 +14,13 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from ..errors import CheckpointError, OutputError, SettingsError
+from ..errors import CheckpointError, OutputError, PriorError, SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings
 from ..optimize import Distillation, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.codec import from_json
-from ..priors.load import load_prior
+from ..priors.load import bundled_prior_path, load_prior
 from . import app
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         finished = distillation.run(listeners=(line,), folder=folder, stop=lambda: bool(stopped))
     if not finished:
         console.print(f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
-        console.print(f"  {_resume_command(flags, folder)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {_resume_command(folder)}", markup=False, highlight=False, soft_wrap=True)
         return 130
     with console.status("finishing") as status:
         files = write_results(
@@ -127,12 +127,21 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
                 identity["prompt"],
                 seed=identity["seed"],
                 negative=identity["negative"],
-                model=Path(identity["model"]) if identity.get("model") else None,
+                model=_stored_model(stored),
                 settings=settings,
             )
         except (KeyError, SettingsError) as error:
             raise CheckpointError(f"the checkpoint does not describe a run of this version of distill3d: {error}") from error
     return app.parse(Generate, "generate", arguments, DESCRIPTION, default)
+
+
+def _stored_model(stored: checkpoints.Checkpoint) -> Path | None:
+    """The model the run was started with, where it still is; None for the bundled prior."""
+    source = Path(str(stored.meta.get("source", "")))
+    with suppress(PriorError):
+        if source.resolve() == bundled_prior_path().resolve():
+            return None
+    return source if source.name and source.exists() else None
 
 
 def _folder(flags: Generate) -> Path:
@@ -149,11 +158,8 @@ def _folder(flags: Generate) -> Path:
     return flags.out
 
 
-def _resume_command(flags: Generate, folder: Path) -> str:
-    parts = ["distill3d", "generate", flags.prompt, "--resume", str(folder)]
-    if flags.model is not None:
-        parts += ["--model", str(flags.model)]
-    return shlex.join(parts)
+def _resume_command(folder: Path) -> str:
+    return shlex.join(["distill3d", "generate", "--resume", str(folder)])
 
 
 @contextmanager

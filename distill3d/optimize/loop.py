@@ -285,6 +285,7 @@ class Distillation:
         tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
         meta = {
             "identity": self.identity(),
+            "source": getattr(self.prior, "source", ""),
             "iteration": self.iteration,
             "skipped": self.skipped,
             "guard": self.guard.state(),

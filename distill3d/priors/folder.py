@@ -119,7 +119,8 @@ def _load(folder: Path, part: str, dtype: torch.dtype) -> Any:
                 output_loading_info=True, **options,
             )
     except Exception as error:
-        raise PriorError(f"{part} of {folder} cannot be built ({error}): copy the model folder again") from error
+        reason = " ".join(str(error).split())
+        raise PriorError(f"{part} of {folder} cannot be built ({reason}): copy the model folder again") from error
     missing = sorted(set(info.get("missing_keys") or ()))
     mismatched = sorted(str(entry[0]) for entry in info.get("mismatched_keys") or ())
     if missing or mismatched:

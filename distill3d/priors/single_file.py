@@ -194,9 +194,10 @@ def read_single_file(
     try:
         unet, vae, text_encoder = _build(tensors, header, version, sample_size, dtype)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:400]
         raise PriorError(
-            f"{path} looks like Stable Diffusion {version}.x and does not have its tensors ({error}): it is incomplete "
-            "or of a changed architecture; get the original"
+            f"{path} looks like Stable Diffusion {version}.x and does not have its tensors ({reason}): it is "
+            "incomplete or of a changed architecture; get the original"
         ) from error
     return Parts(
         unet, vae, text_encoder, words, noise_schedule.alphas_cumprod(), prediction_type,

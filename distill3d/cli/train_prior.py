@@ -1,0 +1,56 @@
+"""``distill3d train-prior``: the bundled tiny text-to-image model, trained from nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from ..files import make_folder
+from ..train_prior import TrainPriorSettings, train
+from . import app
+
+DESCRIPTION = """Train the tiny text-to-image prior: renders of the procedural world, an autoencoder, a text encoder and a UNet
+in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores some hours; stop it at any time and call it again to
+go on. The same seed on the same CPU gives the same weights. Ends with its gates, and fails loudly when one is missed."""
+
+
+@dataclass(frozen=True)
+class TrainPrior:
+    """Flags of ``distill3d train-prior``."""
+
+    out: Path = Path("output/tiny-prior")
+    """Folder for the prior in diffusers layout; checkpoints lie in its .training folder."""
+    seed: int = 0
+    """Decides data, initial weights and the order of training."""
+    device: str = "auto"
+    """Auto (CUDA when there is one), cpu or cuda."""
+    fresh: bool = False
+    """Start over, ignoring the checkpoints of an earlier run."""
+    snapshot: Path | None = None
+    """Folder for usable intermediate priors."""
+    settings: Annotated[TrainPriorSettings, tyro.conf.arg(name="")] = field(default_factory=TrainPriorSettings)
+
+
+def run(arguments: Sequence[str], console: Console) -> int:
+    """Run the command; returns the exit status."""
+    flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION)
+    make_folder(flags.out)
+    logging.getLogger("distill3d").setLevel(logging.INFO)
+    measured = train(
+        flags.out,
+        seed=flags.seed,
+        device=flags.device,
+        settings=flags.settings,
+        resume=not flags.fresh,
+        snapshot=flags.snapshot,
+    )
+    for name, value in measured.items():
+        console.print(f"  {name:<24} {value:.4g}", highlight=False)
+    console.print(f"  prior                    {flags.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0

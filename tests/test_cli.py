@@ -1,0 +1,169 @@
+"""The command line as a user meets it: results that other programs open, and bad input that ends in one clear message."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trimesh
+from PIL import Image
+
+from distill3d.cli import main
+from distill3d.optimize import checkpoint as checkpoints
+
+FAST = ["--iterations", "3", "--resolution", "16", "--render.samples-per-ray", "24", "--turntable-frames", "4"]
+FAST += ["--field.grid.levels", "4", "--field.grid.log2-table-size", "12", "--mesh.resolution", "32"]
+
+
+def generate(model: Path, out: Path, *flags: str, prompt: str = "a red cube") -> int:
+    return main(["generate", prompt, "--model", str(model), "--out", str(out), *FAST, *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert generate(tiny_pipeline, out, "--method", "asd", "--seed", "7") == 0
+    return out
+
+
+def test_a_run_leaves_files_that_other_programs_open(finished: Path) -> None:
+    mesh = trimesh.load_scene(finished / "mesh.glb")
+    assert sum(len(g.faces) for g in mesh.geometry.values()) > 100
+    sheet = Image.open(finished / "sheet.png")
+    assert sheet.width > sheet.height / 2 and len(sheet.getcolors(1 << 20) or []) > 10
+    import av
+
+    with av.open(str(finished / "turntable.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 4
+    report = json.loads((finished / "report.json").read_text())
+    assert (report["prompt"], report["method"], report["seed"]) == ("a red cube", "asd", 7)
+    assert report["iterations"] == {"done": 3, "planned": 3, "skipped": 0}
+    assert {"render", "encode", "unet", "backward"} <= set(report["seconds"])
+    assert report["mesh"]["faces"] > 100 and report["peak_memory_bytes"]["process"] > 1e7
+    assert report["settings"]["asd"]["eta"] == 0.1 and report["versions"]["torch"]
+
+
+def test_export_writes_the_mesh_again_without_a_model(finished: Path, tmp_path: Path) -> None:
+    for suffix in ("glb", "obj", "ply"):
+        path = tmp_path / f"again.{suffix}"
+        assert main(["export", str(finished), "--out", str(path), "--mesh.resolution", "24"]) == 0
+        assert len(trimesh.load(path, force="mesh").faces) > 50
+
+
+def bad(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    status = main(list(arguments))
+    return status, " ".join(capsys.readouterr().err.split())
+
+
+def test_bad_flags_are_refused_before_anything_is_written(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    model = ["--model", str(tiny_pipeline), "--out", str(out)]
+    for flags, words in (
+        (["generate", "   ", *model], "expected a prompt"),
+        (["generate", *model], "prompt"),
+        (["generate", "a cube", "--method", "dds", *model], "dds"),
+        (["generate", "a cube", "--preset", "best", *model], "best"),
+        (["generate", "a cube", "--iterations", "-3", *model], "expected iterations of 1 or more, got -3"),
+        (["generate", "a cube", "--sds.guidance", "lots", *model], "lots"),
+        (["generate", "a cube", "--model", str(tmp_path / "nowhere"), "--out", str(out)], "there is no file or folder"),
+        (["bench", "speed"], "unknown benchmark 'speed'"),
+        (["paint"], "unknown command 'paint'"),
+    ):
+        status, message = bad(capsys, *flags)
+        assert status != 0, flags
+        assert words in message and "Traceback" not in message, (flags, message)
+    assert not out.exists()
+
+
+def test_resume_refuses_what_is_no_checkpoint_and_other_settings(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, message = bad(capsys, "generate", "--resume", str(tmp_path))
+    assert status == 1 and "expected a run's output folder" in message
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    before = (copy / checkpoints.FILE_NAME).read_bytes()
+    status, message = bad(capsys, "generate", "--resume", str(copy), "--batch", "3")
+    assert status == 1 and "settings.batch: 2 in the checkpoint, 3 now" in message
+    (copy / checkpoints.FILE_NAME).write_bytes(before[:1000])
+    status, message = bad(capsys, "generate", "--resume", str(copy))
+    assert status == 1 and "damaged" in message
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(
+    tiny_pipeline: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, message = bad(
+        capsys, "generate", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path / "file" / "out"), *FAST
+    )
+    assert status == 1 and "could not write" in message and "choose another" in message
+    status, message = bad(capsys, "generate", "a cube", "--model", str(tiny_pipeline), "--out", str(finished), *FAST)
+    assert status == 1 and "--resume" in message
+
+
+def test_not_finite_weights_in_the_prior_are_named(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_pipeline, model)
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_in.weight"][0, 0, 0, 0] = float("nan")
+    save_file(tensors, file)
+    status, message = bad(capsys, "generate", "a cube", "--model", str(model), "--out", str(tmp_path / "out"), *FAST)
+    assert status == 1 and "conv_in.weight" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(tiny_pipeline: Path, tmp_path: Path) -> None:
+    out, root = tmp_path / "out", Path(__file__).parents[1]
+    command = [sys.executable, "-m", "distill3d", "generate", "a red cube", "--model", str(tiny_pipeline)]
+    command += ["--out", str(out), *FAST, "--iterations", "5000"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True
+    )
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "it/s" in line or "s/it" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=120) == 130, "".join(lines) + rest
+    assert f"distill3d generate --resume {out}" in rest
+    stored = checkpoints.load(out)
+    assert 0 < stored.meta["iteration"] < 5000
+    assert [p.name for p in out.iterdir()] == [checkpoints.FILE_NAME]
+
+
+def test_help_teaches() -> None:
+    for command in (["--help"], ["bench", "--help"]):
+        assert main(command) == 0
+    assert main(["generate", "--help"]) == 0
+
+
+def test_the_pack_imports_without_the_host() -> None:
+    root = Path(__file__).parents[1]
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('pack', {str(root / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(root)!r}])\n"
+        "pack = importlib.util.module_from_spec(spec); sys.modules['pack'] = pack; spec.loader.exec_module(pack)\n"
+        "import pack.distill3d.optimize, pack.distill3d.mesh, pack.nodes\n"
+        "assert 'distill3d' not in sys.modules and 'diffusers' not in sys.modules and 'tyro' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})

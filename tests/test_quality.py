@@ -1,0 +1,201 @@
+"""The quality benchmark on a toy prior: jobs are done once, crashes are recorded, reports are well formed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from distill3d.bench import quality, quality_job, quality_report  # noqa: E402
+from distill3d.bench.quality import METHODS, PROMPTS, QualitySettings  # noqa: E402
+from distill3d.bench.quality_job import RESULT, Job, job_of, perform, read_result  # noqa: E402
+from distill3d.errors import PriorError, SettingsError  # noqa: E402
+from distill3d.evaluate import parse_prompt  # noqa: E402
+from distill3d.fields.density import FieldSettings  # noqa: E402
+from distill3d.fields.layout import HashGridSettings  # noqa: E402
+from distill3d.optimize import Settings  # noqa: E402
+from distill3d.priors.load import load_prior  # noqa: E402
+from distill3d.render.volume import RenderSettings  # noqa: E402
+from distill3d.schedules import Constant  # noqa: E402
+from distill3d.world import COLOURS, SHAPES  # noqa: E402
+
+TINY = Settings(
+    iterations=2,
+    batch=1,
+    resolution=Constant(16),
+    field=FieldSettings(grid=HashGridSettings(levels=2, log2_table_size=10, base_resolution=4, finest_resolution=8)),
+    render=RenderSettings(samples_per_ray=32),
+    occupancy_resolution=16,
+)
+PAIR = ("a red cube", "a blue torus")
+
+
+def tiny_settings(method: str) -> Settings:
+    return replace(TINY, method=method)
+
+
+@pytest.fixture
+def job(tiny_pipeline: Path, tmp_path: Path) -> Job:
+    fingerprint = load_prior(tiny_pipeline, device="cpu").fingerprint
+    return job_of(
+        PAIR[0], "sds", 3, TINY, PAIR, fingerprint, model=tiny_pipeline, device="cpu", folder=tmp_path / "jobs"
+    )
+
+
+def nothing(done: int, total: int) -> None:
+    pass
+
+
+def test_the_default_prompts_cover_the_world():
+    pairs = [parse_prompt(p) for p in PROMPTS]
+    assert len(set(PROMPTS)) == 12 and METHODS == ("sds", "csd", "asd", "tbsd")
+    assert {s for s, _ in pairs} == set(SHAPES) and {c for _, c in pairs} == set(COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": ()}, "prompts"),
+        ({"prompts": ("a red cube", "a red cube")}, "repetition"),
+        ({"prompts": ("a red dragon",)}, "exactly one shape"),
+        ({"methods": ("sdss",)}, "sdss"),
+        ({"seeds": ()}, "seeds"),
+        ({"processes": -1}, "processes"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(change, message):
+    with pytest.raises(SettingsError, match=message):
+        QualitySettings(**change)
+
+
+def test_a_missing_prior_is_an_error_before_any_job(tmp_path):
+    with pytest.raises(PriorError):
+        quality.run(QualitySettings(out=tmp_path / "q", model=tmp_path / "absent"))
+    assert not (tmp_path / "q" / "jobs").exists()
+
+
+def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
+    chosen = QualitySettings(prompts=PAIR[:1], methods=("sds",), out=tmp_path, processes=1, model=tiny_pipeline)
+    seen = []
+    summary = quality.run(chosen, seen.append, tiny_settings)
+    assert (seen[0].done, seen[-1].done, seen[-1].total, seen[-1].failed) == (0, 1, 1, 0)
+    assert any(p.running for p in seen) and "1/1 done" in str(seen[-1])
+
+    stored = json.loads((tmp_path / "quality.json").read_text())
+    assert stored == json.loads(json.dumps(summary, allow_nan=False))
+    assert stored["benchmark"] == "quality" and stored["controls_refused"]
+    assert (stored["methods"]["sds"]["passed"], stored["methods"]["sds"]["of"]) == (0, 1)
+    assert set(stored["controls"]) == {"untrained field", "grey ball", "shuffled prompts"}
+    assert stored["thresholds"]["ball_margin"] == 0.1
+    folder = tmp_path / "jobs" / "sds-a-red-cube-0"
+    result = read_result(folder)
+    assert result["status"] == "judged" and not result["passed"] and result["failures"]
+    assert result["settings"]["iterations"] == 2 and result["minutes"] > 0
+    assert result["peak_memory_bytes"]["process"] > 1e7
+    assert "| a red cube | fail:" in (tmp_path / "quality.md").read_text()
+
+    from PIL import Image
+
+    with Image.open(tmp_path / "sheet-sds.png") as sheet, Image.open(folder / "preview.png") as preview:
+        assert sheet.width > preview.width == 5 * 96 and sheet.height == preview.height
+
+    before = (folder / RESULT).stat().st_mtime_ns
+    again = quality.run(chosen, settings_for=tiny_settings)
+    assert (folder / RESULT).stat().st_mtime_ns == before, "a finished job ran again"
+    assert again["jobs"] == summary["jobs"]
+
+
+def test_a_job_repeats_exactly_and_is_judged_again_from_its_kept_field(job, monkeypatch):
+    first = perform(job, nothing)
+    assert first["status"] == "judged" and quality_job.is_done(job)
+    assert quality_job.is_done(replace(job, others=())) is False
+    field = (Path(job.folder) / "field.safetensors").read_bytes()
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("distilled again")
+
+    monkeypatch.setattr(quality_job, "_distil", forbidden)
+    monkeypatch.setattr(quality_job, "JUDGE_VERSION", quality_job.JUDGE_VERSION + 1)
+    assert not quality_job.is_done(job)
+    second = perform(job, nothing)
+    assert second["status"] == "judged" and second["judgement"] == first["judgement"]
+    assert second["judge_key"] != first["judge_key"] and second["minutes"] == first["minutes"]
+    monkeypatch.undo()
+
+    (Path(job.folder) / RESULT).unlink()
+    assert perform(job, nothing)["judgement"] == first["judgement"]
+    assert (Path(job.folder) / "field.safetensors").read_bytes() == field
+
+
+def test_changed_settings_seed_or_prior_ask_for_a_new_run(job):
+    keys = {job.run_key()}
+    for change in ({"seed": 4}, {"fingerprint": "other"}, {"settings": {**job.settings, "iterations": 3}}):
+        keys.add(replace(job, **change).run_key())
+    assert len(keys) == 4
+    assert replace(job, folder="elsewhere").run_key() == job.run_key()
+
+
+def test_an_error_in_a_job_is_its_result(job, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(quality_job, "_distil", broken)
+    result = perform(job, nothing)
+    assert result["status"] == "failed" and "boom" in result["error"] and not quality_job.is_done(job)
+    assert read_result(Path(job.folder)) == result
+
+
+class _Dead:
+    """A process that was killed before it could write anything."""
+
+    exitcode = -9
+
+    def join(self) -> None:
+        pass
+
+
+def test_a_killed_process_is_recorded_and_tried_again(job):
+    result = quality._finish(quality._Running(job, _Dead(), None))  # type: ignore[arg-type]
+    assert result["status"] == "failed" and "signal 9" in result["error"]
+    assert read_result(Path(job.folder)) == result and not quality_job.is_done(job)
+
+
+def test_a_damaged_result_is_not_taken_for_a_finished_job(job):
+    Path(job.folder).mkdir(parents=True)
+    (Path(job.folder) / RESULT).write_text('{"status": "judg')
+    assert not quality_job.is_done(job)
+
+
+def made_result(prompt: str, method: str, passed: bool, taken_for: list[str]) -> dict[str, object]:
+    return {
+        "status": "judged", "prompt": prompt, "method": method, "seed": 0, "passed": passed,
+        "failures": [] if passed else ["shape: IoU 0.50, best is sphere 0.60, ball 0.60"],
+        "judgement": {"measures": {"iou": dict.fromkeys(SHAPES, 0.5)}}, "shuffled_prompts": 1, "taken_for": taken_for,
+        "minutes": 2.0, "peak_memory_bytes": {"process": 500_000_000},
+    }  # fmt: skip
+
+
+def test_the_report_counts_passes_failures_and_controls():
+    results = [
+        made_result(PAIR[0], "sds", True, []),
+        made_result(PAIR[1], "sds", False, ["a red cube"]),
+        {"status": "failed", "prompt": PAIR[0], "method": "asd", "seed": 0, "error": "Traceback\nRuntimeError: boom"},
+        made_result(PAIR[1], "asd", True, []),
+    ]
+    controls = {"grey ball": {"judged": 2, "taken_for": []}}
+    summary = quality_report.summarise(results, controls, {})
+    assert summary["methods"]["sds"]["passed"] == 1 and summary["methods"]["asd"]["without_verdict"] == 1
+    shuffled = summary["controls"]["shuffled prompts"]
+    assert shuffled == {"judged": 3, "taken_for": ["sds a blue torus taken for a red cube"]}
+    assert not summary["controls_refused"]
+    table = quality_report.markdown(summary).splitlines()
+    assert table[0] == "| prompt | sds | asd |"
+    assert table[2] == "| a red cube | pass (0.50) | no verdict |"
+    assert table[3] == "| a blue torus | fail: shape (0.50) | pass (0.50) |"
+    assert table[4] == "| **passed** | **1 of 2** | **1 of 2** |"
+    assert "| shuffled prompts | 3 | 1 |" in table and "| grey ball | 2 | 0 |" in table
