@@ -260,7 +260,7 @@ def test_optical_depth_of_a_uniform_box_is_distance_times_density():
 
 
 def test_the_solid_of_an_opaque_ball_has_its_volume_and_a_torus_its_hole():
-    density = sample_density(SolidField(lambda x: ball(x, (0, 0, 0), 0.6), density=500.0), None, 64)
+    density = sample_density(SolidField(lambda x: ball(x, (0, 0, 0), 0.6), density=500.0, softness=0.001), None, 64)
     assert solidify(density).volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.03)
     torus = solidify(sample_density(perfect(Object("torus", "red")), None, 64)).inside
     assert not torus[31:33, :, 31:33].any() and torus[49, 32, 32]
