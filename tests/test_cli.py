@@ -69,7 +69,7 @@ def test_bad_flags_are_refused_before_anything_is_written(
     model = ["--model", str(tiny_pipeline), "--out", str(out)]
     for flags, words in (
         (["generate", "   ", *model], "expected a prompt"),
-        (["generate", *model], "prompt"),
+        (["generate", *model], "expected a prompt"),
         (["generate", "a cube", "--method", "dds", *model], "dds"),
         (["generate", "a cube", "--preset", "best", *model], "best"),
         (["generate", "a cube", "--iterations", "-3", *model], "expected iterations of 1 or more, got -3"),
@@ -93,7 +93,7 @@ def test_resume_refuses_what_is_no_checkpoint_and_other_settings(
     shutil.copytree(finished, copy)
     before = (copy / checkpoints.FILE_NAME).read_bytes()
     status, message = bad(capsys, "generate", "--resume", str(copy), "--batch", "3")
-    assert status == 1 and "settings.batch: 2 in the checkpoint, 3 now" in message
+    assert status == 1 and "settings.batch: 1 in the checkpoint, 3 now" in message
     (copy / checkpoints.FILE_NAME).write_bytes(before[:1000])
     status, message = bad(capsys, "generate", "--resume", str(copy))
     assert status == 1 and "damaged" in message

@@ -39,7 +39,7 @@ that continues it."""
 class Generate:
     """Flags of ``distill3d generate``."""
 
-    prompt: tyro.conf.Positional[str]
+    prompt: tyro.conf.Positional[str] = ""
     """What to build: one object, without view words, for instance "a red cube"."""
     preset: Literal["draft", "standard", "fine"] = "draft"
     """Draft takes a minute or two with the bundled prior, standard a few minutes, fine the longest."""
@@ -117,8 +117,7 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
         known = method in ("sds", "csd", "asd", "tbsd") and name in ("draft", "standard", "fine")
         bundled = not app.given(arguments, "model", "")
         settings = preset(name, method, bundled=bundled) if known else Settings()
-        prompt = tyro.MISSING
-        default = Generate(prompt, preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
+        default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
     else:
         try:
             identity = stored.meta["identity"]

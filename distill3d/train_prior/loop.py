@@ -19,6 +19,7 @@ from .optimizers import Average, MuonAdamW, lr_scale
 
 logger = logging.getLogger(__name__)
 LOG_EVERY = 25
+IDLE_LIMIT = 10
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def fit(
         The log: one row of means a ``LOG_EVERY`` steps, also appended to ``folder/<stage>.jsonl``.
 
     Raises:
-        DivergedError: when the loss is not finite.
+        DivergedError: when the loss is not finite, or when parameters get no gradient in the first steps.
         CheckpointError: when ``resume`` finds a checkpoint of other settings.
     """
     path = folder / f"{stage.name}.safetensors"
@@ -69,15 +70,22 @@ def fit(
         logger.info("%s resumes at step %d of %d", stage.name, first, stage.steps)
     sums: dict[str, float] = {}
     began = time.perf_counter()
+    idle = set(stage.named)
     for step in range(first, stage.steps):
         loss, values = stage.loss(checkpoints.step_generator(seed, stage.name, step), step)
         loss.backward()
+        idle = {n for n in idle if (grad := stage.named[n].grad) is None or not grad.any()}
         scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
         norm = stage.optimizer.step(scale, stage.clip)
         average.update(step)
         for key, value in {"loss": loss.detach(), "norm": norm, **values}.items():
             sums[key] = sums.get(key, 0.0) + float(value)
         done = step + 1
+        if idle and done - first == IDLE_LIMIT:
+            raise DivergedError(
+                f"expected a gradient in every parameter of {stage.name}, got none within {IDLE_LIMIT} steps in "
+                f"{len(idle)} of {len(stage.named)}, such as {min(idle)}: part of the network is cut off"
+            )
         if done % LOG_EVERY == 0 or done == stage.steps:
             count = (done - 1) % LOG_EVERY + 1
             rows.append({"step": done, **{k: round(v / count, 6) for k, v in sums.items()}, "lr": round(scale, 5)})
