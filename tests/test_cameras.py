@@ -74,13 +74,16 @@ pairs = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 @settings(deadline=None, max_examples=60)
 def test_drawn_cameras_stay_in_their_ranges(elevation, azimuth, radius, fov, count, seed):
     ranges = CameraRanges(
-        elevation=tuple(180 * v - 90 for v in elevation), azimuth=tuple(360 * v - 180 for v in azimuth),
-        radius=tuple(1 + 4 * v for v in radius), fov=tuple(20 + 60 * v for v in fov),
+        elevation=tuple(180 * v - 90 for v in elevation),
+        azimuth=tuple(360 * v - 180 for v in azimuth),
+        radius=tuple(1 + 4 * v for v in radius),
+        fov=tuple(20 + 60 * v for v in fov),
     )
     cameras = sample(ranges, count, torch.Generator().manual_seed(seed))
     assert len(cameras) == count
     measured = {
-        "elevation": torch.rad2deg(cameras.elevation), "radius": cameras.position.norm(dim=-1),
+        "elevation": torch.rad2deg(cameras.elevation),
+        "radius": cameras.position.norm(dim=-1),
         "fov": torch.rad2deg(cameras.fov),
     }
     for name, value in measured.items():
@@ -135,9 +138,15 @@ def test_batches_slice_and_move():
     assert torch.equal(part.c2w, cameras.c2w[1:3]) and torch.equal(part.azimuth, cameras.azimuth[1:3])
 
 
-@pytest.mark.parametrize("wrong", [
-    {"elevation": (10.0, 0.0)}, {"radius": (0.0, 1.0)}, {"fov": (40.0, 180.0)}, {"elevation": (-91.0, 0.0)},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"elevation": (10.0, 0.0)},
+        {"radius": (0.0, 1.0)},
+        {"fov": (40.0, 180.0)},
+        {"elevation": (-91.0, 0.0)},
+    ],
+)
 def test_impossible_ranges_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         CameraRanges(**wrong)

@@ -68,7 +68,7 @@ def test_other_settings_prompt_seed_or_prior_are_refused_with_each_difference(tm
         other.load(stored)
     assert "settings.batch: 2 in the checkpoint, 1 now" in str(error.value)
     assert "settings.iterations: 8 in the checkpoint, 9 now" in str(error.value)
-    with pytest.raises(CheckpointError, match="prior: analytic .* in the checkpoint, analytic"):
+    with pytest.raises(CheckpointError, match=r"prior: analytic .* in the checkpoint, analytic"):
         Distillation.resume(make_prior(std=0.2), stored)
 
 
@@ -92,7 +92,7 @@ def damage(path: Path, how: str) -> None:
     elif how == "newer":
         with safe_open(file, "pt") as opened:
             header = json.loads(opened.metadata()["distill3d"])
-            tensors = {k: opened.get_tensor(k) for k in opened.keys()}
+            tensors = {k: opened.get_tensor(k) for k in list(opened.keys())}
         save_file(tensors, file, {"distill3d": json.dumps({**header, "format": 99})})
     elif how == "missing":
         file.unlink()
@@ -131,7 +131,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="disk is full"):
-        run.run(listeners=(lambda e: written.append(e.iteration) if isinstance(e, Checkpointed) else None,), folder=tmp_path)
+        run.run(
+            listeners=(lambda e: written.append(e.iteration) if isinstance(e, Checkpointed) else None,), folder=tmp_path
+        )
     assert written == [4]
     assert [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
     assert Distillation.resume(make_prior(), checkpoints.load(tmp_path)).iteration == 4

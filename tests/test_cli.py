@@ -1,4 +1,4 @@
-"""The command line as a user meets it: results that other programs open, and bad input that ends in one clear message."""
+"""The command line as a user meets it: results other programs open, and bad input that ends in one clear message."""
 
 from __future__ import annotations
 
@@ -166,4 +166,9 @@ def test_the_pack_imports_without_the_host() -> None:
         "import pack.distill3d.optimize, pack.distill3d.mesh, pack.nodes\n"
         "assert 'distill3d' not in sys.modules and 'diffusers' not in sys.modules and 'tyro' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd="/",
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )

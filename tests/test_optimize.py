@@ -19,6 +19,7 @@ from distill3d.render.cameras import CameraRanges, orbit, ring
 from distill3d.render.volume import render
 from distill3d.schedules import Constant
 
+
 @pytest.fixture
 def prior() -> GaussianPrior:
     return make_prior()
@@ -26,7 +27,9 @@ def prior() -> GaussianPrior:
 
 @pytest.mark.parametrize("method", ["sds", "asd"])
 def test_a_field_becomes_the_ball_that_the_prior_dreams_of(prior: GaussianPrior, method: str) -> None:
-    settings = replace(SMALL, iterations=120, method=method, optimizer=OptimizerSettings(Constant(0.03), Constant(0.003)))
+    settings = replace(
+        SMALL, iterations=120, method=method, optimizer=OptimizerSettings(Constant(0.03), Constant(0.003))
+    )
     settings = replace(settings, sds=type(settings.sds)(Constant(1.0)), asd=type(settings.asd)(Constant(2.0)))
     run = Distillation(prior, "a red ball", settings)
     run.run()
@@ -129,7 +132,9 @@ def test_a_single_not_finite_answer_costs_one_step_only() -> None:
     ("losses", "blob", "words"),
     [(LossSettings(sparsity=Constant(1e5)), 10.0, "vanished"), (LossSettings(), 4000.0, "fills the view")],
 )
-def test_lost_objects_stop_the_run_with_advice(prior: GaussianPrior, losses: LossSettings, blob: float, words: str) -> None:
+def test_lost_objects_stop_the_run_with_advice(
+    prior: GaussianPrior, losses: LossSettings, blob: float, words: str
+) -> None:
     field = replace(SMALL.field, blob_density=blob, blob="dreamfusion", blob_radius=2.0 if blob > 100 else 0.3)
     settings = replace(
         SMALL,

@@ -79,8 +79,9 @@ def test_an_exception_in_the_progress_call_stops_the_turntable():
 
 @pytest.mark.parametrize(("views", "expected"), [("columns", (3 * 24, 2 * 24)), ("rows", (2 * 24, 3 * 24))])
 def test_a_contact_sheet_has_every_view_in_every_kind(views, expected):
-    sheet = pictures.contact_sheet(Ball(), ring(3), size=24, kinds=("colour", "opacity"), views=views, settings=FAST,
-                                   labels=["", "", ""])
+    sheet = pictures.contact_sheet(
+        Ball(), ring(3), size=24, kinds=("colour", "opacity"), views=views, settings=FAST, labels=["", "", ""]
+    )
     assert sheet.size == expected
     pixels = np.asarray(sheet)
     for view in range(3):

@@ -127,8 +127,10 @@ def test_jitter_is_unbiased():
     _, chord = ball_chord(camera, 16, 0.6)
     draw = generator(3)
     with torch.no_grad():
-        runs = [render(Ball(density=0.05), camera, 16, 16, background=BLACK, settings=settings, generator=draw).opacity
-                for _ in range(400)]
+        runs = [
+            render(Ball(density=0.05), camera, 16, 16, background=BLACK, settings=settings, generator=draw).opacity
+            for _ in range(400)
+        ]
     # with so thin a ball opacity is sigma times the number of steps inside it, whose expectation is chord / dt
     assert (torch.stack(runs).mean(0) - 0.05 * chord).abs().max() < 0.05 * settings.step_size * 0.1 + 0.05 * 0.05 * 0.72
 
@@ -168,13 +170,25 @@ def test_gradients_match_float64_finite_differences(mode):
         field = Cloud(dtype=torch.float64)
         del field.shape, field.tint
         field.shape, field.tint = shape, tint
-        picture = render(field, cameras, 5, 5, background=behind, settings=settings, normals=True,
-                         shading=headlight(cameras, mode))
+        picture = render(
+            field, cameras, 5, 5, background=behind, settings=settings, normals=True, shading=headlight(cameras, mode)
+        )
         return (
-            (picture.rgb - target).square().mean() + 0.1 * picture.depth.mean() + picture.opacity.square().mean()
-            + picture.normal[..., 1].mean() + 0.01 * picture.samples.density.mean()
-            + sum(f(picture) for f in (regularisers.distortion, regularisers.sparsity, regularisers.opaque,
-                                       regularisers.entropy, regularisers.distance))
+            (picture.rgb - target).square().mean()
+            + 0.1 * picture.depth.mean()
+            + picture.opacity.square().mean()
+            + picture.normal[..., 1].mean()
+            + 0.01 * picture.samples.density.mean()
+            + sum(
+                f(picture)
+                for f in (
+                    regularisers.distortion,
+                    regularisers.sparsity,
+                    regularisers.opaque,
+                    regularisers.entropy,
+                    regularisers.distance,
+                )
+            )
         )
 
     field = Cloud(dtype=torch.float64)
@@ -191,8 +205,12 @@ def test_gradient_reaches_the_background():
 
 def gradients(field: nn.Module, picture: Rendering) -> list[Tensor]:
     field.zero_grad()
-    losses = (picture.rgb[..., 0].square().mean(), picture.depth.mean(), regularisers.opaque(picture),
-              regularisers.distortion(picture))
+    losses = (
+        picture.rgb[..., 0].square().mean(),
+        picture.depth.mean(),
+        regularisers.opaque(picture),
+        regularisers.distortion(picture),
+    )
     sum(losses).backward()
     return [p.grad.clone() for p in field.parameters()]
 
@@ -254,8 +272,16 @@ def test_occupancy_only_drops_samples_and_never_moves_one():
     settings = RenderSettings(cull_below=0)
     for draw in (None, 5):
         pictures = [
-            render(field, cameras, 24, 24, background=WHITE, occupancy=grid if masked else None, settings=settings,
-                   generator=None if draw is None else generator(draw))
+            render(
+                field,
+                cameras,
+                24,
+                24,
+                background=WHITE,
+                occupancy=grid if masked else None,
+                settings=settings,
+                generator=None if draw is None else generator(draw),
+            )
             for masked in (False, True)
         ]
         assert len(pictures[1].samples.ray) < 0.5 * len(pictures[0].samples.ray)
@@ -266,8 +292,16 @@ def test_occupancy_only_drops_samples_and_never_moves_one():
 def test_culling_hidden_samples_changes_little_and_starts_by_itself():
     field, cameras = Cloud(peak=200.0), orbit([0, 120], 10)
     grid = fitted_grid(field)
-    plain = render(field, cameras, 24, 24, background=WHITE, occupancy=grid, settings=RenderSettings(cull_below=0),
-                   shading=headlight(cameras))
+    plain = render(
+        field,
+        cameras,
+        24,
+        24,
+        background=WHITE,
+        occupancy=grid,
+        settings=RenderSettings(cull_below=0),
+        shading=headlight(cameras),
+    )
     wanted = gradients(field, plain)
     share = float(grid.visible_share)
     assert share < 0.5
@@ -326,12 +360,29 @@ def test_without_samples_the_picture_is_the_background_and_backward_works(mode):
     field, cameras, grid = Cloud(), orbit([0, 90], 0), OccupancyGrid(8)
     grid.set_occupied(torch.zeros(8, 8, 8, dtype=torch.bool))
     assert grid.is_empty and grid.fraction == 0
-    picture = render(field, cameras, 8, 8, background=WHITE * 0.4, occupancy=grid, shading=headlight(cameras, mode),
-                     normals=True, generator=generator())
+    picture = render(
+        field,
+        cameras,
+        8,
+        8,
+        background=WHITE * 0.4,
+        occupancy=grid,
+        shading=headlight(cameras, mode),
+        normals=True,
+        generator=generator(),
+    )
     assert (picture.rgb == 0.4).all() and (picture.opacity == 0).all() and (picture.depth == 0).all()
-    loss = picture.rgb.mean() + sum(f(picture) for f in (
-        regularisers.sparsity, regularisers.opaque, regularisers.entropy, regularisers.orientation,
-        regularisers.distortion, regularisers.distance))
+    loss = picture.rgb.mean() + sum(
+        f(picture)
+        for f in (
+            regularisers.sparsity,
+            regularisers.opaque,
+            regularisers.entropy,
+            regularisers.orientation,
+            regularisers.distortion,
+            regularisers.distance,
+        )
+    )
     loss.backward()
     assert all((p.grad == 0).all() for p in field.parameters())
 
@@ -530,8 +581,9 @@ def test_a_lit_ball_shows_lamberts_law():
     expected = 0.2 + 0.7 * (n * to_light).sum(-1).clamp_min(0)
     seen = chord > 0.4
     for mode in ("textureless", "lambertian"):
-        picture = render(Ball(), cameras, 32, 32, background=BLACK, settings=settings,
-                         shading=Shading(mode, light, 0.2, 0.7))
+        picture = render(
+            Ball(), cameras, 32, 32, background=BLACK, settings=settings, shading=Shading(mode, light, 0.2, 0.7)
+        )
         for channel in range(3):
             albedo = 1.0 if mode == "textureless" else Ball().colour[channel].item()
             assert (picture.rgb[..., channel] - albedo * expected)[seen].abs().max() < 0.02
@@ -569,8 +621,13 @@ def rendering(opacity: list[float] | None = None, **samples: Tensor) -> Renderin
     o = torch.tensor(opacity or [0.0, 0.0]).view(1, 1, 2)
     n = len(samples.get("ray", ()))
     made = {
-        "ray": torch.zeros(0, dtype=torch.long), "x": torch.zeros(n, 3), "t": torch.zeros(n), "dt": 0.1,
-        "density": torch.zeros(n), "weight": torch.zeros(n), "normal": None,
+        "ray": torch.zeros(0, dtype=torch.long),
+        "x": torch.zeros(n, 3),
+        "t": torch.zeros(n),
+        "dt": 0.1,
+        "density": torch.zeros(n),
+        "weight": torch.zeros(n),
+        "normal": None,
         "ray_direction": torch.tensor([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]),
     }
     flat = torch.zeros(1, 1, 2, 3)

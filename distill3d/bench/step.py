@@ -19,7 +19,7 @@ def run(iterations: int = 40, method: str = "sds", model: Path | None = None, de
     """Time ``iterations`` steps of the draft preset after a warm-up of a quarter as many.
 
     Returns:
-        ``ms_per_step`` and, by part, ``ms`` (median over the steps) and ``share`` of the sum; plus what was measured on.
+        ``ms_per_step`` and, by part, ``ms`` (median over the steps) and ``share`` of the sum; plus the circumstances.
     """
     prior = load_prior(model, device=device)
     settings = preset("draft", method, bundled=model is None)

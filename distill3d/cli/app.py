@@ -58,7 +58,7 @@ def _sector_text(text: str) -> str:
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
     """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does."""
     options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
+    parsed: T = tyro.cli(
         kind,
         prog=f"distill3d {command}",
         description=description,
@@ -67,6 +67,7 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
         config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
         **options,
     )
+    return parsed
 
 
 def given(arguments: Sequence[str], flag: str, default: str) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +21,8 @@ DESCRIPTION = """Measure, and print one JSON object on standard output with --js
 
 encoder: our hash grid against straightforward vectorised torch and against a per-level gather, forward and backward.
 step: share of each part in one distillation step of the draft preset.
-quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every finished
-job in --out and goes on from there when it is called again."""
+quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
+finished job in --out and goes on from there when it is called again."""
 
 _NAMES = ("encoder", "step", "quality")
 

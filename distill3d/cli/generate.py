@@ -31,8 +31,8 @@ Without --model the bundled tiny prior is used: it knows plain coloured solids (
 no download and no GPU. --model takes a Stable Diffusion 1.x or 2.x folder in diffusers layout, or a .safetensors file.
 
 The preset sets every other flag; flags you give change it. A SCHEDULE is a number (7.5), a line over the run (100->60),
-or cosine(100, 60), step(0.98, 0.5, at=0.2), piecewise(0:0, 0.5:-1). Ctrl-C stops, keeps the state and prints the command
-that continues it."""
+or cosine(100, 60), step(0.98, 0.5, at=0.2), piecewise(0:0, 0.5:-1). Ctrl-C stops, keeps the state and prints the
+command that continues it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
     stored = _stored(arguments)
     flags = _parse(arguments, stored)
     if not flags.prompt.strip():
-        raise SettingsError('expected a prompt, got an empty one: describe one object, e.g. distill3d generate "a red cube"')
+        raise SettingsError(
+            'expected a prompt, got an empty one: describe one object, e.g. distill3d generate "a red cube"'
+        )
     folder = _folder(flags)
     with console.status("loading the model"):
         prior = load_prior(flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer)
@@ -130,7 +132,9 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
                 settings=settings,
             )
         except (KeyError, SettingsError) as error:
-            raise CheckpointError(f"the checkpoint does not describe a run of this version of distill3d: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint does not describe a run of this version of distill3d: {error}"
+            ) from error
     return app.parse(Generate, "generate", arguments, DESCRIPTION, default)
 
 

@@ -37,7 +37,7 @@ def _crc(tensor: Tensor) -> int:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/checkpoint.safetensors`` in one step. Raises ``OutputError``; the earlier file then stays whole."""
+    """Write ``folder/checkpoint.safetensors`` in one step. Raises ``OutputError``; an earlier file then stays whole."""
     from safetensors.torch import save as serialise
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -66,7 +66,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint from a run's folder or the file itself.
 
     Raises:
-        CheckpointError: missing, truncated, damaged, a pickle, not a safetensors file, not ours, or from a newer format.
+        CheckpointError: missing, truncated, damaged, a pickle, not safetensors, not ours, or from a newer format.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -82,26 +82,34 @@ def load(path: Path) -> Checkpoint:
             )
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
     except OSError as error:
         raise CheckpointError(f"could not read {file}: {error.strerror or error}. {advice}") from error
     except SafetensorError as error:
-        raise CheckpointError(f"expected a whole safetensors checkpoint, got a damaged one: {file} ({error}). {advice}") from error
+        raise CheckpointError(
+            f"expected a whole safetensors checkpoint, got a damaged one: {file} ({error}). {advice}"
+        ) from error
     if "distill3d" not in metadata:
-        raise CheckpointError(f"expected a checkpoint written by distill3d, got another safetensors file: {file}. {advice}")
+        raise CheckpointError(
+            f"expected a checkpoint written by distill3d, got another safetensors file: {file}. {advice}"
+        )
     try:
         header = json.loads(metadata["distill3d"])
         found, checksums, meta = int(header["format"]), header["crc32"], header["meta"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"expected a distill3d header in {file}, got a damaged one ({error}). {advice}") from error
+        raise CheckpointError(
+            f"expected a distill3d header in {file}, got a damaged one ({error}). {advice}"
+        ) from error
     if found > FORMAT:
         raise CheckpointError(
-            f"expected checkpoint format {FORMAT} or older, got {found} from distill3d {header.get('version')}: {file}. "
-            "Update distill3d"
+            f"expected checkpoint format {FORMAT} or older, got {found} from distill3d {header.get('version')}: "
+            f"{file}. Update distill3d"
         )
     damaged = [name for name, tensor in tensors.items() if checksums.get(name) != _crc(tensor)]
     if damaged or set(checksums) != set(tensors):
-        raise CheckpointError(f"the checkpoint is damaged (checksum of {', '.join(damaged) or 'a missing tensor'}): {file}. {advice}")
+        raise CheckpointError(
+            f"the checkpoint is damaged (checksum of {', '.join(damaged) or 'a missing tensor'}): {file}. {advice}"
+        )
     return Checkpoint(tensors, meta)
 
 

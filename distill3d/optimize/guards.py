@@ -45,12 +45,12 @@ class Guard:
         self.not_finite += 1
         if self.not_finite >= self.settings.stop_after:
             raise DivergedError(
-                f"expected finite numbers, got a non-finite {culprit} in {self.not_finite} iterations in a row; the last "
-                "good state is kept. Lower --optimizer.rate-grid or the CFG scale, or load the model in fp32"
+                f"expected finite numbers, got a non-finite {culprit} in {self.not_finite} iterations in a row; "
+                "the last good state is kept. Lower --optimizer.rate-grid or the guidance scale, or load the model with --dtype fp32"
             )
         if self.not_finite == self.settings.lower_after:
             self.rate *= 0.5
-            return f"{culprit} was not finite {self.not_finite} times in a row: learning rate halved to {self.rate:g} of its setting"
+            return f"{culprit} was not finite {self.not_finite} times in a row: going on at {self.rate:g} of the rate"
         return None
 
     def check_opacity(self, opacity: float) -> None:
@@ -64,12 +64,12 @@ class Guard:
         if self.vanished >= self.settings.patience:
             raise DivergedError(
                 f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. "
-                "Lower --losses.sparsity, raise --field.blob-density, or raise the CFG scale; another --seed may be enough"
+                "Lower --losses.sparsity, raise --field.blob-density or the guidance scale; another --seed may be enough"
             )
         if self.filled >= self.settings.patience:
             raise DivergedError(
-                f"the object fills the view: mean opacity above {self.settings.opacity_high} for {self.filled} iterations. "
-                "Raise --losses.sparsity, lower --field.blob-density, or keep --background random"
+                f"the object fills the view: mean opacity above {self.settings.opacity_high} for {self.filled} "
+                "iterations. Raise --losses.sparsity, lower --field.blob-density, or keep --background.mode mixed"
             )
 
     def state(self) -> dict[str, float]:

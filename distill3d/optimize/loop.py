@@ -1,6 +1,6 @@
 """The distillation loop: render, encode, ask the prior, push the latent gradient back into the field.
 
-One step of DreamFusion's algorithm (arXiv 2209.14988, figure 3), for any prior and any method. All randomness comes from
+One step of DreamFusion's algorithm (arXiv 2209.14988, figure 3), for any prior and method. All randomness comes from
 named generators, one a purpose, so two methods on one seed see the same cameras, noise and initial field.
 """
 
@@ -243,7 +243,13 @@ class Distillation:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         squares = torch.stack([p.grad.square().sum() for p in parameters]) if parameters else loss.new_zeros(1)
         scalars = torch.stack(
-            [loss.detach(), squares.sum(), guided.finite.float(), guided.gradient.norm(), rendering.opacity.detach().mean()]
+            [
+                loss.detach(),
+                squares.sum(),
+                guided.finite.float(),
+                guided.gradient.norm(),
+                rendering.opacity.detach().mean(),
+            ]
             + [t.detach() for t in terms.values()]
         )
         value, square, guided_finite, norm, opacity, *parts = scalars.tolist()
@@ -318,7 +324,7 @@ class Distillation:
         """Continue from ``checkpoint``.
 
         Raises:
-            CheckpointError: its prompt, seed, prior, device or settings are not this run's; the message lists every difference.
+            CheckpointError: its prompt, seed, prior, device or settings are not this run's; every difference is listed.
         """
         try:
             differences = checkpoints.difference(checkpoint.meta["identity"], self.identity())
@@ -363,6 +369,8 @@ class Distillation:
             settings = from_json(Settings, identity["settings"])
             run = cls(prior, identity["prompt"], settings, negative=identity["negative"], seed=identity["seed"])
         except (KeyError, SettingsError) as error:
-            raise CheckpointError(f"the checkpoint does not describe a run of this version of distill3d: {error}") from error
+            raise CheckpointError(
+                f"the checkpoint does not describe a run of this version of distill3d: {error}"
+            ) from error
         run.load(checkpoint)
         return run

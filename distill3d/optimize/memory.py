@@ -16,7 +16,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_bytes(device: torch.device) -> dict[str, int]:
-    """Peak resident memory of this process and, on CUDA, peak device memory, in bytes; what cannot be known is absent."""
+    """Peak resident memory of this process and, on CUDA, peak device memory, in bytes; what is unknown is absent."""
     peak: dict[str, int] = {}
     try:
         import resource

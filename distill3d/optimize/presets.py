@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ..errors import SettingsError
 from ..fields.density import FieldSettings
 from ..fields.layout import HashGridSettings
+from ..methods import lookup
 from ..methods import preset as published
 from ..methods.asd import ASDSettings
 from ..methods.csd import CSDSettings
@@ -17,7 +17,7 @@ from ..methods.sds import SDSSettings
 from ..methods.tbsd import TBSDSettings
 from ..render.volume import RenderSettings
 from ..schedules import Constant, Linear, TimestepWindow
-from .settings import LossSettings, OptimizerSettings, Settings
+from .settings import LossSettings, MethodName, OptimizerSettings, Settings
 
 PRESETS = ("draft", "standard", "fine")
 
@@ -33,7 +33,7 @@ _FULL: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _tiny(name: str, method: str) -> Settings:
+def _tiny(name: str, method: MethodName) -> Settings:
     return Settings(
         **_TINY[name],
         method=method,
@@ -49,7 +49,7 @@ def _tiny(name: str, method: str) -> Settings:
     )
 
 
-def _full(name: str, method: str) -> Settings:
+def _full(name: str, method: MethodName) -> Settings:
     source = published(method)
     field = FieldSettings(grid=HashGridSettings.fine()) if name != "draft" else FieldSettings()
     return Settings(
@@ -77,5 +77,5 @@ def preset(name: str, method: str = "sds", *, bundled: bool = True) -> Settings:
     """
     if name not in PRESETS:
         raise SettingsError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
-    settings = (_tiny if bundled else _full)(name, method)
-    return replace(settings, method=method)
+    known = cast(MethodName, lookup(method).method.name.lower())
+    return (_tiny if bundled else _full)(name, known)

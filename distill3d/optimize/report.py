@@ -27,10 +27,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def build(run: Distillation, *, mesh: Mapping[str, Any] | None = None, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+def build(
+    run: Distillation, *, mesh: Mapping[str, Any] | None = None, files: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The report of a run as plain JSON; seconds and bytes, nothing that is not finite."""
     last = run.last
-    described = getattr(run.prior, "describe", dict)()
+    described: dict[str, Any] = getattr(run.prior, "describe", dict)()
     return {
         "prompt": run.prompts.prompt,
         "negative_prompt": run.prompts.negative,

@@ -39,7 +39,9 @@ class SavedField:
             occupancy = OccupancyGrid(settings.occupancy_resolution)
             for prefix, module in (("field", field), ("occupancy", occupancy)):
                 cut = len(prefix) + 1
-                module.load_state_dict({k[cut:]: v for k, v in checkpoint.tensors.items() if k.startswith(f"{prefix}.")})
+                module.load_state_dict(
+                    {k[cut:]: v for k, v in checkpoint.tensors.items() if k.startswith(f"{prefix}.")}
+                )
             facts = {
                 "prompt": identity["prompt"],
                 "method": settings.method,

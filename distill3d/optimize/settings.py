@@ -24,7 +24,6 @@ from ..render.volume import RenderSettings
 from ..schedules import Constant, Schedule, TimestepWindow, parse
 from .guards import GuardSettings
 
-
 MethodName = Literal["sds", "csd", "asd", "tbsd"]
 
 
@@ -96,8 +95,8 @@ class Settings:
     window: TimestepWindow = new(default_factory=TimestepWindow)
     gradient: GradientSettings = new(default_factory=GradientSettings)
     sectors: tuple[Sector, ...] = DEFAULT_SECTORS
-    """View sectors and the words they add, as "name | azimuth low..high | elevation low..high | suffix"; the first covers
-    every view, later ones override it."""
+    """View sectors and the words they add, as "name | azimuth low..high | elevation low..high | suffix", with a semicolon
+    between them, or a file with one a line; the first covers every view, later ones override it."""
     cameras: CameraRanges = new(default_factory=CameraRanges)
     field: FieldSettings = new(default_factory=FieldSettings)
     background: BackgroundSettings = new(default_factory=BackgroundSettings)
@@ -119,7 +118,14 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolution", parse(self.resolution))
         object.__setattr__(self, "sectors", check_sectors(self.sectors))
-        for name in ("iterations", "batch", "occupancy_resolution", "occupancy_every", "checkpoint_every", "diagnose_every"):
+        for name in (
+            "iterations",
+            "batch",
+            "occupancy_resolution",
+            "occupancy_every",
+            "checkpoint_every",
+            "diagnose_every",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
         if min(self.resolution(i / 100) for i in range(101)) < 8:

@@ -80,10 +80,12 @@ class OccupancyGrid(nn.Module):
             stale[torch.randperm(cells, generator=generator, device=device)[:count]] = True
             index = stale.nonzero()[:, 0]
         jitter = torch.rand(len(index), 3, generator=generator, device=device)
-        fresh = torch.cat([
-            field.density(2 * (self._cell(part) + noise) / self.resolution - 1).float()
-            for part, noise in zip(index.split(CHUNK), jitter.split(CHUNK), strict=True)
-        ])
+        fresh = torch.cat(
+            [
+                field.density(2 * (self._cell(part) + noise) / self.resolution - 1).float()
+                for part, noise in zip(index.split(CHUNK), jitter.split(CHUNK), strict=True)
+            ]
+        )
         flat = self.density.view(-1)
         flat[index] = torch.maximum(flat[index] * DECAY, fresh.nan_to_num(nan=0.0))
         depth = (self.density * step_size).clamp(max=1.0)

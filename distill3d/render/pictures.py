@@ -61,9 +61,13 @@ def picture(
         raise ValueError(f"expected exactly one camera, got {len(camera)}: index the batch with a slice of one")
     height, width = (size, size) if isinstance(size, int) else size
     shown = render(
-        field, camera, height, width,
+        field,
+        camera,
+        height,
+        width,
         background=torch.ones(3) if background is None else background,
-        occupancy=occupancy, settings=settings,
+        occupancy=occupancy,
+        settings=settings,
         shading=headlight(camera, ambient=0.3, diffuse=0.7) if kind == "shaded" else None,
         normals=kind == "normal",
     )
@@ -109,9 +113,7 @@ def contact_sheet(
     if len(labels) != len(cameras):
         raise ValueError(f"expected one label per view, got {len(labels)} labels for {len(cameras)} views")
     options: dict[str, Any] = {"occupancy": occupancy, "background": background, "settings": settings}
-    tiles = [
-        [picture(field, cameras[i : i + 1], size, kind, **options) for kind in kinds] for i in range(len(cameras))
-    ]
+    tiles = [[picture(field, cameras[i : i + 1], size, kind, **options) for kind in kinds] for i in range(len(cameras))]
     along = [torch.cat(view, 0 if views == "columns" else 1) for view in tiles]
     sheet = _image(torch.cat(along, 1 if views == "columns" else 0))
     for i, label in enumerate(labels):
@@ -143,8 +145,13 @@ def turntable(
     for i in range(frames):
         done.append(
             picture(
-                field, cameras[i : i + 1], size, kind,
-                occupancy=occupancy, background=background, settings=settings,
+                field,
+                cameras[i : i + 1],
+                size,
+                kind,
+                occupancy=occupancy,
+                background=background,
+                settings=settings,
             )
         )
         if on_frame is not None:

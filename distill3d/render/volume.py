@@ -177,9 +177,7 @@ def render(
         opacity=opacity,
         depth=pixels[..., 4] / opacity.clamp_min(1e-6),
         normal=pixels[..., 5:] if work.normals else None,
-        samples=Samples(
-            points.ray, points.x, points.t, settings.step_size, out.density, out.weight, out.normal, d
-        ),
+        samples=Samples(points.ray, points.x, points.t, settings.step_size, out.density, out.weight, out.normal, d),
     )
 
 
