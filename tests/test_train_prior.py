@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ MICRO = TrainPriorSettings(
     unet_steps=6,
     unet_batch=8,
     checkpoint_every=3,
-    compile=False,
     bf16=False,
 )
 CPU = torch.device("cpu")
@@ -93,9 +93,7 @@ def test_resume_is_bit_exact_and_seeded(trained: Path, tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(module, "export", export_once)
         with pytest.raises(KeyboardInterrupt):
-            train(
-                tmp_path / "b", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "s", snapshot_every=3
-            )
+            train(tmp_path / "b", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "s", snapshot_every=3)
     train(tmp_path / "b", device="cpu", settings=MICRO, gates=None)
     first, second = weights(trained), weights(tmp_path / "b")
     assert first.keys() == second.keys()
@@ -209,7 +207,7 @@ def test_schedules() -> None:
     assert scales[0] == pytest.approx(0.1)
     assert scales[10:41] == [1.0] * 31
     assert scales[100] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(scales[40:], scales[41:], strict=False))
+    assert all(a >= b for a, b in pairwise(scales[40:]))
     a = denoiser.scheduler().alphas_cumprod
     weight = denoiser.min_snr_weight(a, 5.0)
     snr = a / (1 - a)

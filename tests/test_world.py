@@ -10,7 +10,17 @@ import torch
 
 from distill3d.prompts import make_sectors
 from distill3d.render.cameras import orbit
-from distill3d.world import COLOURS, SHAPES, Object, WorldSettings, all_objects, normals, render_dataset, trace, view_word
+from distill3d.world import (
+    COLOURS,
+    SHAPES,
+    Object,
+    WorldSettings,
+    all_objects,
+    normals,
+    render_dataset,
+    trace,
+    view_word,
+)
 from distill3d.world.objects import with_article
 
 SMALL = WorldSettings(image_size=24)
@@ -24,7 +34,9 @@ def grid(count: int = 49, reach: float = 1.2) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_distance_is_exact(shape: str) -> None:
     """Walking the distance along the gradient, of norm 1, ends on the surface from inside and from outside."""
-    points = (torch.rand(20_000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2).requires_grad_()
+    points = (
+        torch.rand(20_000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2.4 - 1.2
+    ).requires_grad_()
     distance = Object(shape, "red").sdf(points)
     (gradient,) = torch.autograd.grad(distance.sum(), points)
     smooth = (gradient.norm(dim=-1) - 1).abs() < 1e-9

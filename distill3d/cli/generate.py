@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from ..errors import CheckpointError, OutputError, PriorError, SettingsError
+from ..errors import OutputError, PriorError, SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings
 from ..optimize import Distillation, Settings, preset
 from ..optimize import checkpoint as checkpoints
-from ..optimize.codec import from_json
+from ..optimize.state import described
 from ..priors.load import bundled_prior_path, load_prior
 from . import app
 from .progress import ProgressLine, clock
@@ -121,20 +121,14 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
         settings = preset(name, method, bundled=bundled) if known else Settings()
         default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
     else:
-        try:
-            identity = stored.meta["identity"]
-            settings = from_json(Settings, identity["settings"])
-            default = Generate(
-                identity["prompt"],
-                seed=identity["seed"],
-                negative=identity["negative"],
-                model=_stored_model(stored),
-                settings=settings,
-            )
-        except (KeyError, SettingsError) as error:
-            raise CheckpointError(
-                f"the checkpoint does not describe a run of this version of distill3d: {error}"
-            ) from error
+        settings, identity = described(stored)
+        default = Generate(
+            identity["prompt"],
+            seed=identity["seed"],
+            negative=identity["negative"],
+            model=_stored_model(stored),
+            settings=settings,
+        )
     return app.parse(Generate, "generate", arguments, DESCRIPTION, default)
 
 

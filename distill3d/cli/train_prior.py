@@ -17,8 +17,8 @@ from . import app
 
 DESCRIPTION = """Train the tiny text-to-image prior: renders of the procedural world, an autoencoder, a text encoder and
 a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores some hours; stop it at any time and call
-it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, and fails loudly when one is
-missed."""
+it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, and fails loudly when one
+is missed."""
 
 
 @dataclass(frozen=True)

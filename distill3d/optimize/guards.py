@@ -46,7 +46,8 @@ class Guard:
         if self.not_finite >= self.settings.stop_after:
             raise DivergedError(
                 f"expected finite numbers, got a non-finite {culprit} in {self.not_finite} iterations in a row; "
-                "the last good state is kept. Lower --optimizer.rate-grid or the guidance scale, or load the model with --dtype fp32"
+                "the last good state is kept. Lower --optimizer.rate-grid or the guidance scale, or load the model "
+                "with --dtype fp32"
             )
         if self.not_finite == self.settings.lower_after:
             self.rate *= 0.5
@@ -64,7 +65,7 @@ class Guard:
         if self.vanished >= self.settings.patience:
             raise DivergedError(
                 f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. "
-                "Lower --losses.sparsity, raise --field.blob-density or the guidance scale; another --seed may be enough"
+                "Lower --losses.sparsity, raise --field.blob-density or the guidance scale; or try another --seed"
             )
         if self.filled >= self.settings.patience:
             raise DivergedError(

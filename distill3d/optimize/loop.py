@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, OutOfMemoryError, OutputError, SettingsError
+from ..errors import OutOfMemoryError, OutputError
 from ..fields.background import Background
 from ..fields.density import DensityField
 from ..methods.gradient import surrogate_loss
@@ -28,7 +28,8 @@ from ..render.occupancy import OccupancyGrid
 from ..render.shading import sample_shading
 from ..render.volume import Rendering, render
 from . import checkpoint as checkpoints
-from .codec import from_json, to_json
+from . import state
+from .codec import to_json
 from .events import Checkpointed, Event, Listener, Step, Warned
 from .guards import Guard
 from .guidance import Guidance, Guided
@@ -151,8 +152,8 @@ class Distillation:
         try:
             return self._step()
         except BaseException as error:
-            for name, state in before.items():
-                self.generators[name].set_state(state)
+            for name, earlier in before.items():
+                self.generators[name].set_state(earlier)
             if not is_out_of_memory(error):
                 raise
             if self._shrunk:
@@ -281,25 +282,6 @@ class Distillation:
             skipped=not finite,
         )
 
-    def state(self) -> checkpoints.Checkpoint:
-        """Everything a run needs to continue bit for bit on the same device."""
-        tensors: dict[str, Tensor] = {}
-        for prefix, module in self._modules():
-            tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        tensors |= {f"generator.{name}": g.get_state() for name, g in self.generators.items()}
-        meta = {
-            "identity": self.identity(),
-            "source": getattr(self.prior, "source", ""),
-            "iteration": self.iteration,
-            "skipped": self.skipped,
-            "guard": self.guard.state(),
-            "seconds": dict(self.watch.total),
-            "warnings": self.warnings,
-        }
-        return checkpoints.Checkpoint(tensors, meta)
-
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
         return {
@@ -311,66 +293,20 @@ class Distillation:
             "settings": self.settings_json,
         }
 
-    def _modules(self) -> list[tuple[str, torch.nn.Module]]:
-        return [("field", self.field), ("background", self.background), ("occupancy", self.occupancy)]
-
     def save(self, folder: Path) -> Path:
         """Write the run's checkpoint in one step. Raises ``OutputError``; an earlier checkpoint then stays whole."""
-        path = checkpoints.save(folder, self.state())
+        path = checkpoints.save(folder, state.capture(self))
         self._emit(Checkpointed(path, self.iteration))
         return path
 
     def load(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Continue from ``checkpoint``.
-
-        Raises:
-            CheckpointError: its prompt, seed, prior, device or settings are not this run's; every difference is listed.
-        """
-        try:
-            differences = checkpoints.difference(checkpoint.meta["identity"], self.identity())
-            if differences:
-                raise CheckpointError(
-                    "expected the settings the checkpoint was made with, got other ones:\n  "
-                    + "\n  ".join(differences)
-                    + "\nResume without these flags, or start a new run with them in another --out folder"
-                )
-            self._load(checkpoint)
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise CheckpointError(
-                f"the checkpoint does not fit this version of distill3d ({type(error).__name__}: {error}): "
-                "resume with the version that wrote it"
-            ) from error
-
-    def _load(self, checkpoint: checkpoints.Checkpoint) -> None:
-        tensors, meta = checkpoint.tensors, checkpoint.meta
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-
-        for prefix, module in self._modules():
-            module.load_state_dict(under(prefix))
-        adam: dict[int, dict[str, Tensor]] = {}
-        for key, value in under("adam").items():
-            index, name = key.split(".", 1)
-            adam.setdefault(int(index), {})[name] = value.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": adam})
-        for name, generator in self.generators.items():
-            generator.set_state(tensors[f"generator.{name}"])
-        self.iteration, self.skipped = int(meta["iteration"]), int(meta["skipped"])
-        self.guard.load(meta["guard"])
-        self.watch.total.update(meta["seconds"])
-        self.warnings = list(meta["warnings"])
+        """Continue from ``checkpoint``. Raises ``CheckpointError`` with every difference when it is another run's."""
+        state.restore(self, checkpoint)
 
     @classmethod
     def resume(cls, prior: Prior, checkpoint: checkpoints.Checkpoint) -> Distillation:
         """The run that wrote ``checkpoint``, ready to go on. Raises ``CheckpointError``."""
-        try:
-            identity = checkpoint.meta["identity"]
-            settings = from_json(Settings, identity["settings"])
-            run = cls(prior, identity["prompt"], settings, negative=identity["negative"], seed=identity["seed"])
-        except (KeyError, SettingsError) as error:
-            raise CheckpointError(
-                f"the checkpoint does not describe a run of this version of distill3d: {error}"
-            ) from error
+        settings, identity = state.described(checkpoint)
+        run = cls(prior, identity["prompt"], settings, negative=identity["negative"], seed=identity["seed"])
         run.load(checkpoint)
         return run

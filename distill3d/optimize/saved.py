@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError, SettingsError
+from ..errors import CheckpointError
 from ..fields.density import DensityField
 from ..render.occupancy import OccupancyGrid
 from .checkpoint import Checkpoint
-from .codec import from_json
 from .settings import Settings
+from .state import described, under
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,16 @@ class SavedField:
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> SavedField:
         """Raises ``CheckpointError`` when the checkpoint does not hold a field of this version."""
+        settings, identity = described(checkpoint)
+        field = DensityField(settings.field, generator=torch.Generator())
+        occupancy = OccupancyGrid(settings.occupancy_resolution)
         try:
-            identity = checkpoint.meta["identity"]
-            settings = from_json(Settings, identity["settings"])
-            field = DensityField(settings.field, generator=torch.Generator())
-            occupancy = OccupancyGrid(settings.occupancy_resolution)
-            for prefix, module in (("field", field), ("occupancy", occupancy)):
-                cut = len(prefix) + 1
-                module.load_state_dict(
-                    {k[cut:]: v for k, v in checkpoint.tensors.items() if k.startswith(f"{prefix}.")}
-                )
-            facts = {
-                "prompt": identity["prompt"],
-                "method": settings.method,
-                "seed": identity["seed"],
-                "iterations": checkpoint.meta["iteration"],
-            }
-        except (KeyError, RuntimeError, SettingsError) as error:
+            field.load_state_dict(under(checkpoint.tensors, "field"))
+            occupancy.load_state_dict(under(checkpoint.tensors, "occupancy"))
+        except RuntimeError as error:
             raise CheckpointError(
                 f"the checkpoint does not hold a field of this version of distill3d ({error}): "
                 "export with the version that wrote it"
             ) from error
-        return cls(field, occupancy, settings, facts)
+        facts = {"prompt": identity["prompt"], "method": settings.method, "seed": identity["seed"]}
+        return cls(field, occupancy, settings, {**facts, "iterations": checkpoint.meta.get("iteration")})

@@ -95,7 +95,7 @@ class Settings:
     window: TimestepWindow = new(default_factory=TimestepWindow)
     gradient: GradientSettings = new(default_factory=GradientSettings)
     sectors: tuple[Sector, ...] = DEFAULT_SECTORS
-    """View sectors and the words they add, as "name | azimuth low..high | elevation low..high | suffix", with a semicolon
+    """View sectors and the words they add, as "name | azimuth low..high | elevation low..high | suffix"; semicolons
     between them, or a file with one a line; the first covers every view, later ones override it."""
     cameras: CameraRanges = new(default_factory=CameraRanges)
     field: FieldSettings = new(default_factory=FieldSettings)

@@ -44,13 +44,15 @@ def to_signed(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def encode(vae: nn.Module, images: Tensor) -> Tensor:
+def encode(vae: Any, images: Tensor) -> Tensor:
     """Latent means ``(N, 4, S / 4, S / 4)`` of images in [-1, 1], not scaled."""
-    return vae.encode(images, return_dict=False)[0].mode()  # type: ignore[operator]
+    latents: Tensor = vae.encode(images, return_dict=False)[0].mode()
+    return latents
 
 
-def decode(vae: nn.Module, latents: Tensor) -> Tensor:
-    return vae.decode(latents, return_dict=False)[0]  # type: ignore[operator]
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    images: Tensor = vae.decode(latents, return_dict=False)[0]
+    return images
 
 
 def _chroma(x: Tensor) -> Tensor:

@@ -5,26 +5,22 @@ Stable Diffusion's scaled-linear schedule, min-SNR weights (arXiv 2303.09556), t
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from .loop import Stage
 from .optimizers import MuonAdamW
 from .settings import TrainPriorSettings
 
-logger = logging.getLogger(__name__)
 TIMESTEPS = 1000
 
 
 def build(settings: TrainPriorSettings) -> Any:
     inner = len(settings.unet_channels) - 1
-    unet = UNet2DConditionModel(
+    return UNet2DConditionModel(
         sample_size=settings.world.image_size // 2 ** (len(settings.vae_channels) - 1),
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * inner,
         up_block_types=("CrossAttnUpBlock2D",) * inner + ("UpBlock2D",),
@@ -34,8 +30,6 @@ def build(settings: TrainPriorSettings) -> Any:
         attention_head_dim=settings.unet_heads,
         cross_attention_dim=settings.text_width,
     )
-    unet.set_attn_processor(AttnProcessor())
-    return unet
 
 
 def scheduler() -> Any:
@@ -64,21 +58,6 @@ def stratified_timesteps(count: int, g: torch.Generator) -> Tensor:
     return (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
 
 
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _compiled(predict: Predict, probe: tuple[Tensor, ...], bf16: bool) -> Predict:
-    """The compiled function if it works on ``probe``, else the plain one."""
-    try:
-        compiled = torch.compile(predict, dynamic=False)
-        with torch.autocast(probe[0].device.type, torch.bfloat16, enabled=bf16):
-            compiled(*probe).float().sum().backward()
-        return compiled
-    except Exception as error:  # the compiler's failures share no base class
-        logger.warning("torch.compile does not work here, training goes on without it: %s", str(error).splitlines()[:1])
-        return predict
-
-
 def _muon_names(named: dict[str, nn.Parameter]) -> set[str]:
     outer = ("conv_in.", "conv_out.", "time_embedding.", "embeddings.")
     return {n for n, p in named.items() if p.ndim >= 2 and not any(part in n for part in outer)}
@@ -103,17 +82,6 @@ def stage(
     alpha_bar = scheduler().alphas_cumprod
     batch = settings.unet_batch
 
-    def plain(noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return unet(noisy, t, context, return_dict=False)[0]  # type: ignore[no-any-return]
-
-    predict: Predict = plain
-    if settings.compile:
-        width = (batch, settings.text_length, settings.text_width)
-        noisy = latents[:1].float().repeat(batch, 1, 1, 1).to(device, memory_format=torch.channels_last)
-        probe = (noisy, torch.zeros(batch, dtype=torch.long, device=device), torch.zeros(width, device=device))
-        predict = _compiled(plain, probe, settings.bf16)
-        unet.zero_grad(set_to_none=True)
-
     def loss(g: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(latents), (batch,), generator=g)
         dropped = torch.rand(batch, generator=g) < settings.empty_captions
@@ -125,7 +93,7 @@ def stage(
         noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             context = text(ids).last_hidden_state.float()
-            out = predict(noisy, t.to(device), context).float()
+            out = unet(noisy, t.to(device), context, return_dict=False)[0].float()
         error = (out - noise.to(device)).square().mean((1, 2, 3))
         weighted = (min_snr_weight(alpha_bar[t], settings.snr_cap).to(device) * error).mean()
         return weighted, {"mse": error.detach().mean()}

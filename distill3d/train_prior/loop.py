@@ -64,7 +64,7 @@ def fit(
     """
     path = folder / f"{stage.name}.safetensors"
     average = Average(stage.named, stage.ema)
-    first, rows = 0, []
+    first, rows = 0, list[dict[str, float]]()
     if resume and path.exists():
         first, rows = _restore(path, stage, average)
         logger.info("%s resumes at step %d of %d", stage.name, first, stage.steps)
@@ -78,7 +78,8 @@ def fit(
         scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
         norm = stage.optimizer.step(scale, stage.clip)
         average.update(step)
-        for key, value in {"loss": loss.detach(), "norm": norm, **values}.items():
+        row: dict[str, Tensor | float] = {"loss": loss.detach(), "norm": norm, **values}
+        for key, value in row.items():
             sums[key] = sums.get(key, 0.0) + float(value)
         done = step + 1
         if idle and done - first == IDLE_LIMIT:

@@ -71,7 +71,7 @@ def brightness(images: Tensor, mask: Tensor) -> Tensor:
     weight = mask[:, None].float()
     mean = (images * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1)
     direction = torch.nn.functional.normalize(mean, dim=1)[:, :, None, None]
-    along = (images * direction).sum(1) * mask
+    along: Tensor = (images * direction).sum(1) * mask
     return along / along.flatten(1).norm(dim=1).clamp(min=1e-6)[:, None, None]
 
 

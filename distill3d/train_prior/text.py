@@ -41,7 +41,8 @@ def learn_merges(captions: list[str], count: int) -> list[tuple[str, str]]:
     for text, times in Counter(captions).items():
         for word in WORDS.findall(text.lower()):
             letters = [symbols[b] for b in word.encode()]
-            words[(*letters[:-1], letters[-1] + "</w>")] += times
+            ending = (*letters[:-1], letters[-1] + "</w>")
+            words[ending] += times
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -90,7 +91,9 @@ def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
     """``(N, length)`` int64 token ids, padded with the end token as in Stable Diffusion."""
     unique = list(dict.fromkeys(captions))
     length = tokenizer.model_max_length
-    ids = tokenizer(unique, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    ids: Tensor = tokenizer(
+        unique, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
     row = {text: i for i, text in enumerate(unique)}
     return ids[torch.tensor([row[text] for text in captions])]
 
