@@ -212,6 +212,8 @@ def test_schedules() -> None:
     weight = denoiser.min_snr_weight(a, 5.0)
     snr = a / (1 - a)
     torch.testing.assert_close(weight * snr, snr.clamp(max=5.0))
+    floored = denoiser.min_snr_weight(a, 5.0, 0.2)
+    torch.testing.assert_close(floored * snr, snr.clamp(0.2, 5.0))
     t = denoiser.stratified_timesteps(10, torch.Generator().manual_seed(0))
     assert (t // 100).tolist() == list(range(10))
 

@@ -46,10 +46,14 @@ def scheduler() -> Any:
     )
 
 
-def min_snr_weight(alpha_bar: Tensor, cap: float) -> Tensor:
-    """``min(SNR, cap) / SNR`` for noise prediction, with ``SNR = a / (1 - a)``; equation 5 and table 1 of the paper."""
+def min_snr_weight(alpha_bar: Tensor, cap: float, floor: float = 0.0) -> Tensor:
+    """``min(SNR, cap) / SNR`` for noise prediction, with ``SNR = a / (1 - a)``; section 3.4 of the paper.
+
+    ``floor`` keeps ``SNR`` in the numerator from vanishing: at the noisy end, where an object's colour is decided by
+    the prompt alone, the error of the clean image would otherwise count for next to nothing.
+    """
     snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=cap) / snr
+    return snr.clamp(floor, cap) / snr
 
 
 def stratified_timesteps(count: int, g: torch.Generator) -> Tensor:
@@ -95,7 +99,7 @@ def stage(
             context = text(ids).last_hidden_state.float()
             out = unet(noisy, t.to(device), context, return_dict=False)[0].float()
         error = (out - noise.to(device)).square().mean((1, 2, 3))
-        weighted = (min_snr_weight(alpha_bar[t], settings.snr_cap).to(device) * error).mean()
+        weighted = (min_snr_weight(alpha_bar[t], settings.snr_cap, settings.snr_floor).to(device) * error).mean()
         return weighted, {"mse": error.detach().mean()}
 
     return Stage(

@@ -72,7 +72,8 @@ def brightness(images: Tensor, mask: Tensor) -> Tensor:
     mean = (images * weight).sum((2, 3)) / weight.sum((2, 3)).clamp(min=1)
     direction = torch.nn.functional.normalize(mean, dim=1)[:, :, None, None]
     along: Tensor = (images * direction).sum(1) * mask
-    return along / along.flatten(1).norm(dim=1).clamp(min=1e-6)[:, None, None]
+    length: Tensor = along.flatten(1).norm(dim=1).clamp(min=1e-6)
+    return along / length[:, None, None]
 
 
 def match_shapes(images: Tensor, bank: Bank) -> Tensor:

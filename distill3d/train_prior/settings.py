@@ -69,6 +69,8 @@ class TrainPriorSettings:
     """Share of captions replaced by the empty prompt, for classifier-free guidance."""
     snr_cap: float = 5.0
     """Cap of the min-SNR loss weight (arXiv 2303.09556)."""
+    snr_floor: float = 0.2
+    """Floor of the signal-to-noise ratio in that weight, so that the noisy end learns colour from the prompt."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones written."""
 

@@ -91,9 +91,8 @@ def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
     """``(N, length)`` int64 token ids, padded with the end token as in Stable Diffusion."""
     unique = list(dict.fromkeys(captions))
     length = tokenizer.model_max_length
-    ids: Tensor = tokenizer(
-        unique, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
+    options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    ids: Tensor = tokenizer(unique, **options).input_ids
     row = {text: i for i, text in enumerate(unique)}
     return ids[torch.tensor([row[text] for text in captions])]
 
