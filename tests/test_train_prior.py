@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from distill3d.errors import CheckpointError, SettingsError
+from distill3d.errors import CheckpointError, DivergedError, SettingsError
 from distill3d.render.cameras import orbit
 from distill3d.train_prior import GateError, Gates, TrainPriorSettings, autoencoder, checkpoints, denoiser, text, train
-from distill3d.train_prior import train as train_function
 from distill3d.train_prior.export import load, sample, sheet
 from distill3d.train_prior.gates import measure_images
 from distill3d.train_prior.loop import Stage, fit
@@ -57,8 +58,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     found = {}
     for path in sorted(folder.glob("*/*.safetensors")):
         if path.parent.name != ".training":
-            from safetensors.torch import load_file
-
             found |= {f"{path.parent.name}/{k}": v for k, v in load_file(path).items()}
     return found
 
@@ -89,9 +88,8 @@ def test_resume_is_bit_exact_and_seeded(trained: Path, tmp_path: Path, monkeypat
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    module = __import__("sys").modules[train_function.__module__]
     with monkeypatch.context() as patch:
-        patch.setattr(module, "export", export_once)
+        patch.setattr(sys.modules[train.__module__], "export", export_once)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "b", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "s", snapshot_every=3)
     train(tmp_path / "b", device="cpu", settings=MICRO, gates=None)
@@ -202,6 +200,19 @@ def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
     assert all(torch.equal(whole.named[k], halves.named[k]) for k in whole.named)
 
 
+def test_a_part_without_gradient_stops_the_run(tmp_path: Path) -> None:
+    live, dead = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    named = {f"{k}.{n}": p for k, m in (("live", live), ("dead", dead)) for n, p in m.named_parameters()}
+
+    def loss(g: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return (live(torch.randn(4, 2, generator=g)) + 0 * dead.weight.sum()).square().mean(), {}
+
+    optimizer = MuonAdamW(named, {"live.weight"}, 0.02, 1e-2, (0.9, 0.98), 0.0)
+    stage = Stage("toy", named, optimizer, loss, 50, 2, 0.5, 0.01, 1.0, 0.9, {})
+    with pytest.raises(DivergedError, match=r"none within 10 steps in 2 of 4, such as dead\.bias"):
+        fit(stage, 0, tmp_path, 50, False)
+
+
 def test_schedules() -> None:
     scales = [lr_scale(s, 100, 10, 0.4, 0.01) for s in range(101)]
     assert scales[0] == pytest.approx(0.1)
@@ -250,7 +261,7 @@ def test_gate_error_names_what_missed() -> None:
 
 
 def test_matching_parts() -> None:
-    images, _ = trace([Object("cube", c) for c in COLOURS], orbit(30, 20).to("cpu")[torch.zeros(8).long()], 32)
+    images, _ = trace([Object("cube", c) for c in COLOURS], orbit([30] * 8, 20), 32)
     mask, flat = foreground(images)
     torch.testing.assert_close(flat, torch.ones(8, 3))
     assert 0.05 < mask.float().mean() < 0.6

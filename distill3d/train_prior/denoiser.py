@@ -1,6 +1,10 @@
 """The prior's UNet and text encoder, trained together to predict noise.
 
 Stable Diffusion's scaled-linear schedule, min-SNR weights (arXiv 2303.09556), timesteps stratified over the batch.
+
+The UNet is not compiled: with torch 2.13 on a CPU, ``torch.compile`` under bfloat16 autocast gave it a backward pass
+in which everything below the outermost level, and so the text encoder too, received a gradient of exactly zero, while
+the loss still fell on what was left. ``loop.fit`` therefore stops a run in which a parameter gets no gradient.
 """
 
 from __future__ import annotations

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..priors.quiet import quiet
 from .denoiser import scheduler
 
 
 def _half(model: Any) -> Any:
-    return copy.deepcopy(model).cpu().to(torch.float16).to(memory_format=torch.contiguous_format).eval()
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    return nn.Module.to(plain, torch.float16)
 
 
 def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, unet: Any) -> None:
@@ -33,7 +35,8 @@ def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, 
     )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(str(partial), safe_serialization=True)
+    with quiet():
+        pipeline.save_pretrained(str(partial), safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(vocabulary / name, partial / "tokenizer" / name)
     if folder.exists():
@@ -52,9 +55,9 @@ def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, 
 
 def load(folder: Path) -> Any:
     """The folder as a float32 pipeline, offline and without a safety checker."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        str(folder), torch_dtype=torch.float32, safety_checker=None, local_files_only=True
-    )
+    with quiet():
+        pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, local_files_only=True)
+    pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -83,3 +86,9 @@ def sheet(images: Tensor, columns: int) -> Tensor:
     padded[:count] = images
     grid = padded.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2)
     return (grid.reshape(rows * height, columns * width, 3) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def samples_sheet(pipeline: Any, prompts: Sequence[str], guidances: Sequence[float], seed: int) -> Tensor:
+    """A sheet as of ``sheet``: one column a prompt, one row a guidance, the same noise down each column."""
+    images = torch.cat([sample(pipeline, prompts, guidance, seed) for guidance in guidances])
+    return sheet(images, len(prompts))

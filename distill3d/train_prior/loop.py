@@ -64,11 +64,10 @@ def fit(
     """
     path = folder / f"{stage.name}.safetensors"
     average = Average(stage.named, stage.ema)
-    first, rows = 0, list[dict[str, float]]()
+    first, rows, sums = 0, list[dict[str, float]](), dict[str, float]()
     if resume and path.exists():
-        first, rows = _restore(path, stage, average)
+        first, rows, sums = _restore(path, stage, average)
         logger.info("%s resumes at step %d of %d", stage.name, first, stage.steps)
-    sums: dict[str, float] = {}
     began = time.perf_counter()
     idle = set(stage.named)
     for step in range(first, stage.steps):
@@ -96,18 +95,18 @@ def fit(
             if not all(v == v and abs(v) != float("inf") for v in rows[-1].values()):
                 raise DivergedError(f"expected a finite loss, got {rows[-1]} in {stage.name}: lower its learning rates")
         if done % checkpoint_every == 0 or done == stage.steps:
-            _save(path, stage, average, done, rows)
+            _save(path, stage, average, {"step": done, "rows": rows, "sums": sums})
         after_step(done, average)
     average.swap()
     return rows
 
 
-def _save(path: Path, stage: Stage, average: Average, step: int, rows: list[dict[str, float]]) -> None:
+def _save(path: Path, stage: Stage, average: Average, progress: dict[str, Any]) -> None:
     tensors = checkpoints.join(live=dict(stage.named), average=average.values, optimizer=stage.optimizer.state())
-    checkpoints.write(path, tensors, {**stage.facts, "step": step, "rows": rows})
+    checkpoints.write(path, tensors, {**stage.facts, **progress})
 
 
-def _restore(path: Path, stage: Stage, average: Average) -> tuple[int, list[dict[str, float]]]:
+def _restore(path: Path, stage: Stage, average: Average) -> tuple[int, list[dict[str, float]], dict[str, float]]:
     tensors, facts = checkpoints.read(path, stage.facts)
     with torch.no_grad():
         for name, value in checkpoints.split(tensors, "live").items():
@@ -115,4 +114,4 @@ def _restore(path: Path, stage: Stage, average: Average) -> tuple[int, list[dict
         for name, value in checkpoints.split(tensors, "average").items():
             average.values[name].copy_(value)
     stage.optimizer.load(checkpoints.split(tensors, "optimizer"))
-    return int(facts["step"]), list(facts["rows"])
+    return int(facts["step"]), facts["rows"], facts["sums"]

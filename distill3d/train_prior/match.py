@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -38,12 +39,13 @@ class Bank:
     shape: Tensor
 
 
+@lru_cache(maxsize=2)
 def build_bank(size: int = 64) -> Bank:
     """Views over elevation, apparent size and, for shapes that are not round, azimuth up to their quarter turn."""
     views = [
         (index, elevation, azimuth, scale)
         for index, shape in enumerate(SHAPES)
-        for elevation, azimuth, scale in product(ELEVATIONS, (0,) if shape in ROUND else range(0, 90, 9), SCALES)
+        for elevation, azimuth, scale in product(ELEVATIONS, (0,) if shape in ROUND else range(0, 90, 15), SCALES)
         if shape != "sphere" or elevation == ELEVATIONS[0]
     ]
     words = list(SHAPES)

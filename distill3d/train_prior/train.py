@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..world import render_dataset
+from ..world import COLOURS, SHAPES, render_dataset
 from . import autoencoder, checkpoints, denoiser, text
-from .export import export, load
+from .export import export, load, sheet
 from .gates import GATES, Gates, measure_autoencoder, measure_samples
 from .loop import fit
 from .optimizers import Average
@@ -136,7 +137,10 @@ def train(
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
     write(out)
     if gates is not None:
-        measured |= measure_samples(load(out), gates, seed)[0]
+        found, samples = measure_samples(load(out), gates, seed)
+        measured |= found
+        columns = len(COLOURS)
+        Image.fromarray(sheet(samples[: columns * len(SHAPES)], columns).numpy()).save(out / "samples.png")
     record = {"seed": seed, "settings": asdict(settings), "measured": measured}
     curves = {"autoencoder": vae_log, "unet": unet_log}
     (out / "training.json").write_text(json.dumps({**record, **curves}), "utf-8")
