@@ -26,12 +26,19 @@ HAS_INSTANT = importlib.util.find_spec("instant_clip_tokenizer") is not None
 UNET = "model.diffusion_model."
 
 RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection",
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
 }
 TOP = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0", "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
 }
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
@@ -78,8 +85,13 @@ def open_clip_text(state: dict[str, Tensor], hidden: int) -> dict[str, Tensor]:
         "ln_final.bias": state["final_layer_norm.bias"],
         "text_projection": torch.randn(hidden, hidden),
     }
-    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
-             "self_attn.out_proj": "attn.out_proj"}
+    names = {
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+        "self_attn.out_proj": "attn.out_proj",
+    }
     depth = 1 + max(int(k.split(".")[2]) for k in state if k.startswith("encoder.layers."))
     for layer in range(depth + 1):
         source, target = f"encoder.layers.{min(layer, depth - 1)}.", f"transformer.resblocks.{layer}."
@@ -99,18 +111,30 @@ def write_pair(folder: Path, tokenizer: Path, version: int) -> tuple[Path, Path]
     shutil.copytree(tokenizer, folder / "model" / "tokenizer")
     words = len(json.loads((tokenizer / "vocab.json").read_text()))
     unet = diffusers.UNet2DConditionModel(
-        sample_size=64, block_out_channels=(32, 64, 128, 128), cross_attention_dim=hidden,
-        attention_head_dim=8 if version == 1 else (1, 1, 2, 2), use_linear_projection=version == 2,
+        sample_size=64,
+        block_out_channels=(32, 64, 128, 128),
+        cross_attention_dim=hidden,
+        attention_head_dim=8 if version == 1 else (1, 1, 2, 2),
+        use_linear_projection=version == 2,
     )
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(32, 64, 128, 128), layers_per_block=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 64, 128, 128),
+        layers_per_block=2,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
     )
     text = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
-            vocab_size=words, hidden_size=hidden, intermediate_size=64, num_hidden_layers=1,
-            num_attention_heads=hidden // 64, max_position_embeddings=77, bos_token_id=words - 2,
-            eos_token_id=words - 1, hidden_act="quick_gelu" if version == 1 else "gelu",
+            vocab_size=words,
+            hidden_size=hidden,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=hidden // 64,
+            max_position_embeddings=77,
+            bos_token_id=words - 2,
+            eos_token_id=words - 1,
+            hidden_act="quick_gelu" if version == 1 else "gelu",
         )
     )
     for part in (unet, vae, text):  # the zeros and ones of a fresh model would hide swapped norms and biases
@@ -122,8 +146,11 @@ def write_pair(folder: Path, tokenizer: Path, version: int) -> tuple[Path, Path]
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "epsilon"}
     (folder / "model" / "scheduler").mkdir()
     (folder / "model" / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    index = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-             "text_encoder": ["transformers", "CLIPTextModel"]}
+    index = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+    }
     (folder / "model" / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
 
     tensors = {UNET + unet_key(k): v for k, v in unet.state_dict().items()}
@@ -239,8 +266,11 @@ def test_other_files_are_named(tmp_path: Path, shapes: dict[str, tuple[int, ...]
 
 def test_incomplete_and_damaged_files(sd1: dict[str, Tensor], tmp_path: Path, tiny_pipeline: Path) -> None:
     file, words = tmp_path / "sd.safetensors", tiny_pipeline / "tokenizer"
-    for name in (UNET + "middle_block.1.norm.weight", "first_stage_model.decoder.up.2.block.1.conv1.weight",
-                 "cond_stage_model.transformer.text_model.final_layer_norm.bias"):
+    for name in (
+        UNET + "middle_block.1.norm.weight",
+        "first_stage_model.decoder.up.2.block.1.conv1.weight",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ):
         save_file({k: v for k, v in sd1.items() if k != name}, file)
         refused(file, "incomplete or of a changed architecture", tokenizer=words)
     bad = {**sd1, UNET + "out.2.weight": sd1[UNET + "out.2.weight"] * float("nan")}

@@ -75,6 +75,7 @@ def test_the_folder_loads_and_samples(trained: Path) -> None:
 
 def test_the_folder_is_half_precision_and_holds_no_pickle(trained: Path) -> None:
     assert {v.dtype for v in weights(trained).values() if v.is_floating_point()} == {torch.float16}
+    assert all(k.startswith("text_encoder/text_model.") for k in weights(trained) if k.startswith("text_encoder/"))
     kinds = {p.suffix for p in trained.rglob("*") if p.is_file()}
     assert kinds == {".safetensors", ".json", ".txt"}
     assert str(trained.parent) not in "".join(p.read_text("utf-8") for p in trained.glob("*/*.json"))

@@ -86,9 +86,7 @@ def _start(shape: str, solid: Solid, points: Tensor) -> Tensor:
     """``(48, 5)`` poses that match the centroid, at 16 yaws and at 0.9, 1 and 1.1 times the matching scale."""
     volume, centroid = moments(shape)
     log_scale = math.log(solid.volume / volume) / 3
-    yaw, factor = torch.cartesian_prod(
-        torch.arange(16) * (2 * math.pi / 16), torch.tensor([0.9, 1.0, 1.1])
-    ).unbind(-1)
+    yaw, factor = torch.cartesian_prod(torch.arange(16) * (2 * math.pi / 16), torch.tensor([0.9, 1.0, 1.1])).unbind(-1)
     log_scales = log_scale + factor.log()
     cx, cy, cz = centroid
     cos, sin, scale = yaw.cos(), yaw.sin(), log_scales.exp()
@@ -96,9 +94,7 @@ def _start(shape: str, solid: Solid, points: Tensor) -> Tensor:
     return torch.cat([points.mean(0) - shift, log_scales[:, None], yaw[:, None]], -1)
 
 
-def _descend(
-    shape: str, solid: Solid, points: Tensor, pose: Tensor, step: Tensor, halvings: int
-) -> Tensor:
+def _descend(shape: str, solid: Solid, points: Tensor, pose: Tensor, step: Tensor, halvings: int) -> Tensor:
     """Pattern search from ``pose`` ``(5,)``: try each number a step up and down, halve the steps when none helps."""
     best = float(_ious(shape, solid, points, pose[None])[0])
     moves = torch.cat([torch.eye(5), -torch.eye(5)])

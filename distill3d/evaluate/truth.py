@@ -146,9 +146,7 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     mesh = seen.mesh
     own, true = soft_iou(mesh.opacity, seen.views.opacity), soft_iou(mesh.opacity, truth)
     parts = min(mesh.raw_share, mesh.exported_share)
-    measures.update(
-        mesh_faces=mesh.faces, mesh_component_share=parts, mesh_iou_field=own, mesh_iou_truth=true
-    )
+    measures.update(mesh_faces=mesh.faces, mesh_component_share=parts, mesh_iou_field=own, mesh_iou_truth=true)
     good = parts >= t.component_share and min(own, true) >= t.minimum_mesh_iou
     reason = f"largest component {parts:.0%}, silhouette IoU {own:.2f} with the field, {true:.2f} with the truth"
     return [*checks, Check("mesh", good, reason)]

@@ -10,11 +10,8 @@ from ..fields.density import FieldSettings
 from ..fields.layout import HashGridSettings
 from ..methods import lookup
 from ..methods import preset as published
-from ..methods.asd import ASDSettings
-from ..methods.csd import CSDSettings
-from ..methods.gradient import GradientSettings
 from ..methods.sds import SDSSettings
-from ..methods.tbsd import TBSDSettings
+from ..render.shading import ShadingSettings
 from ..render.volume import RenderSettings
 from ..schedules import Constant, Linear, TimestepWindow
 from .settings import LossSettings, MethodName, OptimizerSettings, Settings
@@ -34,18 +31,21 @@ _FULL: Mapping[str, Mapping[str, Any]] = {
 
 
 def _tiny(name: str, method: MethodName) -> Settings:
+    """A coarse grid, because 64-pixel views say nothing of finer detail; rates that fall, or noise stays.
+
+    The opacity terms are weighed against a guidance loss of about 10 to 100.
+    """
+    grid = HashGridSettings(levels=5, base_resolution=8, finest_resolution=64, log2_table_size=18)
     return Settings(
         **_TINY[name],
         method=method,
         sds=SDSSettings(Constant(8.5)),
-        csd=CSDSettings(),
-        asd=ASDSettings(),
-        tbsd=TBSDSettings(),
         window=TimestepWindow(Constant(0.02), Linear(0.98, 0.5)),
-        gradient=GradientSettings(),
-        render=RenderSettings(samples_per_ray=64),
-        losses=LossSettings(entropy=Constant(0.05)),
-        optimizer=OptimizerSettings(),
+        field=FieldSettings(grid=grid, blob_density=5.0),
+        render=RenderSettings(samples_per_ray=48),
+        losses=LossSettings(sparsity=Constant(2.0), opaque=Linear(0.0, 20.0, begin=0.2), entropy=Constant(1.0)),
+        shading=ShadingSettings(start=1.0),
+        optimizer=OptimizerSettings(Linear(0.02, 0.002, begin=0.4), Linear(0.01, 0.001, begin=0.4)),
     )
 
 

@@ -159,7 +159,9 @@ class DiffusersPrior:
             if lost:
                 logger.warning(
                     "the text encoder reads %d tokens and ignores the rest of this prompt: %r. Shorten it, and put "
-                    "what matters first.", self.tokenizer.length - 2, lost,
+                    "what matters first.",
+                    self.tokenizer.length - 2,
+                    lost,
                 )
         if new:
             states = self._text_encoder(self.tokenizer(new).to(self.device))[0].float()

@@ -115,8 +115,12 @@ def _load(folder: Path, part: str, dtype: torch.dtype) -> Any:
     try:
         with quiet():
             model, info = Model.from_pretrained(
-                str(folder / part), local_files_only=True, use_safetensors=True, variant=variant,
-                output_loading_info=True, **options,
+                str(folder / part),
+                local_files_only=True,
+                use_safetensors=True,
+                variant=variant,
+                output_loading_info=True,
+                **options,
             )
     except Exception as error:
         reason = " ".join(str(error).split())

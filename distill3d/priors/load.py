@@ -131,6 +131,13 @@ def load_prior(
     for name in ("unet", "text_encoder", "vae"):
         refuse_non_finite(getattr(parts, name), parts.origin[name])
     return DiffusersPrior(
-        parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.abar,
-        prediction_type=prediction, image_size=image_size, max_batch=max_batch, source=str(at),
+        parts.unet,
+        parts.vae,
+        parts.text_encoder,
+        parts.tokenizer,
+        parts.abar,
+        prediction_type=prediction,
+        image_size=image_size,
+        max_batch=max_batch,
+        source=str(at),
     )

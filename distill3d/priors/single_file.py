@@ -42,7 +42,10 @@ _OTHERS = (
     (("encoder.down.", "decoder.up."), "a VAE alone"),
 )
 _CHANNELS = {
-    9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an up-scaling model", 5: "a depth-conditioned model"
+    9: "an inpainting model",
+    8: "an InstructPix2Pix model",
+    7: "an up-scaling model",
+    5: "a depth-conditioned model",
 }
 _ADVICE = "only Stable Diffusion 1.x and 2.x text-to-image checkpoints are supported as single files"
 
@@ -171,7 +174,10 @@ def guess_prediction(header: Header, version: int, last_norm: Tensor | None, whe
     guess = "v_prediction" if float(last_norm.float().std(unbiased=False)) > _V_SPREAD else "epsilon"
     logger.warning(
         "%s does not say what it predicts; its weights look like %s. If results are only noise, set "
-        "prediction_type='%s'.", where, guess, "epsilon" if guess == "v_prediction" else "v_prediction",
+        "prediction_type='%s'.",
+        where,
+        guess,
+        "epsilon" if guess == "v_prediction" else "v_prediction",
     )
     return guess
 
@@ -200,7 +206,12 @@ def read_single_file(
             "incomplete or of a changed architecture; get the original"
         ) from error
     return Parts(
-        unet, vae, text_encoder, words, noise_schedule.alphas_cumprod(), prediction_type,
+        unet,
+        vae,
+        text_encoder,
+        words,
+        noise_schedule.alphas_cumprod(),
+        prediction_type,
         {part: str(path) for part in ("unet", "vae", "text_encoder")},
     )
 

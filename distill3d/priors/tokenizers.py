@@ -55,9 +55,10 @@ class FolderTokenizer:
         """
         from transformers import CLIPTokenizer
 
-        if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()) and not (
-            folder / "tokenizer.json"
-        ).is_file():
+        if (
+            not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file())
+            and not (folder / "tokenizer.json").is_file()
+        ):
             raise PriorError(
                 f"expected a CLIP tokenizer (vocab.json and merges.txt) in {folder}, found none: "
                 "give the 'tokenizer' folder of a diffusers model"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..priors.quiet import quiet
@@ -19,6 +20,14 @@ from .denoiser import scheduler
 def _half(model: Any) -> Any:
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     return nn.Module.to(plain, torch.float16)
+
+
+def _classic_names(path: Path) -> None:
+    """Put back ``text_model.``, which transformers 5 leaves out and reads, and without which 4 reads nothing at all."""
+    tensors = load_file(path)
+    prefix = "text_model."
+    renamed = {name if name.startswith(prefix) else prefix + name: t for name, t in tensors.items()}
+    save_file(renamed, path, metadata={"format": "pt"})
 
 
 def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, unet: Any) -> None:
@@ -37,8 +46,11 @@ def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, 
     shutil.rmtree(partial, ignore_errors=True)
     with quiet():
         pipeline.save_pretrained(str(partial), safe_serialization=True)
+    _classic_names(partial / "text_encoder" / "model.safetensors")
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(vocabulary / name, partial / "tokenizer" / name)
+    for path in partial.rglob("*.safetensors"):
+        path.chmod(0o644)
     if folder.exists():
         written = {p.name for p in partial.iterdir()}
         for kept in folder.iterdir():
