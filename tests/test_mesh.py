@@ -408,3 +408,28 @@ def test_report_is_json_and_meshes_are_plain_arrays() -> None:
     assert isinstance(mesh, SurfaceMesh) and json.loads(json.dumps(mesh.report)) == mesh.report
     assert mesh.vertices.dtype == mesh.normals.dtype == mesh.colors.dtype == np.float32
     assert mesh.faces.dtype == np.int64 and mesh.colors.shape == mesh.normals.shape == mesh.vertices.shape
+
+
+def test_specks_on_the_box_that_are_dropped_are_no_reason_to_warn() -> None:
+    """A ball with a speck at the wall: the speck goes, so nothing of the mesh is cut; a ball through the wall is."""
+
+    class Field:
+        def __init__(self, through: bool) -> None:
+            self.through = through
+
+        def density(self, x: torch.Tensor) -> torch.Tensor:
+            centre = x.new_tensor([0.7, 0.0, 0.0]) if self.through else x.new_zeros(3)
+            ball = (x - centre).norm(dim=-1) < 0.5
+            speck = (x - x.new_tensor([0.0, 1.0, 0.0])).norm(dim=-1) < 0.08
+            return 200.0 * (ball | speck)
+
+        def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.density(x), torch.full_like(x, 0.5)
+
+        def normals(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(x, dim=-1)
+
+    clean, cut = (extract(Field(through), settings=MeshSettings(resolution=48)).report for through in (False, True))
+    assert clean["cut_share"] > 0
+    assert not any("cut off flat" in text for text in clean["warnings"])
+    assert any("cut off flat" in text for text in cut["warnings"])

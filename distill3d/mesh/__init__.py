@@ -99,7 +99,8 @@ def extract(
 
 def _warnings(surface: Surface, report: dict, spacing: float) -> list[str]:
     found = []
-    if surface.cut_share > 0:
+    reach = max(abs(value) for corner in report["bounds"] for value in corner)
+    if surface.cut_share > 0 and reach > 1 - spacing:
         found.append(
             f"the object runs through {surface.cut_share:.1%} of the box's sides and is cut off flat there: "
             "train with a smaller initial blob or a stronger sparsity loss"
