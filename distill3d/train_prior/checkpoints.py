@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import atomic_path, make_folder
 
 
 def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write to a neighbour and rename, so that ``path`` is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    """Write in one step, so that ``path`` is always whole. Raises ``OutputError``."""
+    make_folder(path.parent)
     flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(flat, str(partial), metadata={"facts": json.dumps(facts)})
-    partial.replace(path)
+    with atomic_path(path) as temporary:
+        save_file(flat, str(temporary), metadata={"facts": json.dumps(facts)})
 
 
 def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

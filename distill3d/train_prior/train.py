@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SettingsError
+from ..files import write_json
 from ..world import COLOURS, SHAPES, render_dataset
 from . import autoencoder, checkpoints, denoiser, text
 from .export import export, load, sheet
@@ -143,7 +144,7 @@ def train(
         Image.fromarray(sheet(samples[: columns * len(SHAPES)], columns).numpy()).save(out / "samples.png")
     record = {"seed": seed, "settings": asdict(settings), "measured": measured}
     curves = {"autoencoder": vae_log, "unet": unet_log}
-    (out / "training.json").write_text(json.dumps({**record, **curves}), "utf-8")
+    write_json(out / "training.json", {**record, **curves})
     if gates is not None:
         gates.check(measured)
     return measured
