@@ -19,6 +19,8 @@ from small_run import SMALL, make_prior, parameters
 from distill3d.errors import CheckpointError, OutputError
 from distill3d.optimize import Checkpointed, Distillation, Step
 from distill3d.optimize import checkpoint as checkpoints
+from distill3d.optimize.saved import SavedField
+from distill3d.schedules import Linear
 
 
 def start(method: str = "asd", **changes: Any) -> Distillation:
@@ -39,6 +41,15 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_unbroken_one_does(tmp_path: Pat
     assert torch.equal(parameters(resumed), parameters(whole))
     assert resumed.last is not None and whole.last is not None
     assert (resumed.last.loss, resumed.last.occupancy) == (whole.last.loss, whole.last.occupancy)
+
+
+def test_hardness_follows_its_schedule_and_is_kept_in_the_file(tmp_path: Path) -> None:
+    run = Distillation(make_prior(), "a red ball", replace(SMALL, hardness=Linear(1.0, 9.0)))
+    run.run(folder=tmp_path)
+    assert run.field.hardness.item() == pytest.approx(1 + 8 * 7 / 8)
+    saved = SavedField.load(checkpoints.load(tmp_path))
+    x = torch.rand(200, 3) - 0.5
+    assert torch.equal(saved.field.density(x), run.field.density(x))
 
 
 def test_a_listener_that_raises_leaves_a_checkpoint_to_continue_from(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from distill3d.fields import (
     mlp,
 )
 from distill3d.fields.background import spherical_harmonics
-from distill3d.fields.density import truncated_exp
+from distill3d.fields.density import laplace_cdf, truncated_exp
 
 TINY = FieldSettings(grid=HashGridSettings(levels=4, log2_table_size=10, base_resolution=4, finest_resolution=32))
 
@@ -62,12 +62,47 @@ def test_dreamfusion_blob_at_the_start() -> None:
     torch.testing.assert_close(made.density(x).double(), expected, rtol=2e-3, atol=0)
 
 
+def test_laplace_is_volsdf_of_a_ball() -> None:
+    """VolSDF (arXiv 2106.12052) eq. 3: density 1/beta times the Laplace distribution's CDF at minus the distance."""
+    made = field(activation="laplace", peak=10.0, blob_density=5.0, blob_radius=0.5)
+    made.hardness.fill_(4.0)
+    torch.nn.init.zeros_(made.encoder.params)
+    x = cube(500)
+    distance = x.double().norm(dim=1) - 0.5
+    beta = 1 / 40
+    share = torch.distributions.Laplace(0.0, torch.tensor(beta, dtype=torch.float64)).cdf(-distance)
+    torch.testing.assert_close(made.density(x).double(), share / beta, rtol=1e-4, atol=1e-6)
+
+
+def test_laplace_cdf_is_smooth_where_its_halves_meet() -> None:
+    x = torch.tensor([-60.0, -1e-3, 0.0, 1e-3, 60.0], dtype=torch.float64, requires_grad=True)
+    value = laplace_cdf(x)
+    torch.testing.assert_close(value.detach(), torch.distributions.Laplace(0.0, 1.0).cdf(x.detach()))
+    value.sum().backward()
+    torch.testing.assert_close(x.grad, 0.5 * torch.exp(-x.detach().abs()))
+
+
+@pytest.mark.parametrize("activation", ["softplus", "exp", "laplace"])
+def test_hardness_makes_matter_denser_and_leaves_its_normals(activation: str) -> None:
+    made = rough_field(activation=activation)
+    x = cube(200) * 0.6
+    soft, normals = made.density(x), made.normals(x)
+    made.hardness.fill_(3.0)
+    torch.testing.assert_close(made.normals(x), normals)
+    if activation == "laplace":
+        raw = made._raw_density(x, made.encoder(x * 0.5 + 0.5)).detach()
+        assert (made.density(x)[raw > 0] >= 3 * soft[raw > 0]).all()
+    else:
+        torch.testing.assert_close(made.density(x), 3 * soft)
+    torch.testing.assert_close(made(x)[0], made.density(x))
+
+
 def test_no_blob_is_uniform() -> None:
     density = field(blob="none", density_bias=1.5).density(cube(50))
     torch.testing.assert_close(density, torch.full((50,), math.log1p(math.exp(1.5))), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("activation", ["softplus", "exp"])
+@pytest.mark.parametrize("activation", ["softplus", "exp", "laplace"])
 def test_density_is_zero_outside_and_positive_inside(activation: str) -> None:
     made = rough_field(activation=activation, blob="none")
     outside = torch.tensor([[1.001, 0, 0], [0, -1.5, 0], [0.2, 0.3, 7.0]])

@@ -19,7 +19,7 @@ from .hashgrid import HashGrid
 from .layout import HashGridSettings
 from .mlp import MLP
 
-Activation = Literal["softplus", "exp"]
+Activation = Literal["softplus", "exp", "laplace"]
 Blob = Literal["magic3d", "dreamfusion", "none"]
 
 
@@ -35,6 +35,8 @@ class FieldSettings:
     """Number of hidden layers in each of the two networks."""
     activation: Activation = "softplus"
     """How raw density becomes density: 'softplus' grows linearly, 'exp' sharpens faster and is steadied beyond e^15."""
+    peak: float = 10.0
+    """Density deep inside matter with 'laplace', per world unit; the other activations have no limit."""
     density_bias: float = 0.0
     """Added to the raw density everywhere; negative values start with clearer empty space."""
     blob: Blob = "magic3d"
@@ -54,7 +56,7 @@ class FieldSettings:
             raise SettingsError(f"hidden_layers must be 0 or more, got {self.hidden_layers}; 1 is usual.")
         if self.normal_eps is not None and not 0 < self.normal_eps < 1:
             raise SettingsError(f"normal_eps must lie between 0 and 1, got {self.normal_eps}; None is one cell.")
-        for name, known in (("activation", ("softplus", "exp")), ("blob", ("magic3d", "dreamfusion", "none"))):
+        for name, known in (("activation", ("softplus", "exp", "laplace")), ("blob", ("magic3d", "dreamfusion", "none"))):
             if getattr(self, name) not in known:
                 raise SettingsError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}; pick one.")
 
@@ -84,6 +86,11 @@ def truncated_exp(x: Tensor) -> Tensor:
     return result
 
 
+def laplace_cdf(x: Tensor) -> Tensor:
+    """``exp(x) / 2`` up to 0 and ``1 - exp(-x) / 2`` above: the share of matter in VolSDF (arXiv 2106.12052, eq. 3)."""
+    return 0.5 * (x.clamp(max=0).exp() - torch.expm1(-x.relu()))
+
+
 def blob(x: Tensor, kind: Blob, height: float, radius: float) -> Tensor:
     """Raw density ``(n,)`` that a blob adds at ``x`` ``(n, 3)``.
 
@@ -104,11 +111,18 @@ class DensityField(nn.Module):
     Args:
         settings: sizes and initialisation.
         generator: draws the initial parameters, on the device it lives on; move the field with ``.to`` as usual.
+
+    Attributes:
+        hardness: ``()`` buffer, 1 at first; every density is multiplied by it, so that raising it over a run turns
+            soft matter into a solid with the same surface. Normals do not depend on it.
     """
+
+    hardness: Tensor
 
     def __init__(self, settings: FieldSettings, *, generator: torch.Generator) -> None:
         super().__init__()
         self.settings = settings
+        self.register_buffer("hardness", torch.ones(()))
         self.encoder = HashGrid(settings.grid, generator=generator)
         width, hidden, layers = self.encoder.output_width, settings.hidden, settings.hidden_layers
         self.density_network = MLP(width, 1, hidden=hidden, layers=layers, generator=generator)
@@ -155,8 +169,10 @@ class DensityField(nn.Module):
 
     def _activate(self, x: Tensor, raw: Tensor) -> Tensor:
         inside = x.detach().abs().amax(1) <= 1.0
+        if self.settings.activation == "laplace":
+            return laplace_cdf(self.hardness * raw) * (self.settings.peak * self.hardness * inside)
         density: Tensor = F.softplus(raw) if self.settings.activation == "softplus" else truncated_exp(raw)
-        return density.mul(inside)
+        return density.mul(inside * self.hardness)
 
 
 def _unit_cube(x: Tensor) -> Tensor:

@@ -180,6 +180,7 @@ class Distillation:
         size = max(1, round(s.resolution(progress)))
         cameras = sample(s.cameras, s.batch, self.generators["cameras"])
         self._set_rates(progress)
+        self.field.hardness.fill_(s.hardness(progress))
         with watch("occupancy"):
             self._refresh_occupancy()
         with watch("render"):

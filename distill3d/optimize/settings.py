@@ -102,6 +102,9 @@ class Settings:
     background: BackgroundSettings = new(default_factory=BackgroundSettings)
     render: RenderSettings = new(default_factory=RenderSettings)
     shading: ShadingSettings = new(default_factory=ShadingSettings)
+    hardness: Schedule = Constant(1.0)
+    """Factor on every density, over the run. Raise it, 1->8 say, so that translucent matter ends as a solid; higher
+    from the start freezes the first shape."""
     losses: LossSettings = new(default_factory=LossSettings)
     optimizer: OptimizerSettings = new(default_factory=OptimizerSettings)
     guards: GuardSettings = new(default_factory=GuardSettings)
@@ -117,6 +120,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolution", parse(self.resolution))
+        object.__setattr__(self, "hardness", parse(self.hardness))
         object.__setattr__(self, "sectors", check_sectors(self.sectors))
         for name in (
             "iterations",
@@ -130,6 +134,8 @@ class Settings:
                 raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
         if min(self.resolution(i / 100) for i in range(101)) < 8:
             raise SettingsError(f"expected a resolution of 8 pixels or more, got {self.resolution}: try 64")
+        if min(self.hardness(i / 100) for i in range(101)) <= 0:
+            raise SettingsError(f"expected a hardness above 0 throughout, got {self.hardness}: 1 changes nothing")
         lookup(self.method)
         object.__setattr__(self, "method", self.method.lower())
 

@@ -53,7 +53,7 @@ class TrainPriorSettings:
     """Groups of the UNet's group norms."""
     unet_heads: int = 4
     """Attention heads of the UNet and the text encoder."""
-    unet_steps: int = 3_200
+    unet_steps: int = 4_000
     """Optimizer steps of UNet and text encoder, together."""
     unet_batch: int = 48
     """Latents a step."""
