@@ -8,7 +8,7 @@ The field of Instant NGP (https://arxiv.org/abs/2201.05989) with the density ini
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,8 @@ class FieldSettings:
     hidden_layers: int = 1
     """Number of hidden layers in each of the two networks."""
     activation: Activation = "softplus"
-    """How raw density becomes density: 'softplus' grows linearly, 'exp' sharpens faster and is steadied beyond e^15."""
+    """How raw density becomes density: 'softplus' grows linearly, 'exp' sharpens faster and is steadied beyond e^15;
+    'laplace' (VolSDF) reads it as a signed distance and gives a solid of one density with a thin edge."""
     peak: float = 10.0
     """Density deep inside matter with 'laplace', per world unit; the other activations have no limit."""
     density_bias: float = 0.0
@@ -56,7 +57,7 @@ class FieldSettings:
             raise SettingsError(f"hidden_layers must be 0 or more, got {self.hidden_layers}; 1 is usual.")
         if self.normal_eps is not None and not 0 < self.normal_eps < 1:
             raise SettingsError(f"normal_eps must lie between 0 and 1, got {self.normal_eps}; None is one cell.")
-        for name, known in (("activation", ("softplus", "exp", "laplace")), ("blob", ("magic3d", "dreamfusion", "none"))):
+        for name, known in (("activation", get_args(Activation)), ("blob", get_args(Blob))):
             if getattr(self, name) not in known:
                 raise SettingsError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}; pick one.")
 
