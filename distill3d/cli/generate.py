@@ -17,7 +17,8 @@ from rich.console import Console
 from ..errors import OutputError, PriorError, SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings
-from ..optimize import Distillation, Settings, preset
+from ..methods import METHODS
+from ..optimize import PRESETS, Distillation, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.state import described
 from ..priors.load import bundled_prior_path, load_prior
@@ -116,7 +117,7 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
     """Flags over the preset's defaults, or over the checkpoint's own settings when a run is continued."""
     if stored is None:
         method, name = app.given(arguments, "method", "sds"), app.given(arguments, "preset", "draft")
-        known = method in ("sds", "csd", "asd", "tbsd") and name in ("draft", "standard", "fine")
+        known = method.upper() in METHODS and name in PRESETS
         bundled = not app.given(arguments, "model", "")
         settings = preset(name, method, bundled=bundled) if known else Settings()
         default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
