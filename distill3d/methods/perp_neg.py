@@ -92,7 +92,7 @@ def decay(curve: Curve, r: float) -> float:
 
 
 def blend(azimuth: float, settings: PerpNegSettings) -> Blend:
-    """The blend at an azimuth in degrees, 0 the front, either direction (threestudio, ``get_text_embeddings_perp_neg``).
+    """The blend at an azimuth in degrees, 0 the front (threestudio, ``get_text_embeddings_perp_neg``).
 
     >>> blend(90, PerpNegSettings()).first, round(blend(180, PerpNegSettings()).avoid[1][1], 3)
     ('side', -1.967)

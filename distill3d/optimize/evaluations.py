@@ -145,7 +145,7 @@ class Conditions:
         return share * self.table[first] + (1 - share) * self.table[second]
 
     def collect(self, rows: Rows, predicted: Tensor, progress: float) -> dict[Evaluation, Tensor]:
-        """Predictions of the rows ``(N, C, h, w)`` -> every evaluation ``(B, C, h, w)``, zeros where it was left out."""
+        """Predictions of the rows ``(N, C, h, w)`` -> each evaluation ``(B, C, h, w)``, zeros where left out."""
         e = {evaluation: _gather(predicted, places) for evaluation, places in rows.places.items()}
         if any(place >= 0 for places in rows.view_places for place in places):
             avoid = torch.stack([_gather(predicted, [p[k] for p in rows.view_places]) for k in range(2)], 1)

@@ -131,5 +131,6 @@ class Guidance:
         )
 
     def _denoiser(self) -> Prior:
-        prior: Any = self.prior
-        return prior.with_freeu(self.settings.freeu) if self.settings.freeu.enabled else prior
+        patchable: Any = self.prior
+        patched: Prior = patchable.with_freeu(self.settings.freeu) if self.settings.freeu.enabled else self.prior
+        return patched

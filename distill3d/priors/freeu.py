@@ -93,8 +93,10 @@ class FreeUSettings:
 
 
 def dynamic(b1: float, b2: float, *, reverse: bool = False, version: str = "v2") -> FreeUSettings:
-    """``b(t) = 1 + (b_max - 1)(1 - clip((t - 20) / 960, 0, 1))``, our reading of arXiv 2505.19868; ``reverse`` is strong
-    at high noise instead."""
+    """``b(t) = 1 + (b_max - 1)(1 - clip((t - 20) / 960, 0, 1))``, our reading of arXiv 2505.19868.
+
+    ``reverse`` makes it strong at high noise instead.
+    """
     ends = ((1.0, b) if reverse else (b, 1.0) for b in (b1, b2))
     first, second = (Linear(start, end, FIRST, LAST) for start, end in ends)
     return FreeUSettings(True, version, first, second)
