@@ -1,4 +1,4 @@
-"""Our gradients against the official implementations' own, row by row: threestudio, ScaleDreamer, CSD's triple guidance.
+"""Our gradients against the official implementations' own: threestudio, ScaleDreamer, CSD's triple guidance.
 
 ``golden/make_golden.py`` ran their code on the bundled prior's UNet (a fixed one) and kept what that UNet was asked and
 what it answered; no model is needed here. A row of ours that theirs never asked for has no answer and fails.
@@ -52,7 +52,7 @@ def test_gradient_is_the_official_one_to_1e_5(case: Case) -> None:
 
 
 def test_rows_are_left_out_where_theirs_are_repeated_or_weigh_nothing() -> None:
-    """An overhead view has no views to avoid, a shift of 0 is no shift, and CSD without a negative weight needs none."""
+    """An overhead view has no views to avoid, a shift of 0 is no shift, CSD without a negative weight needs none."""
     tensors, table = recorded()
     counts = {}
     for case in CASES:

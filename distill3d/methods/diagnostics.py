@@ -16,6 +16,8 @@ from torch import Tensor
 from .asd import SHIFTED
 from .base import NEGATIVE, NULL, PERP, TARGET, Evaluation, dot
 
+PARTS = ("generation", "classifier", "negative", "shift", "view")
+
 
 def noise_error(e_y: Tensor, eps: Tensor) -> Tensor:
     """``(B,)`` mean square of ``e_y - eps`` over each sample; 0 for a model that found the noise."""

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PriorError, SettingsError
 from ..schedules import Constant, Linear, Schedule, parse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VERSIONS = ("v1", "v2")
 LAYERS = ("width", "block")
@@ -90,6 +93,14 @@ class FreeUSettings:
             raise SettingsError(f"expected freeu.version as {' or '.join(VERSIONS)}, got {self.version!r}: choose one")
         if self.layers not in LAYERS:
             raise SettingsError(f"expected freeu.layers as {' or '.join(LAYERS)}, got {self.layers!r}: choose one")
+
+    def plot(self, title: str = "", *, size: tuple[int, int] = (480, 240)) -> Image:
+        """A PIL picture of the four factors over the timestep."""
+        from ..plots import chart
+
+        shares = [i / 200 for i in range(201)]
+        lines = {name: [(p, getattr(self, name)(p)) for p in shares] for name in ("b1", "b2", "s1", "s2")}
+        return chart(lines, title=title, x="t / T (0 clean, 1 noise)", y="factor", size=size)
 
 
 def dynamic(b1: float, b2: float, *, reverse: bool = False, version: str = "v2") -> FreeUSettings:

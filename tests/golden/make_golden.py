@@ -1,12 +1,13 @@
-"""Golden numbers from the official implementations: their functions, the bundled prior's UNet, fixed noise and timesteps.
+"""Golden numbers from the official implementations, with the bundled prior's UNet, fixed noise and timesteps.
 
     python tests/golden/make_golden.py --threestudio CHECKOUT --scaledreamer CHECKOUT --csd CHECKOUT
 
-Each checkout is the repository's own: github.com/threestudio-project/threestudio, theEricMa/ScaleDreamer and
-CVMI-Lab/Classifier-Score-Distillation; the numbers here are of 28d9d80, 23f433f and 5c65ca7. Nothing of them is kept here: their guidance classes are imported, what they
-import beyond torch and diffusers is stubbed, their ``configure`` is left out and the UNet is handed in. What comes out
-is ``official.safetensors``: every row the UNet was asked and answered, and the gradient, computed in float64 and stored in float32. ``--check`` also runs our
-guidance on the same UNet and prints the relative difference.
+Each checkout is the repository's own: github.com/threestudio-project/threestudio (these numbers: 28d9d80),
+theEricMa/ScaleDreamer (23f433f) and CVMI-Lab/Classifier-Score-Distillation (5c65ca7). Nothing of them is kept here:
+their guidance classes are imported, what they import beyond torch and diffusers is stubbed, their ``configure`` is left
+out and the UNet is handed in. What comes out is ``official.safetensors``: every row the UNet was asked, its answers,
+and the gradient, computed in float64 and stored in float32. ``--check`` also runs our guidance on the same UNet and
+prints the relative difference.
 """
 
 from __future__ import annotations
@@ -125,14 +126,14 @@ def _prompt_utils(processors: Any, table: dict[str, Tensor], case: Case) -> Any:
         processors.DirectionConfig(n, lambda s: s, lambda s: s, c) for n, c in zip(VIEWS, conditions, strict=True)
     ]
     negative = table[case.negative][None]
-    fields = dict(
-        text_embeddings=table[PROMPT][None], uncond_text_embeddings=negative, null_text_embeddings=table[""][None],
-        text_embeddings_vd=torch.stack([table[f"{PROMPT}, {view} view"] for view in VIEWS]),
-        uncond_text_embeddings_vd=negative.expand(4, -1, -1), directions=directions,
-        direction2idx={n: i for i, n in enumerate(VIEWS)}, use_perp_neg=case.perp_neg,
-        perp_neg_f_sb=(1, 0.5, -0.606), perp_neg_f_fsb=(1, 0.5, 0.967),
-        perp_neg_f_fs=(4, 0.5, -2.426), perp_neg_f_sf=(4, 0.5, -2.426), prompt=PROMPT, prompts_vd=[],
-    )  # fmt: skip
+    fields = {
+        "text_embeddings": table[PROMPT][None], "uncond_text_embeddings": negative,
+        "null_text_embeddings": table[""][None], "uncond_text_embeddings_vd": negative.expand(4, -1, -1),
+        "text_embeddings_vd": torch.stack([table[f"{PROMPT}, {view} view"] for view in VIEWS]),
+        "directions": directions, "direction2idx": {n: i for i, n in enumerate(VIEWS)}, "use_perp_neg": case.perp_neg,
+        "perp_neg_f_sb": (1, 0.5, -0.606), "perp_neg_f_fsb": (1, 0.5, 0.967), "prompt": PROMPT, "prompts_vd": [],
+        "perp_neg_f_fs": (4, 0.5, -2.426), "perp_neg_f_sf": (4, 0.5, -2.426),
+    }  # fmt: skip
     known = {f.name for f in dataclasses.fields(processors.PromptProcessorOutput)}
     return processors.PromptProcessorOutput(**{k: v for k, v in fields.items() if k in known})
 
@@ -155,11 +156,12 @@ def _guidance(cls: Any, recorder: Recorder, **config: Any) -> Any:
 
 def run_official(case: Case, checkouts: dict[str, Path], unet: Any, table: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rows and answers of the UNet, and the gradient, of one case."""
+    at = "models.guidance.stable_diffusion"
     modules = {
-        "sds": ("threestudio", "models.guidance.stable_diffusion_guidance", "StableDiffusionGuidance"),
-        "asd": ("scaledreamer", "models.guidance.stable_diffusion_asd_guidance", "SDTimestepShiftedScoreDistillationGuidance"),
-        "csd": ("csd", "models.guidance.stable_diffusion_triple_guidance", "StableDiffusionSDSGuidance"),
-    }  # fmt: skip
+        "sds": ("threestudio", f"{at}_guidance", "StableDiffusionGuidance"),
+        "asd": ("scaledreamer", f"{at}_asd_guidance", "SDTimestepShiftedScoreDistillationGuidance"),
+        "csd": ("csd", f"{at}_triple_guidance", "StableDiffusionSDSGuidance"),
+    }
     repository, module, name = modules[case.method]
     code = official(checkouts[repository], module)
     recorder = Recorder(unet)
