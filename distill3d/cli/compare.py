@@ -26,8 +26,8 @@ from ..two_d.pictures import table
 from . import app
 from .progress import ProgressLine
 
-DESCRIPTION = """Run several methods on the same prompt, side by side in 3D: the same cameras, noise, timesteps where the
-windows agree, and initial field for all of them.
+DESCRIPTION = """Run several methods on the same prompt, side by side in 3D: the same cameras, noise, initial field, and
+timesteps where the windows agree.
 
 Each method starts from the preset's settings for it; flags you give hold for all of them (--method is ignored, use
 --methods). Every run keeps its checkpoint and report in a folder of its own, from which distill3d export writes a mesh.

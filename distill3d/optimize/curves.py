@@ -62,7 +62,9 @@ class Recorder:
         angles = self._group("cosine/")
         if angles:
             images.append(chart(angles, title="cosines between the terms", x="iteration"))
-        own = {n: self._of(n) for n in ("lambda", "shape_norm", "texture_norm", "cosine") if n in self.series}
+        own: dict[str, Points] = {
+            n: self._of(n) for n in ("lambda", "shape_norm", "texture_norm", "cosine") if n in self.series
+        }
         if own:
             images.append(chart(own, title="balance of the method's terms", x="iteration"))
         if self.errors:

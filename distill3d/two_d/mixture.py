@@ -1,7 +1,8 @@
 """A prior over the plane whose score is known: a mixture of Gaussians for every prompt a method may ask about.
 
 The toy of ScaleDreamer's figure 2 in kind (https://arxiv.org/abs/2407.02040; the mixture is ours): the target text has
-three narrow modes, the empty text is everything, and the texts for poor quality lie between the modes and the centre.
+three narrow modes, the empty text is one wide Gaussian over everything, and the texts for poor quality lie between the
+modes and the centre.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..priors.analytic import GaussianPrior
 
 TARGET_TEXT = "target"
 SPREAD = 0.15
+WIDE = 1.6
 
 
 def modes() -> Tensor:
@@ -26,15 +28,9 @@ def modes() -> Tensor:
     return torch.stack([0.6 + 1.2 * angles.cos(), 1.2 * angles.sin()], 1)
 
 
-def _others() -> Tensor:
-    """``(5, 2)`` modes of other texts."""
-    angles = torch.tensor([math.radians(a) for a in (15.0, 87.0, 159.0, 231.0, 303.0)])
-    return torch.stack([-0.8 + 2.0 * angles.cos(), 2.0 * angles.sin()], 1)
-
-
 def mixture_prior(device: torch.device | str = "cpu") -> GaussianPrior:
     """A ``Prior`` whose latents are ``(B, 2, 1, 1)`` points; see ``TARGET_TEXT`` for its prompt."""
-    target, others = modes(), _others()
+    target = modes()
     centre = target.mean(0, keepdim=True)
     between = centre + 0.6 * (target - centre)
     words = BridgeSettings().target
@@ -44,7 +40,7 @@ def mixture_prior(device: torch.device | str = "cpu") -> GaussianPrior:
         f"{TARGET_TEXT}, {BRIDGE_MODIFIER}": (between, 3 * SPREAD),
         BRIDGE_MODIFIER: (centre, 4 * SPREAD),
         NFSD_NEGATIVE: (centre, 4 * SPREAD),
-        "": (torch.cat([target, others]), 2 * SPREAD),
+        "": (torch.zeros(1, 2), WIDE),
     }
     means = {text: mean.reshape(-1, 2, 1, 1) for text, (mean, _) in points.items()}
     return GaussianPrior(means, {text: std for text, (_, std) in points.items()}, device=device)
