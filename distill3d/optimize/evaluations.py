@@ -1,12 +1,13 @@
 """The one place that turns a method's wishes into rows of a single denoiser call, as few as there can be.
 
-A row is one sample, at one timestep, under one text. Two evaluations that come to the same row share it (an empty
-negative prompt is the null prompt; a shift of 0 is no shift), and what has no weight gets no row.
+A row is one sample, at one timestep, under one text. Two evaluations that come to the same rows share them (an empty
+negative prompt is the null prompt), and what has no weight gets no row. Rows of one evaluation follow each other in the
+samples' order: hosts look at the batch in such stretches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,8 @@ from ..prompts import ViewPrompts
 
 Text = tuple[int, int, float]
 """A text or a blend of two: rows of the embedding table, and the share of the first."""
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``blend(first, second, share)`` of a prior whose embeddings are not mixed by plain arithmetic."""
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Rows:
     Attributes:
         sample: the sample each row belongs to; ``text`` what it is conditioned on; ``shifted`` whether at t+.
         places: for every evaluation, each sample's row, -1 where it has none.
-        view_places: the same for Perp-Neg's two views to avoid; ``view_weights`` ``(B, 2)``.
+        view_places: the same for each of Perp-Neg's two views to avoid; ``view_weights`` ``(B, 2)``.
     """
 
     timesteps: Sequence[int]
@@ -46,16 +49,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sample)
 
-    def add(self, sample: int, text: Text, shifted: bool = False) -> int:
-        """The row of this evaluation, a new one only if there is none like it."""
-        at = (self.timesteps_plus if shifted else self.timesteps)[sample]
-        key = (sample, at, text)
-        if key not in self._known:
-            self._known[key] = len(self.sample)
-            self.sample.append(sample)
-            self.text.append(text)
-            self.shifted.append(shifted)
-        return self._known[key]
+    def add(self, texts: Sequence[Text | None], shifted: bool = False) -> list[int]:
+        """Each sample's row for its text, -1 for None: rows already there if all of them are, else new ones."""
+        times = self.timesteps_plus if shifted else self.timesteps
+        keys = [None if text is None else (i, times[i], text) for i, text in enumerate(texts)]
+        if any(key is not None and key not in self._known for key in keys):
+            for key in keys:
+                if key is not None:
+                    self._known[key] = len(self.sample)
+                    self.sample.append(key[0])
+                    self.text.append(key[2])
+                    self.shifted.append(shifted)
+        return [-1 if key is None else self._known[key] for key in keys]
 
 
 class Conditions:
@@ -73,6 +78,12 @@ class Conditions:
                 f"expected sectors named front, side and back for Perp-Neg, got none named {', '.join(missing)} in "
                 f"{', '.join(prompts.names)}: rename yours, or turn --perp-neg.enabled off"
             )
+        self._mix: Mix | None = getattr(prior, "blend", None)
+        if settings.enabled and self._mix is None and self.table[0].numel() == 1:
+            raise SettingsError(
+                "expected text embeddings that can be blended for Perp-Neg, got a prior that hands out only their "
+                "numbers: turn --perp-neg.enabled off with this model"
+            )
 
     def rows(
         self, azimuth: Tensor, elevation: Tensor, progress: float, t: Tensor, t_plus: Tensor, time: Tensor
@@ -85,11 +96,9 @@ class Conditions:
         blends = [self._blend(view, azi) for view, azi in zip(views, degrees, strict=True)]
         for evaluation in wanted:
             needed = self.method.needed(evaluation, time)
-            skip = [False] * len(views) if needed is None else (~needed.flatten()).tolist()
-            rows.places[evaluation] = [
-                -1 if skip[i] else rows.add(i, self._text(evaluation, view, blends[i]), evaluation.shifted)
-                for i, view in enumerate(views)
-            ]
+            wants = [True] * len(views) if needed is None else needed.flatten().tolist()
+            texts = [self._text(evaluation, v, b) if w else None for v, b, w in zip(views, blends, wants, strict=True)]
+            rows.places[evaluation] = rows.add(texts, evaluation.shifted)
         if self.settings.enabled and TARGET in wanted:
             self._add_views(rows, views, blends, progress)
         return rows
@@ -119,20 +128,18 @@ class Conditions:
         self, rows: Rows, views: Sequence[int], blends: Sequence[perp_neg.Blend | None], progress: float
     ) -> None:
         strength, reference = self.strength(progress), self.method.reference(progress)
-        for i, blend in enumerate(blends):
-            pairs = [] if blend is None or strength == 0 else [(n, strength * w) for n, w in blend.avoid]
-            pairs += [("", 0.0)] * (2 - len(pairs))
-            places = []
-            for name, weight in pairs:
-                index = self._named(name) if weight else 0
-                places.append(rows.add(i, (index, index, 1.0)) if weight else -1)
-            rows.view_places.append(places)
-            rows.view_weights.append([weight for _, weight in pairs])
-        pushed = [any(p >= 0 for p in places) for places in rows.view_places]
-        if reference not in rows.places and any(pushed):
-            rows.places[reference] = [
-                rows.add(i, self._text(reference, view, blends[i])) if pushed[i] else -1 for i, view in enumerate(views)
-            ]
+        pushed = [blend is not None and strength != 0 for blend in blends]
+        if not any(pushed):
+            return
+        rows.view_weights = [
+            [strength * w for _, w in b.avoid] if b is not None and strength else [0.0, 0.0] for b in blends
+        ]
+        if reference not in rows.places:
+            pairs = zip(views, blends, pushed, strict=True)
+            rows.places[reference] = rows.add([self._text(reference, v, b) if p else None for v, b, p in pairs])
+        for k in range(2):
+            names = [self._named(b.avoid[k][0]) if b is not None and strength else None for b in blends]
+            rows.view_places.append(rows.add([None if n is None else (n, n, 1.0) for n in names]))
 
     def embeddings(self, rows: Rows) -> Tensor:
         """``(N, L, D)`` of the rows; a blend is the two embeddings mixed."""
@@ -142,13 +149,15 @@ class Conditions:
             return self.table[first]
         second = torch.tensor([b for _, b, _ in rows.text], dtype=torch.long, device=device)
         share = torch.tensor([r for _, _, r in rows.text], device=device).reshape(-1, *[1] * (self.table.ndim - 1))
+        if self._mix is not None:
+            return self._mix(self.table[first], self.table[second], share)
         return share * self.table[first] + (1 - share) * self.table[second]
 
     def collect(self, rows: Rows, predicted: Tensor, progress: float) -> dict[Evaluation, Tensor]:
         """Predictions of the rows ``(N, C, h, w)`` -> each evaluation ``(B, C, h, w)``, zeros where left out."""
         e = {evaluation: _gather(predicted, places) for evaluation, places in rows.places.items()}
-        if any(place >= 0 for places in rows.view_places for place in places):
-            avoid = torch.stack([_gather(predicted, [p[k] for p in rows.view_places]) for k in range(2)], 1)
+        if rows.view_places:
+            avoid = torch.stack([_gather(predicted, places) for places in rows.view_places], 1)
             weights = torch.tensor(rows.view_weights, dtype=predicted.dtype, device=predicted.device)
             e[PERP] = perp_neg.correction(e[TARGET], e[self.method.reference(progress)], avoid, weights)
         return e
