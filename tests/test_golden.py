@@ -30,7 +30,7 @@ def recorded() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gradient_is_the_official_one_to_1e_5(case: Case) -> None:
-    """Mutations seen to fail here: the blend's share swapped, a view weight's sign, the shift's window, w at t+."""
+    """Mutations seen to fail here: the view blend's shares swapped; Perp-Neg in ASD's second prediction too."""
     tensors, table = recorded()
     x, t, cond, answer = (tensors[f"{case.name}.{key}"] for key in ("x", "t", "cond", "answer"))
     asked: list[int] = []
