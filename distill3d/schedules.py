@@ -15,12 +15,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMS = (
     "7.5 | 100->60 | linear(100, 60) | linear(100, 60, from=0.2, to=0.8) | cosine(100, 60) | "
@@ -36,6 +39,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, progress: float) -> float: ...
+
+    def plot(
+        self, title: str = "", *, x: str = "share of the run", y: str = "value", size: tuple[int, int] = (480, 240)
+    ) -> Image:
+        """A PIL picture of the schedule over 0..1; for one over the timestep pass ``x="t / T"``."""
+        from .plots import chart
+
+        points = [(i / 200, self(i / 200)) for i in range(201)]
+        return chart({str(self): points}, title=title, x=x, y=y, size=size)
 
     def _check_finite(self, *values: float) -> None:
         if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
@@ -394,6 +406,14 @@ class TimestepWindow:
         first, last = (min(math.floor(T * share + 1e-9), T - 1) for share in (low, high))
         return first, last
 
+    def plot(self, title: str = "", *, T: int = 1000, size: tuple[int, int] = (480, 240)) -> Image:
+        """A PIL picture of the lowest and highest timestep over the run."""
+        from .plots import chart
+
+        ends = [(i / 200, self.bounds(i / 200, T)) for i in range(201)]
+        lines = {"highest": [(p, float(b[1])) for p, b in ends], "lowest": [(p, float(b[0])) for p, b in ends]}
+        return chart(lines, title=title, x="share of the run", y="timestep", size=size)
+
     def sample(self, count: int, progress: float, generator: torch.Generator, T: int = 1000) -> Tensor:
         """``(count,)`` long timesteps on the generator's device, uniform over the window, both ends included."""
         low, high = self.bounds(progress, T)
@@ -413,3 +433,11 @@ WINDOWS: dict[str, TimestepWindow] = {
 }
 """Published windows: ``fixed`` SDS; ``annealed`` ProlificDreamer (5,000 of 25,000) and ``halved`` CSD (5,000 of
 10,000); ``refine`` CSD's second stage; ``sliding`` ASD; ``multi-view`` MVDream; ``sqrt`` HiFA, one falling timestep."""
+
+DYNAMIC_GUIDANCE: dict[str, Schedule] = {
+    "mvdream": Linear(50.0, 30.0),
+    "stable-diffusion": Linear(101.0, 61.0),
+    "deepfloyd": Linear(21.0, 13.0),
+}
+"""Guidance that falls over the run: a large scale sets the size early, a smaller one smooths the surface late (the
+direction of arXiv 2505.19868; the end points, about 0.6 of the start, are ours)."""

@@ -148,3 +148,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
     assert written == [4]
     assert [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
     assert Distillation.resume(make_prior(), checkpoints.load(tmp_path)).iteration == 4
+
+
+def test_a_checkpoint_from_before_a_setting_existed_resumes_with_its_default(tmp_path: Path) -> None:
+    run = start("sds")
+    run.run(folder=tmp_path, stop=lambda: run.iteration >= 2)
+    old = checkpoints.load(tmp_path)
+    settings = {k: v for k, v in old.meta["identity"]["settings"].items() if k not in ("perp_neg", "freeu", "bsd")}
+    settings["sds"] = {k: v for k, v in settings["sds"].items() if k != "guidance_over"}
+    meta = {**old.meta, "identity": {**old.meta["identity"], "settings": settings}}
+    checkpoints.save(tmp_path, checkpoints.Checkpoint(old.tensors, meta))
+    resumed = Distillation.resume(make_prior(), checkpoints.load(tmp_path))
+    assert resumed.iteration == 2 and resumed.run()

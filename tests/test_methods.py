@@ -48,6 +48,7 @@ def same(a: Tensor, b: Tensor, rtol: float = 1e-10) -> None:
 W = torch.tensor([0.3, 1.0, 0.7], dtype=torch.float64).reshape(-1, 1, 1, 1)
 E_Y, E_0, E_N, E_PLUS, EPS = draw(5)
 D_CLS, D_GEN = E_Y - E_0, E_Y - EPS
+TIME = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64).reshape(-1, 1, 1, 1)
 PREDICTIONS = {TARGET: E_Y, NULL: E_0, NEGATIVE: E_N, SHIFTED: E_PLUS, TNP: E_N, GNP: E_PLUS}
 
 
@@ -336,21 +337,21 @@ def test_every_method_announces_exactly_what_it_reads_and_has_a_text_for_it(name
         assert method.name == name
         needed = method.evaluations(progress)
         assert len(set(needed)) == len(needed)
-        got = method.gradient({key: PREDICTIONS[key] for key in needed}, EPS, W, progress)
+        got = method.gradient({key: PREDICTIONS[key] for key in needed}, EPS, W, progress, TIME)
         assert got.shape == SHAPE and got.isfinite().all()
         texts = method.texts("a cube, side view", "blurry")
         assert {key.prompt for key in needed} <= set(texts)
-        assert (texts["target"], texts["null"], texts["negative"]) == ("a cube, side view", "", "blurry")
+        assert texts["target"].startswith("a cube, side view") and (texts["null"], texts["negative"]) == ("", "blurry")
         for key in needed:
             changed = {k: e + draw(1, 9)[0] if k == key else e for k, e in PREDICTIONS.items()}
-            assert not torch.allclose(method.gradient(changed, EPS, W, progress), got), key
+            assert not torch.allclose(method.gradient(changed, EPS, W, progress, TIME), got), key
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_gradient_is_linear_in_its_weight_per_sample(name: str) -> None:
     method = create(name)
-    one = method.gradient(PREDICTIONS, EPS, torch.ones_like(W), 0.5)
-    same(method.gradient(PREDICTIONS, EPS, W, 0.5), W * one)
+    one = method.gradient(PREDICTIONS, EPS, torch.ones_like(W), 0.5, TIME)
+    same(method.gradient(PREDICTIONS, EPS, W, 0.5, TIME), W * one)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -368,7 +369,7 @@ def test_registry_errors_list_what_exists() -> None:
         preset("csd", "mine")
     with pytest.raises(SettingsError, match="expected SDSSettings for SDS, got CSDSettings"):
         create("SDS", CSDSettings())
-    with pytest.raises(SettingsError, match="guidance, eta, random, got s"):
+    with pytest.raises(SettingsError, match="guidance, eta, random, t_min, guidance_over, got s"):
         ASDSettings.from_json({"s": 3})
     assert create("tbsd").name == "TBSD"
 

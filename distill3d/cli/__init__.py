@@ -1,4 +1,4 @@
-"""The command line: ``distill3d generate | export | bench | train-prior``."""
+"""The command line: ``distill3d generate | compare | distill2d | export | bench | train-prior``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 _COMMANDS = {
     "generate": "turn a prompt into a 3D object: a GLB, a contact sheet, a turntable",
+    "compare": "run several methods on the same prompt, seed and cameras, side by side",
+    "distill2d": "see the methods at work on a picture, in seconds",
     "export": "write the mesh of a finished or stopped run again, with other mesh settings or as OBJ or PLY",
     "bench": "measure: encoder, step, quality",
     "train-prior": "train the bundled tiny text-to-image model from scratch",

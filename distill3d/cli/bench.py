@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.table import Table
 from ..bench import encoder, quality, step
 from ..bench.quality_report import markdown
 from ..errors import SettingsError
+from ..optimize.settings import MethodName
 from . import app
 
 DESCRIPTION = """Measure, and print one JSON object on standard output with --json.
@@ -47,7 +48,7 @@ class Step:
     """Print one JSON object instead of a table."""
     iterations: int = 40
     """Timed steps, after a warm-up of a quarter as many."""
-    method: Literal["sds", "csd", "asd", "tbsd"] = "sds"
+    method: MethodName = "sds"
     """Distillation method."""
     model: Path | None = None
     """Another prior on your disk; the bundled tiny one when left out."""

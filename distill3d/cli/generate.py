@@ -17,8 +17,10 @@ from rich.console import Console
 from ..errors import OutputError, PriorError, SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings
-from ..optimize import Distillation, Settings, preset
+from ..methods import METHODS
+from ..optimize import PRESETS, Distillation, Settings, preset
 from ..optimize import checkpoint as checkpoints
+from ..optimize.curves import Recorder
 from ..optimize.state import described
 from ..priors.load import bundled_prior_path, load_prior
 from . import app
@@ -86,8 +88,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
     label = f"{flags.prompt!r}, {flags.settings.method}, seed {flags.seed}, {prior.device}"
     again = f" from iteration {distillation.iteration}" if stored else ""
     console.print(f"{label}: {flags.settings.iterations} iterations{again} into {folder}", highlight=False)
+    recorder = Recorder()
     with ProgressLine(console) as line, _stopped_by_signals(console) as stopped:
-        finished = distillation.run(listeners=(line,), folder=folder, stop=lambda: bool(stopped))
+        finished = distillation.run(listeners=(line, recorder), folder=folder, stop=lambda: bool(stopped))
     if not finished:
         console.print(f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
         console.print(f"  {_resume_command(folder)}", markup=False, highlight=False, soft_wrap=True)
@@ -99,10 +102,11 @@ def run(arguments: Sequence[str], console: Console) -> int:
             flags.mesh,
             mesh_format=flags.mesh_format,
             turntable_frames=flags.turntable_frames,
+            recorder=recorder,
             say=status.update,
         )
     console.print(f"done in {clock(sum(distillation.watch.total.values()))}")
-    for kind in ("sheet", "turntable", "report", "mesh"):
+    for kind in (k for k in ("sheet", "turntable", "curves", "report", "mesh") if k in files):
         console.print(f"  {kind:<9} {files[kind]}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -116,7 +120,7 @@ def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> G
     """Flags over the preset's defaults, or over the checkpoint's own settings when a run is continued."""
     if stored is None:
         method, name = app.given(arguments, "method", "sds"), app.given(arguments, "preset", "draft")
-        known = method in ("sds", "csd", "asd", "tbsd") and name in ("draft", "standard", "fine")
+        known = method.upper() in METHODS and name in PRESETS
         bundled = not app.given(arguments, "model", "")
         settings = preset(name, method, bundled=bundled) if known else Settings()
         default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ class ProgressLine:
         pace = max(self._pace or 0.0, 1e-9)
         left = (event.iterations - event.iteration) * pace
         rate = f"{1 / pace:.1f} it/s" if pace < 1 else f"{pace:.1f} s/it"
-        cfg = f"  CFG {event.diagnostics['cfg']:.1f}" if "cfg" in event.diagnostics else ""
+        cfg = f"  CFG {event.diagnostics['guidance']:.1f}" if "guidance" in event.diagnostics else ""
         return (
             f"{event.iteration}/{event.iterations}  {rate}  ETA {clock(left)}  loss {event.loss:.3g}  "
             f"occupancy {100 * event.occupancy:.1f} %  t {event.timesteps[0]}-{event.timesteps[1]}{cfg}"

@@ -9,6 +9,7 @@ from typing import Literal
 from ..files import write_json
 from ..mesh import MeshSettings, SurfaceMesh, extract, write
 from ..optimize import Distillation, report
+from ..optimize.curves import Recorder
 from ..optimize.saved import SavedField
 from ..render.pictures import contact_sheet, turntable, write_animation, write_png
 
@@ -29,6 +30,7 @@ def write_results(
     *,
     mesh_format: MeshFormat = "glb",
     turntable_frames: int = 48,
+    recorder: Recorder | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
     """Write sheet, turntable, mesh and report into ``folder``; pictures come first, so an empty surface leaves them.
@@ -42,19 +44,24 @@ def write_results(
     say("rendering the contact sheet and the turntable")
     sheet = contact_sheet(run.field, occupancy=run.occupancy, background=background, title=run.prompts.prompt)
     write_png(files["sheet"], sheet)
+    if recorder is not None and recorder.series:
+        files["curves"] = write_png(folder / "curves.png", recorder.picture(run.prompts.prompt, run.prior.T))
     frames = turntable(run.field, frames=turntable_frames, occupancy=run.occupancy, background=background)
     files["turntable"] = write_animation(folder / "turntable.mp4", frames)
     say("extracting the mesh")
     try:
         mesh = write_mesh(run, folder / f"mesh.{mesh_format}", mesh_settings)
     except Exception:
-        _write_report(run, folder, files, None)
+        _write_report(run, folder, files, None, recorder)
         raise
     files["mesh"] = folder / f"mesh.{mesh_format}"
-    files["report"] = _write_report(run, folder, files, mesh)
+    files["report"] = _write_report(run, folder, files, mesh, recorder)
     return files
 
 
-def _write_report(run: Distillation, folder: Path, files: dict[str, Path], mesh: SurfaceMesh | None) -> Path:
+def _write_report(
+    run: Distillation, folder: Path, files: dict[str, Path], mesh: SurfaceMesh | None, recorder: Recorder | None
+) -> Path:
     names = {kind: path.name for kind, path in files.items()}
-    return write_json(folder / "report.json", report.build(run, mesh=mesh.report if mesh else None, files=names))
+    found = report.build(run, mesh=mesh.report if mesh else None, files=names)
+    return write_json(folder / "report.json", found | ({"curves": recorder.to_json(run.prior.T)} if recorder else {}))

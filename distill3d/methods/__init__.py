@@ -10,8 +10,12 @@ from typing import Any, NamedTuple
 from ..errors import SettingsError
 from .asd import ASD, ASDSettings
 from .base import PROMPTS, Evaluation, Method, Preset
+from .bridge import Bridge, BridgeSettings
+from .bsd import BSD, BSDSettings
 from .csd import CSD, CSDSettings
 from .gradient import GradientSettings, process, surrogate_loss
+from .nfsd import NFSD, NFSDSettings
+from .perp_neg import PerpNegSettings
 from .sds import SDS, SDSSettings
 from .settings import MethodSettings
 from .tbsd import TBSD, TBSDSettings
@@ -25,6 +29,7 @@ __all__ = [
     "GradientSettings",
     "Method",
     "MethodSettings",
+    "PerpNegSettings",
     "Preset",
     "create",
     "lookup",
@@ -47,6 +52,9 @@ METHODS: dict[str, Entry] = {
     "CSD": Entry(CSD, CSDSettings),
     "ASD": Entry(ASD, ASDSettings),
     "TBSD": Entry(TBSD, TBSDSettings),
+    "NFSD": Entry(NFSD, NFSDSettings),
+    "BRIDGE": Entry(Bridge, BridgeSettings),
+    "BSD": Entry(BSD, BSDSettings),
 }
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Preset
+from .base import NEGATIVE, TARGET, Evaluation, Method, Preset, check_over, guided_target, scale_at
 from .settings import MethodSettings
 
 SHIFTED = Evaluation("target", shifted=True)
 
 
-def asd(e_y: Tensor, e_0: Tensor, e_y_plus: Tensor, w: Tensor, s: float) -> Tensor:
+def asd(e_y: Tensor, e_0: Tensor, e_y_plus: Tensor, w: Tensor, s: float | Tensor) -> Tensor:
     """``G = w (e_0 + s (e_y - e_0) - e_y_plus)``, ScaleDreamer (https://arxiv.org/abs/2407.02040) eq. 4.
 
     ``e_y_plus`` is the target prediction at t+, without guidance; w belongs to t. Tensors ``(B, C, H, W)``, w
@@ -57,11 +57,20 @@ class ASDSettings(MethodSettings):
     0.2 gives larger, rounder shapes."""
     random: bool = True
     """Draw each shift at random up to the largest one. Off takes the largest; published results get worse by it."""
+    t_min: float | None = None
+    """Where the shift's bound starts, as a share of T. None is the timestep window's lower end at this iteration, as
+    in the released code; the paper's text has a constant, such as 0.02, which allows larger shifts early."""
+    guidance_over: str = "iterations"
+    """What the guidance schedule runs over: iterations (0 is the start of the run), or timesteps (0 is a clean
+    picture, 1 is pure noise)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise SettingsError(f"expected eta from 0 to 1, got {self.eta}: ScaleDreamer uses 0.1")
+        if self.t_min is not None and not 0 <= self.t_min < 1:
+            raise SettingsError(f"expected t_min as a share of T from 0 to below 1, got {self.t_min}: try 0.02")
+        check_over(self.guidance_over)
 
 
 class ASD(Method[ASDSettings]):
@@ -69,17 +78,25 @@ class ASD(Method[ASDSettings]):
 
     name = "ASD"
     presets: ClassVar[Mapping[str, Preset[Any]]] = {"published": Preset(ASDSettings(), WINDOWS["sliding"])}
+    perp_neg = 0.5
 
     def evaluations(self, progress: float) -> tuple[Evaluation, ...]:
         return (TARGET, NEGATIVE, SHIFTED) if self.settings.eta > 0 else (TARGET, NEGATIVE)
 
-    def gradient(self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float) -> Tensor:
+    def gradient(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
+    ) -> Tensor:
         e_y_plus = e[SHIFTED] if self.settings.eta > 0 else e[TARGET]
-        return asd(e[TARGET], e[NEGATIVE], e_y_plus, w, self.settings.guidance(progress))
+        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
+        return asd(guided_target(e), e[NEGATIVE], e_y_plus, w, s)
 
     def shift(self, t: Tensor, t_min: int, generator: torch.Generator, T: int = 1000) -> Tensor:
         u = torch.rand(t.shape, generator=generator, device=generator.device) if self.settings.random else None
-        return shift(t, t_min, self.settings.eta, u, T)
+        constant = self.settings.t_min
+        return shift(t, t_min if constant is None else int(constant * T + 1e-9), self.settings.eta, u, T)
 
-    def diagnostics(self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float) -> dict[str, float]:
-        return {"guidance": self.settings.guidance(progress)}
+    def diagnostics(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
+    ) -> dict[str, float]:
+        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
+        return {"guidance": float(torch.as_tensor(s, dtype=torch.float64).mean())}

@@ -15,11 +15,13 @@ from typing import Any, ClassVar, Generic
 import torch
 from torch import Tensor
 
-from ..schedules import WINDOWS, TimestepWindow
+from ..errors import SettingsError
+from ..schedules import WINDOWS, Schedule, TimestepWindow
 from .gradient import GradientSettings
 from .settings import S
 
-PROMPTS = ("target", "null", "negative", "target_negative", "modifier")
+PROMPTS = ("target", "null", "negative", "target_negative", "modifier", "perp_neg")
+"""Kinds of text. ``perp_neg`` is none: it names the view correction that ``perp_neg.py`` makes of other evaluations."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,33 @@ class Evaluation:
 
 
 TARGET, NULL, NEGATIVE = Evaluation("target"), Evaluation("null"), Evaluation("negative")
+PERP = Evaluation("perp_neg")
+OVER = ("iterations", "timesteps")
+
+
+def guided_target(e: Mapping[Evaluation, Tensor]) -> Tensor:
+    """``e_y``, plus Perp-Neg's weighted correction where there is one: what a guided term reads."""
+    return e[TARGET] + e[PERP] if PERP in e else e[TARGET]
+
+
+def scale_at(schedule: Schedule, over: str, progress: float, time: Tensor | None) -> float | Tensor:
+    """A scale at the run's progress, or, over timesteps, ``(B, 1, 1, 1)`` at each sample's t / T.
+
+    Raises:
+        ValueError: a schedule over timesteps without ``time``.
+    """
+    if over == "iterations":
+        return schedule(progress)
+    if time is None:
+        raise ValueError("expected the timesteps for a schedule over timesteps, got none: pass time = t / T")
+    values = [schedule(share) for share in time.flatten().tolist()]
+    return torch.tensor(values, dtype=time.dtype, device=time.device).reshape(time.shape)
+
+
+def check_over(over: str) -> None:
+    """Raises ``SettingsError`` unless ``over`` names an axis a guidance schedule can run over."""
+    if over not in OVER:
+        raise SettingsError(f"expected a schedule over {' or '.join(OVER)}, got {over!r}: choose one")
 
 
 @dataclass(frozen=True)
@@ -52,6 +81,8 @@ class Method(ABC, Generic[S]):
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Preset[Any]]]
     """Published combinations; the first is the default."""
+    perp_neg: ClassVar[float] = 1.0
+    """Weight of Perp-Neg's correction in the published code of this method; 1 where there is none."""
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -61,8 +92,22 @@ class Method(ABC, Generic[S]):
         """The predictions ``gradient`` reads at this progress; what has weight 0 there is left out."""
 
     @abstractmethod
-    def gradient(self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float) -> Tensor:
-        """Latent gradient ``(B, C, H, W)`` from predictions and noise of that shape and weights ``(B, 1, 1, 1)``."""
+    def gradient(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
+    ) -> Tensor:
+        """Latent gradient ``(B, C, H, W)`` from predictions and noise of that shape and weights ``(B, 1, 1, 1)``.
+
+        ``time`` is t / T, ``(B, 1, 1, 1)``; only methods and schedules that run over timesteps read it. Samples that
+        ``needed`` left out of an evaluation hold zeros in it.
+        """
+
+    def needed(self, evaluation: Evaluation, time: Tensor) -> Tensor | None:
+        """``(B,)`` bool of the samples that need this evaluation at ``(B,)`` t / T; None is all of them."""
+        return None
+
+    def reference(self, progress: float) -> Evaluation:
+        """What Perp-Neg's directions start from: the prediction that guidance pushes away from."""
+        return NEGATIVE
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:
         """The text of every prompt kind this method may evaluate, for one view's ``prompt``; only the target ones
@@ -73,7 +118,9 @@ class Method(ABC, Generic[S]):
         """``(B,)`` long timesteps of the shifted evaluations; ``t_min`` is the window's lower bound at this step."""
         return t
 
-    def diagnostics(self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float) -> dict[str, float]:
+    def diagnostics(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
+    ) -> dict[str, float]:
         """Numbers worth logging beside the gradient; synchronises with the device, so not for every step."""
         return {}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import WINDOWS, Constant, Linear, Schedule
-from .base import NEGATIVE, NULL, TARGET, Evaluation, Method, Preset
+from .base import NEGATIVE, NULL, PERP, TARGET, Evaluation, Method, Preset
 from .gradient import GradientSettings
 from .settings import MethodSettings
 
@@ -75,8 +75,15 @@ class CSD(Method[CSDSettings]):
             GradientSettings("uniform", normalise="norm"),
         ),
         "refine": Preset(CSDSettings(negative=Linear(-1, -0.5), null=Linear(0, -0.5)), WINDOWS["refine"]),
+        "mvdream": Preset(
+            CSDSettings(negative=Constant(-1.0), null=Constant(0.0)),
+            WINDOWS["multi-view"],
+            GradientSettings("uniform", normalise="std"),
+        ),
     }
-    """``annealed-negative`` and ``refine`` are the released stages of 10,000 iterations: DeepFloyd IF, then SD."""
+    """``annealed-negative`` and ``refine`` are the released stages of 10,000 iterations: DeepFloyd IF, then SD;
+    ``mvdream`` is the authors' multi-view branch."""
+    perp_neg = 3.0
 
     def _weighted(self, progress: float) -> tuple[tuple[Evaluation, float], ...]:
         s = self.settings
@@ -85,11 +92,16 @@ class CSD(Method[CSDSettings]):
     def evaluations(self, progress: float) -> tuple[Evaluation, ...]:
         return tuple(evaluation for evaluation, c in self._weighted(progress) if c != 0)
 
-    def gradient(self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float) -> Tensor:
+    def gradient(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
+    ) -> Tensor:
         c_y, c_n, c_0 = (c for _, c in self._weighted(progress))
         if c_y == c_n == c_0 == 0:
             return torch.zeros_like(eps)
-        return csd(w, c_y, c_n, c_0, e.get(TARGET), e.get(NEGATIVE), e.get(NULL))
+        G = csd(w, c_y, c_n, c_0, e.get(TARGET), e.get(NEGATIVE), e.get(NULL))
+        return G + w * e[PERP] if PERP in e else G
 
-    def diagnostics(self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float) -> dict[str, float]:
+    def diagnostics(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
+    ) -> dict[str, float]:
         return {f"c_{evaluation.prompt}": c for evaluation, c in self._weighted(progress)}

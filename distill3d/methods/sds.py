@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Preset
+from .base import NEGATIVE, TARGET, Evaluation, Method, Preset, check_over, guided_target, scale_at
 from .gradient import GradientSettings
 from .settings import MethodSettings
 
 
-def sds(e_y: Tensor, e_0: Tensor, eps: Tensor, w: Tensor, s: float) -> Tensor:
+def sds(e_y: Tensor, e_0: Tensor, eps: Tensor, w: Tensor, s: float | Tensor) -> Tensor:
     """``G = w ((e_y - eps) + (s - 1)(e_y - e_0))``, DreamFusion (https://arxiv.org/abs/2209.14988) eq. 3.
 
     The two parts are the generative term and the classifier term; s = 1 leaves the first. Predictions and noise
@@ -33,6 +34,13 @@ class SDSSettings(MethodSettings):
     guidance: Schedule = field(default=Constant(101.0))
     """Guidance scale s, no unit, 1 = none; DreamFusion's w = 100 is s = 1 + w = 101. DeepFloyd IF takes 21, the
     bundled tiny prior far less. Larger: bigger object, stronger colours, rougher surface; 101->61 calms the end."""
+    guidance_over: str = "iterations"
+    """What the guidance schedule runs over: iterations (0 is the start of the run), or timesteps (0 is a clean
+    picture, 1 is pure noise)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_over(self.guidance_over)
 
 
 class SDS(Method[SDSSettings]):
@@ -49,8 +57,14 @@ class SDS(Method[SDSSettings]):
     def evaluations(self, progress: float) -> tuple[Evaluation, ...]:
         return TARGET, NEGATIVE
 
-    def gradient(self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float) -> Tensor:
-        return sds(e[TARGET], e[NEGATIVE], eps, w, self.settings.guidance(progress))
+    def gradient(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
+    ) -> Tensor:
+        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
+        return sds(guided_target(e), e[NEGATIVE], eps, w, s)
 
-    def diagnostics(self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float) -> dict[str, float]:
-        return {"guidance": self.settings.guidance(progress)}
+    def diagnostics(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
+    ) -> dict[str, float]:
+        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
+        return {"guidance": float(torch.as_tensor(s, dtype=torch.float64).mean())}

@@ -10,18 +10,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NULL, TARGET, Evaluation, Method, Preset, dot, mgda_weight
+from .base import NULL, TARGET, Evaluation, Method, Preset, dot, guided_target, mgda_weight
+from .sds import sds
 from .settings import MethodSettings
 
 BRIDGE_MODIFIER = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 """SDS-Bridge's description of what a distilled picture looks like when it goes wrong."""
+
+
+class Source(Protocol):
+    """Settings that describe what a texture term moves away from."""
+
+    @property
+    def modifier(self) -> str: ...
+    @property
+    def given(self) -> str: ...
+
+
+def source_texts(prompt: str, negative: str, settings: Source) -> dict[str, str]:
+    """Text of the two sources of a bridge: the modifier alone, and with the target in it.
+
+    Raises:
+        SettingsError: neither a modifier nor a negative prompt.
+    """
+    modifier = settings.modifier.strip() or negative.strip()
+    if not modifier:
+        raise SettingsError("expected a modifier or a negative prompt, got neither: write e.g. 'blurry'")
+    given = settings.given.strip()
+    with_target = given.replace("{prompt}", prompt) if given else f"{prompt}, {modifier}"
+    return {"target_negative": with_target, "modifier": modifier}
 
 
 def terms(e_y: Tensor, e_0: Tensor, e_neg: Tensor, a: float) -> tuple[Tensor, Tensor]:
@@ -31,7 +55,7 @@ def terms(e_y: Tensor, e_0: Tensor, e_neg: Tensor, a: float) -> tuple[Tensor, Te
     return g_shape, e_y - e_neg + a * g_shape
 
 
-def balance(g_shape: Tensor, g_tex: Tensor, p: float, unit_norm: bool = False) -> Tensor:
+def balance(g_shape: Tensor, g_tex: Tensor, p: float | Tensor, unit_norm: bool = False) -> Tensor:
     """Weight of the shape term ``lam = (1 - p) + p lam_mgda``, ``(B, 1, 1, 1)``; p in [0, 1] is the way to texture.
 
     ``unit_norm`` stands for MGDA on copies of length 1. With two of them the shortest combination is the bisector
@@ -70,6 +94,19 @@ class TBSDSettings(MethodSettings):
     (the modifier alone: shape is kept, texture weaker)."""
     modifier: str = BRIDGE_MODIFIER
     """Words for poor quality, without the object. Empty takes the negative prompt."""
+    time: str = "iteration"
+    """What moves the balance from shape to texture: iteration (our reading), or timestep: shape at high noise, texture
+    at low noise, start and end then being shares of the noise taken away."""
+    given: str = ""
+    """The target negative prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier.
+    For instance "a {prompt} of plastic, blurry"."""
+    weight: Schedule | None = None
+    """A fixed weight of the shape term over the run, 0 to 1, in place of MGDA's; none by default. With a falling a,
+    such as 1->0, it is the third reading."""
+    kappa: float = 1.0
+    """Scale of the shape term, above 0, before the two are balanced."""
+    opening: str = "csd"
+    """The method until start: csd (omega times it), or sds with omega as guidance scale, like SDS-Bridge's opening."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +114,14 @@ class TBSDSettings(MethodSettings):
             raise SettingsError(f"expected 0 <= start < end <= 1, got {self.start} and {self.end}: shares of the run")
         if self.source not in ("target_negative", "modifier"):
             raise SettingsError(f"expected source as target_negative or modifier, got {self.source!r}: choose one")
+        if self.time not in ("iteration", "timestep"):
+            raise SettingsError(f"expected time as iteration or timestep, got {self.time!r}: choose one")
+        if self.opening not in ("csd", "sds"):
+            raise SettingsError(f"expected opening as csd or sds, got {self.opening!r}: choose one")
+        if not self.kappa > 0:
+            raise SettingsError(f"expected kappa above 0, got {self.kappa}: 1 leaves the shape term as it is")
+        if self.weight is not None and not all(0 <= self.weight(i / 100) <= 1 for i in range(101)):
+            raise SettingsError(f"expected a weight from 0 to 1 throughout, got {self.weight}: 1 is shape alone")
 
 
 class TBSD(Method[TBSDSettings]):
@@ -85,33 +130,66 @@ class TBSD(Method[TBSDSettings]):
     name = "TBSD"
     presets: ClassVar[Mapping[str, Preset[Any]]] = {"our-reading": Preset(TBSDSettings(), WINDOWS["annealed"])}
 
-    def _p(self, progress: float) -> float:
+    @property
+    def _source(self) -> Evaluation:
+        return Evaluation(self.settings.source)
+
+    def _p(self, progress: float, time: Tensor | None) -> float | Tensor:
         s = self.settings
-        return min(max((progress - s.start) / (s.end - s.start), 0.0), 1.0)
+        if s.time == "iteration":
+            return min(max((progress - s.start) / (s.end - s.start), 0.0), 1.0)
+        if time is None:
+            raise ValueError("expected the timesteps for a balance over timesteps, got none: pass time = t / T")
+        return ((1 - time - s.start) / (s.end - s.start)).clamp(0, 1)
+
+    def reference(self, progress: float) -> Evaluation:
+        return NULL
 
     def evaluations(self, progress: float) -> tuple[Evaluation, ...]:
-        return (TARGET, NULL, Evaluation(self.settings.source)) if self._p(progress) > 0 else (TARGET, NULL)
+        s = self.settings
+        shape_alone = s.weight is not None and s.weight(progress) == 1
+        if shape_alone or (s.time == "iteration" and self._p(progress, None) == 0):
+            return TARGET, NULL
+        return TARGET, NULL, self._source
 
-    def _balanced(self, e: Mapping[Evaluation, Tensor], progress: float) -> tuple[Tensor, Tensor, Tensor | float]:
-        p = self._p(progress)
-        if p == 0:
-            g_shape = e[TARGET] - e[NULL]
+    def needed(self, evaluation: Evaluation, time: Tensor) -> Tensor | None:
+        if self.settings.time == "iteration" or evaluation != self._source:
+            return None
+        return torch.as_tensor(self._p(0.0, time)) > 0
+
+    def _balanced(
+        self, e: Mapping[Evaluation, Tensor], progress: float, time: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        s, e_y = self.settings, guided_target(e)
+        if self._source not in self.evaluations(progress):
+            g_shape = s.kappa * (e_y - e[NULL])
             return g_shape, g_shape, 1.0
-        g_shape, g_tex = terms(e[TARGET], e[NULL], e[Evaluation(self.settings.source)], self.settings.a(progress))
-        return g_shape, g_tex, balance(g_shape, g_tex, p, self.settings.unit_norm)
+        p = self._p(progress, time)
+        g_shape, g_tex = terms(e_y, e[NULL], e[self._source], s.a(progress))
+        g_shape = s.kappa * g_shape
+        if s.weight is None:
+            return g_shape, g_tex, balance(g_shape, g_tex, p, s.unit_norm)
+        begun = torch.as_tensor(p, dtype=g_tex.dtype, device=g_tex.device) > 0
+        return g_shape, g_tex, torch.where(begun, s.weight(progress), torch.ones_like(begun, dtype=g_tex.dtype))
 
-    def gradient(self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float) -> Tensor:
-        g_shape, g_tex, lam = self._balanced(e, progress)
-        return tbsd(g_shape, g_tex, w, lam, self.settings.omega(progress))
+    def gradient(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
+    ) -> Tensor:
+        omega = self.settings.omega(progress)
+        g_shape, g_tex, lam = self._balanced(e, progress, time)
+        G = tbsd(g_shape, g_tex, w, lam, omega)
+        if self.settings.opening == "csd":
+            return G
+        opening = torch.as_tensor(self._p(progress, time), device=G.device) == 0
+        return torch.where(opening, sds(guided_target(e), e[NULL], eps, w, omega), G)
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:
-        modifier = self.settings.modifier.strip() or negative.strip()
-        if not modifier:
-            raise SettingsError("expected a modifier or a negative prompt for TBSD, got neither: write e.g. 'blurry'")
-        return {**super().texts(prompt, negative), "target_negative": f"{prompt}, {modifier}", "modifier": modifier}
+        return super().texts(prompt, negative) | source_texts(prompt, negative, self.settings)
 
-    def diagnostics(self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float) -> dict[str, float]:
-        g_shape, g_tex, lam = self._balanced(e, progress)
+    def diagnostics(
+        self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
+    ) -> dict[str, float]:
+        g_shape, g_tex, lam = self._balanced(e, progress, time)
         norms = [dot(g, g).sqrt() for g in (g_shape, g_tex)]
         return {
             "lambda": float(torch.as_tensor(lam).mean()),

@@ -28,10 +28,16 @@ def w_fantasia3d(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha * sigma**2
 
 
+def w_alpha(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """``alpha = sqrt(abar)`` (BSD, PlacidDreamer's code, https://arxiv.org/abs/2407.13976)."""
+    return alpha
+
+
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sds": w_sds,
     "uniform": w_uniform,
     "fantasia3d": w_fantasia3d,
+    "alpha": w_alpha,
 }
 
 

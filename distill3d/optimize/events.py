@@ -23,6 +23,7 @@ class Step:
         seconds: this iteration's time in each of the run's parts.
         diagnostics: the method's own figures, for instance its CFG scale or TBSD's lambda.
         skipped: the update was dropped because a number was not finite.
+        errors: ``(timestep, mean square of e_y - eps)`` of each view, read as often as ``diagnostics``.
     """
 
     iteration: int
@@ -37,6 +38,7 @@ class Step:
     seconds: Mapping[str, float]
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     skipped: bool = False
+    errors: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
+from ..methods import diagnostics
+from ..methods.base import TARGET
 from ..methods.gradient import process
 from ..methods.weights import weight
 from ..priors.base import Prior
 from ..prompts import ViewPrompts
 from ..render.cameras import Cameras
+from .evaluations import Conditions
 from .settings import Settings
 
 
@@ -24,8 +29,9 @@ class Guided:
         gradient: ``(B, C, h, w)``, the G of the method: weighted, cleaned, clipped, normalised; detached.
         finite: ``()`` bool, whether G was finite before it was cleaned.
         timesteps: ``(B,)`` long; ``bounds`` is the window they were drawn from.
-        evaluations: noise predictions made, ``B`` of them for every entry of the method's list.
-        diagnostics: the method's own figures; empty unless asked for.
+        evaluations: noise predictions made: rows of the one denoiser call.
+        diagnostics: the method's own figures, and norms and cosines of its parts; empty unless asked for.
+        errors: ``(timestep, mean square of e_y - eps)`` of each view; empty unless asked for.
     """
 
     gradient: Tensor
@@ -34,18 +40,38 @@ class Guided:
     bounds: tuple[int, int]
     evaluations: int
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    errors: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random in a step: ``(B,)`` long timesteps and their shifted ones, ``(B, C, h, w)`` noise."""
+
+    t: Tensor
+    t_plus: Tensor
+    eps: Tensor
 
 
 class Guidance:
     """A method bound to a prior and to the embeddings of its prompts, which are made once."""
 
     def __init__(self, prior: Prior, prompts: ViewPrompts, settings: Settings) -> None:
+        """Raises ``SettingsError`` for Perp-Neg without its sectors, or FreeU on a prior that has none."""
         self.prior, self.prompts, self.settings = prior, prompts, settings
         self.method = settings.make_method()
-        by_view = [self.method.texts(text, prompts.negative) for text in prompts.texts]
-        texts = list(dict.fromkeys(text for kinds in by_view for text in kinds.values()))
-        embedded = dict(zip(texts, prior.embed(texts), strict=True))
-        self._cond = {kind: torch.stack([embedded[kinds[kind]] for kinds in by_view]) for kind in by_view[0]}
+        self.conditions = Conditions(prior, prompts, self.method, settings.perp_neg)
+        if settings.freeu.enabled and not hasattr(prior, "with_freeu"):
+            raise SettingsError(
+                "expected a prior with FreeU, got one without: turn --freeu.enabled off, or patch the model itself"
+            )
+
+    def draw(self, latents: Tensor, progress: float, generators: Mapping[str, torch.Generator]) -> Draw:
+        """Timesteps, shifts and noise of a step, each from the generator of its name."""
+        prior, window = self.prior, self.settings.window
+        t = window.sample(len(latents), progress, generators["timesteps"], prior.T)
+        eps = torch.randn(latents.shape, generator=generators["noise"], device=latents.device)
+        t_plus = self.method.shift(t, window.bounds(progress, prior.T)[0], generators["shift"], prior.T)
+        return Draw(t, t_plus, eps)
 
     def __call__(
         self,
@@ -57,35 +83,54 @@ class Guidance:
         diagnose: bool = False,
     ) -> Guided:
         """The gradient at ``(B, C, h, w)`` latents seen from ``B`` cameras; draws timesteps, noise and shifts."""
+        drawn = self.draw(latents, progress, generators)
+        return self.at(latents, cameras.azimuth, cameras.elevation, progress, drawn, diagnose=diagnose)
+
+    def at(
+        self,
+        latents: Tensor,
+        azimuth: Tensor,
+        elevation: Tensor,
+        progress: float,
+        drawn: Draw,
+        *,
+        diagnose: bool = False,
+    ) -> Guided:
+        """The gradient at given timesteps and noise, for ``(B,)`` views in radians: nothing random is left."""
         prior, method, settings = self.prior, self.method, self.settings
-        bounds = settings.window.bounds(progress, prior.T)
-        t = settings.window.sample(len(latents), progress, generators["timesteps"], prior.T)
-        eps = torch.randn(latents.shape, generator=generators["noise"], device=latents.device)
-        t_plus = method.shift(t, bounds[0], generators["shift"], prior.T)
+        t, t_plus, eps = drawn.t, drawn.t_plus, drawn.eps
         alpha, sigma = prior.alpha_sigma(t)
-        view = self.prompts.select(cameras.azimuth, cameras.elevation)
+        time = (t.to(alpha.dtype) / prior.T).to(latents.device)
+        rows = self.conditions.rows(azimuth, elevation, progress, t, t_plus, time)
+        e = {}
+        if len(rows):
+            sample = torch.tensor(rows.sample, dtype=torch.long, device=latents.device)
+            shifted = torch.tensor(rows.shifted, device=latents.device)
+            at = torch.where(shifted, t_plus[sample], t[sample])
+            a, s = prior.alpha_sigma(at)
+            x = a * latents[sample] + s * eps[sample]
+            predicted = self._denoiser().predict_noise(x, at, self.conditions.embeddings(rows))
+            e = self.conditions.collect(rows, predicted, progress)
 
-        x_t = alpha * latents + sigma * eps
-        alpha_plus, sigma_plus = prior.alpha_sigma(t_plus)
-        x_t_plus = alpha_plus * latents + sigma_plus * eps
-        evaluations = method.evaluations(progress)
-        if evaluations:
-            predicted = prior.predict_noise(
-                torch.cat([x_t_plus if e.shifted else x_t for e in evaluations]),
-                torch.cat([t_plus if e.shifted else t for e in evaluations]),
-                torch.cat([self._cond[e.prompt][view] for e in evaluations]),
-            ).split(len(latents))
-        else:
-            predicted = ()
-        e = dict(zip(evaluations, predicted, strict=True))
-
-        w = weight(settings.gradient.weighting, alpha, sigma)
-        raw = method.gradient(e, eps, w, progress)
+        times = time.reshape(-1, 1, 1, 1)
+        raw = method.gradient(e, eps, weight(settings.gradient.weighting, alpha, sigma), progress, times)
+        figures: dict[str, float] = {}
+        errors: tuple[tuple[int, float], ...] = ()
+        if diagnose and e:
+            figures = diagnostics.figures(e, eps) | method.diagnostics(e, eps, progress, times)
+            if TARGET in e:
+                errors = tuple(zip(t.tolist(), diagnostics.noise_error(e[TARGET], eps).tolist(), strict=True))
         return Guided(
             gradient=process(raw, settings.gradient, progress),
             finite=torch.isfinite(raw).all(),
             timesteps=t,
-            bounds=bounds,
-            evaluations=len(evaluations) * len(latents),
-            diagnostics=method.diagnostics(e, eps, progress) if diagnose else {},
+            bounds=settings.window.bounds(progress, prior.T),
+            evaluations=len(rows),
+            diagnostics=figures,
+            errors=errors,
         )
+
+    def _denoiser(self) -> Prior:
+        patchable: Any = self.prior
+        patched: Prior = patchable.with_freeu(self.settings.freeu) if self.settings.freeu.enabled else self.prior
+        return patched

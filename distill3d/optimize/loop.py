@@ -281,6 +281,7 @@ class Distillation:
             seconds={},
             diagnostics=guided.diagnostics,
             skipped=not finite,
+            errors=guided.errors,
         )
 
     def identity(self) -> dict[str, Any]:

@@ -13,10 +13,15 @@ from ..fields.density import FieldSettings
 from ..methods import create, lookup
 from ..methods.asd import ASDSettings
 from ..methods.base import Method
+from ..methods.bridge import BridgeSettings
+from ..methods.bsd import BSDSettings
 from ..methods.csd import CSDSettings
 from ..methods.gradient import GradientSettings
+from ..methods.nfsd import NFSDSettings
+from ..methods.perp_neg import PerpNegSettings
 from ..methods.sds import SDSSettings
 from ..methods.tbsd import TBSDSettings
+from ..priors.freeu import FreeUSettings
 from ..prompts import DEFAULT_SECTORS, Sector, check_sectors
 from ..render.cameras import CameraRanges
 from ..render.shading import ShadingSettings
@@ -24,7 +29,7 @@ from ..render.volume import RenderSettings
 from ..schedules import Constant, Schedule, TimestepWindow, parse
 from .guards import GuardSettings
 
-MethodName = Literal["sds", "csd", "asd", "tbsd"]
+MethodName = Literal["sds", "csd", "asd", "tbsd", "nfsd", "bridge", "bsd"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ class Settings:
     resolution: Schedule = Constant(64)
     """Side of the training renders in pixels; the bundled prior sees 64, Stable Diffusion 512 (64->128 is usual)."""
     method: MethodName = "sds"
-    """Distillation method: sds, csd, asd or tbsd. TBSD is our reading of its abstract, not a reproduction."""
+    """Distillation method: sds, csd, asd, tbsd, nfsd, bridge or bsd. TBSD is our reading of its abstract, not a
+    reproduction."""
     sds: SDSSettings = new(default_factory=SDSSettings)
     csd: CSDSettings = new(default_factory=CSDSettings)
     asd: ASDSettings = new(default_factory=ASDSettings)
@@ -117,6 +123,11 @@ class Settings:
 
     diagnose_every: int = 10
     """Iterations between two readings of a method's own figures on a GPU, where reading one makes the device wait."""
+    nfsd: NFSDSettings = new(default_factory=NFSDSettings)
+    bridge: BridgeSettings = new(default_factory=BridgeSettings)
+    bsd: BSDSettings = new(default_factory=BSDSettings)
+    perp_neg: PerpNegSettings = new(default_factory=PerpNegSettings)
+    freeu: FreeUSettings = new(default_factory=FreeUSettings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolution", parse(self.resolution))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingsError
 from . import checkpoint as checkpoints
-from .codec import from_json
+from .codec import from_json, to_json
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def restore(run: Distillation, checkpoint: checkpoints.Checkpoint) -> None:
         CheckpointError: its prompt, seed, prior, device or settings are not the run's; every difference is listed.
     """
     try:
-        differences = checkpoints.difference(checkpoint.meta["identity"], run.identity())
+        settings, identity = described(checkpoint)
+        written = {**identity, "settings": to_json(settings)}
+        differences = checkpoints.difference(written, run.identity())
         if differences:
             raise CheckpointError(
                 "expected the settings the checkpoint was made with, got other ones:\n  "

@@ -6,6 +6,7 @@ quartet of Stable Diffusion 1.x or 2.x shape, at any size: the bundled tiny prio
 
 from __future__ import annotations
 
+import copy
 import logging
 import zlib
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import PriorError
 from . import noise_schedule
+from .freeu import FreeU, FreeUSettings
 from .tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -98,6 +100,8 @@ class DiffusersPrior:
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         self._embeddings: dict[str, Tensor] = {}
+        self._freeu: FreeU | None = None
+        self._freeu_settings: FreeUSettings | None = None
 
     @property
     def T(self) -> int:
@@ -196,6 +200,24 @@ class DiffusersPrior:
         images = torch.cat([self.vae.decode(part, return_dict=False)[0].float() for part in self._parts(z)])
         return (images / 2 + 0.5).clamp(0, 1)
 
+    def with_freeu(self, settings: FreeUSettings) -> DiffusersPrior:
+        """This prior with FreeU on its UNet, over the timestep; the modules are shared and this one stays without.
+
+        Raises:
+            PriorError: a UNet that FreeU does not fit.
+        """
+        if self._freeu is None:
+            self._freeu = FreeU(self.unet)
+        patched = copy.copy(self)
+        patched._freeu_settings = settings if settings.enabled else None
+        return patched
+
+    def _evaluate(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        if self._freeu is None or self._freeu_settings is None:
+            return self.unet(x, t, encoder_hidden_states=cond, return_dict=False)[0].float()  # type: ignore[no-any-return]
+        with self._freeu.at(self._freeu_settings, t / self.T):
+            return self.unet(x, t, encoder_hidden_states=cond, return_dict=False)[0].float()  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """See ``Prior.predict_noise``; more than ``max_batch`` samples are split over several evaluations.
@@ -210,7 +232,7 @@ class DiffusersPrior:
                 f"{tuple(t.shape)} and {tuple(cond.shape)}: repeat t and cond per sample"
             )
         parts = zip(*(self._parts(v) for v in (x_t.to(self.dtype), t, cond.to(self.dtype))), strict=True)
-        out = torch.cat([self.unet(x, at, encoder_hidden_states=c, return_dict=False)[0].float() for x, at, c in parts])
+        out = torch.cat([self._evaluate(x, at, c) for x, at, c in parts])
         if self.prediction_type == "v_prediction":
             out = eps_from_v(out, x_t.float(), *self.alpha_sigma(t))
         if not torch.isfinite(out).all() and torch.isfinite(x_t).all() and torch.isfinite(cond).all():

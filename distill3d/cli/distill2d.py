@@ -1,0 +1,168 @@
+"""``distill3d distill2d``: methods side by side on a picture, a latent or a toy in the plane, in seconds."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..files import make_folder, write_json
+from ..methods import METHODS
+from ..methods.asd import ASDSettings
+from ..methods.bridge import BridgeSettings
+from ..methods.bsd import BSDSettings
+from ..methods.csd import CSDSettings
+from ..methods.nfsd import NFSDSettings
+from ..methods.perp_neg import PerpNegSettings
+from ..methods.sds import SDSSettings
+from ..methods.tbsd import TBSDSettings
+from ..optimize import preset
+from ..optimize.codec import to_json
+from ..optimize.report import versions
+from ..priors.base import Prior
+from ..priors.freeu import FreeUSettings
+from ..priors.load import load_prior
+from ..render.pictures import write_png
+from ..schedules import WINDOWS
+from ..two_d import pictures
+from ..two_d.latents import Distilled, Settings2D, choose, distil, noise_errors, norms_on_one_state, settings_for
+from ..two_d.mixture import TARGET_TEXT, mixture_prior, ring
+from . import app
+
+DESCRIPTION = """Optimise a picture directly with any method, all methods beside each other on the same start, timesteps
+and noise: the quickest way to see a method or to check a prompt before a 3D run.
+
+It writes sheet.png (one row a method, from start to end), curves.png (gradient norms, terms, noise-prediction error
+over the timestep), report.json, and prints a table. --prior mixture takes a toy prior in the plane whose score is
+known, and draws trajectories instead."""
+
+
+@dataclass(frozen=True)
+class Distill2D:
+    """Flags of ``distill3d distill2d``."""
+
+    prompt: tyro.conf.Positional[str] = ""
+    """What to draw, for instance "a red cube"; not needed with --prior mixture."""
+    methods: tuple[str, ...] = ("all",)
+    """Methods to compare: all, or any of sds csd asd tbsd nfsd bridge bsd."""
+    prior: Literal["model", "mixture"] = "model"
+    """Model is a diffusion model (--model, or the bundled one); mixture is a toy in the plane."""
+    seed: int = 0
+    """Same seed, same device: same pictures."""
+    out: Path | None = None
+    """Folder for the results; by default output/2d-<prompt>, numbered when that exists."""
+    model: Path | None = None
+    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
+    negative: str = ""
+    """What to move away from, for instance "blurry, oversaturated"."""
+    device: str = "auto"
+    """Auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
+    settings: Annotated[Settings2D, tyro.conf.arg(name="")] = field(default_factory=Settings2D)
+    sds: SDSSettings = field(default_factory=SDSSettings)
+    csd: CSDSettings = field(default_factory=CSDSettings)
+    asd: ASDSettings = field(default_factory=ASDSettings)
+    tbsd: TBSDSettings = field(default_factory=TBSDSettings)
+    nfsd: NFSDSettings = field(default_factory=NFSDSettings)
+    bridge: BridgeSettings = field(default_factory=BridgeSettings)
+    bsd: BSDSettings = field(default_factory=BSDSettings)
+    window: str = "published"
+    """Timestep window of all methods: published (each its own), fixed, annealed, halved, refine, sliding, multi-view
+    or sqrt."""
+    perp_neg: PerpNegSettings = field(default_factory=PerpNegSettings)
+    freeu: FreeUSettings = field(default_factory=FreeUSettings)
+
+
+def run(arguments: Sequence[str], console: Console) -> int:
+    """Run the command; returns the exit status."""
+    flags = _parse(arguments)
+    toy = flags.prior == "mixture"
+    prompt = TARGET_TEXT if toy else flags.prompt.strip()
+    if not prompt:
+        raise SettingsError('expected a prompt, got an empty one: write e.g. distill3d distill2d "a red cube"')
+    methods = choose(flags.methods)
+    if flags.window not in ("published", *WINDOWS):
+        raise SettingsError(f"expected a window of published, {', '.join(WINDOWS)}, got {flags.window!r}: choose one")
+    window = WINDOWS.get(flags.window)
+    folder = flags.out or app.free_folder(Path("output") / f"2d-{_slug(prompt)}")
+    make_folder(folder)
+    prior: Prior
+    start: Tensor | None = None
+    if toy:
+        prior, start = mixture_prior(), ring(flags.settings.batch)
+    else:
+        prior = load_prior(flags.model, device=flags.device, dtype=flags.dtype)
+    overrides = {name.lower(): getattr(flags, name.lower()) for name in METHODS}
+    chosen = {
+        name: settings_for(
+            name,
+            bundled=not toy and flags.model is None,
+            overrides=overrides,
+            window=window,
+            perp_neg=flags.perp_neg,
+            freeu=flags.freeu,
+        )
+        for name in methods
+    }
+    results = []
+    for name, settings in chosen.items():
+        with console.status(f"distilling with {name}"):
+            results.append(
+                distil(prior, prompt, settings, flags.settings, negative=flags.negative, seed=flags.seed, start=start)
+            )
+    rows = _write(folder, prior, prompt, flags, chosen, results)
+    sys.stdout.write(pictures.table(rows))
+    console.print(f"  results {folder}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _write(
+    folder: Path, prior: Prior, prompt: str, flags: Distill2D, chosen: dict[str, Any], results: list[Distilled]
+) -> list[dict[str, Any]]:
+    toy = flags.prior == "mixture"
+    published = {name: settings_for(name, bundled=False) for name in chosen}
+    state = results[0].latents.to(prior.device)
+    same = norms_on_one_state(prior, prompt, published, state, negative=flags.negative, seed=flags.seed)
+    rows = [pictures.row(r, same[r.method]) | (pictures.plane_row(r) if toy else {}) for r in results]
+    errors = {r.method.upper(): noise_errors(prior, prompt, r.latents, seed=flags.seed) for r in results}
+    if toy:
+        write_png(folder / "sheet.png", pictures.trajectories(results))
+    else:
+        write_png(folder / "sheet.png", pictures.sheet(prior, results, title=prompt))
+    write_png(folder / "curves.png", pictures.curves(results, errors))
+    report = {
+        "prompt": prompt,
+        "negative_prompt": flags.negative,
+        "seed": flags.seed,
+        "prior": prior.fingerprint,
+        "settings": to_json(flags.settings),
+        "methods": rows,
+        "noise_error": {name: [list(p) for p in points] for name, points in errors.items()},
+        "gradient_norm": {r.method: [f.norm for f in r.frames] for r in results},
+        "method_settings": {name: to_json(s) for name, s in chosen.items()},
+        "versions": versions(),
+    }
+    write_json(folder / "report.json", report)
+    return rows
+
+
+def _parse(arguments: Sequence[str]) -> Distill2D:
+    """Flags over defaults that suit the prior: scales of the bundled one, more points and steps for the toy."""
+    toy = app.given(arguments, "prior", "model") == "mixture"
+    bundled = not toy and not app.given(arguments, "model", "")
+    base = {name.lower(): getattr(preset("draft", name, bundled=bundled), name.lower()) for name in METHODS}
+    settings = Settings2D(batch=16, iterations=300) if toy else Settings2D()
+    return app.parse(Distill2D, "distill2d", arguments, DESCRIPTION, Distill2D(settings=settings, **base))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "picture"

@@ -1,0 +1,79 @@
+"""What a run did over time: a listener that keeps norms, cosines and the noise-prediction error, and draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..plots import Points, chart, stack
+from .events import Event, Step
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BINS = 20
+_KEPT = 200
+
+
+class Recorder:
+    """Collects ``Step`` events; ``to_json`` goes into a report and ``picture`` into a file.
+
+    Attributes:
+        series: name -> ``(iteration, value)``: loss, gradient_norm, opacity and every diagnostic.
+        errors: ``(timestep, mean square of e_y - eps)`` of every view read.
+    """
+
+    def __init__(self) -> None:
+        self.series: dict[str, list[tuple[float, float]]] = {}
+        self.errors: list[tuple[int, float]] = []
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Step) or event.skipped:
+            return
+        values: Mapping[str, float] = {
+            "loss": event.loss,
+            "gradient_norm": event.gradient_norm,
+            "opacity": event.opacity,
+            **event.diagnostics,
+        }
+        for name, value in values.items():
+            self.series.setdefault(name, []).append((event.iteration, value))
+        self.errors.extend(event.errors)
+
+    def error_over_timesteps(self, T: int = 1000) -> list[tuple[float, float]]:
+        """``(middle of a bin, mean error)``: e(t) over the run (ScaleDreamer, figure 1)."""
+        bins: dict[int, list[float]] = {}
+        for t, error in self.errors:
+            bins.setdefault(min(int(t * BINS / T), BINS - 1), []).append(error)
+        return [((b + 0.5) * T / BINS, sum(found) / len(found)) for b, found in sorted(bins.items())]
+
+    def to_json(self, T: int = 1000) -> dict[str, Any]:
+        """Every series, thinned to at most 200 points, and e(t); plain JSON."""
+        thin = {n: [[i, v] for i, v in p[:: max(1, -(-len(p) // _KEPT))]] for n, p in self.series.items()}
+        return {"series": thin, "noise_error": [[t, e] for t, e in self.error_over_timesteps(T)]}
+
+    def picture(self, title: str = "", T: int = 1000) -> Image:
+        """Charts of the gradient's norm, the norms and angles of its parts, and e(t), below each other."""
+        gradient = {"gradient": self._of("gradient_norm")}
+        images = [chart(gradient, title=title or "latent gradient", x="iteration", log=True)]
+        norms = self._group("norm/")
+        if norms:
+            images.append(chart(norms, title="norms of the terms", x="iteration", log=True))
+        angles = self._group("cosine/")
+        if angles:
+            images.append(chart(angles, title="cosines between the terms", x="iteration"))
+        own: dict[str, Points] = {
+            n: self._of(n) for n in ("lambda", "shape_norm", "texture_norm", "cosine") if n in self.series
+        }
+        if own:
+            images.append(chart(own, title="balance of the method's terms", x="iteration"))
+        if self.errors:
+            error = {"e(t)": self.error_over_timesteps(T)}
+            images.append(chart(error, title="noise-prediction error over the timestep", x="timestep", log=True))
+        return stack(images)
+
+    def _of(self, name: str) -> Points:
+        return self.series.get(name, [])
+
+    def _group(self, prefix: str) -> dict[str, Points]:
+        return {name.removeprefix(prefix): points for name, points in self.series.items() if name.startswith(prefix)}

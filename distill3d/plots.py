@@ -1,0 +1,149 @@
+"""Line charts as PIL images: schedules, gradient norms, errors over timesteps. No plotting package is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Points = Sequence[tuple[float, float]]
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+_SCALE = 2
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 36
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers within ``[low, high]``, about ``count`` of them.
+
+    >>> ticks(0, 1)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    step = (high - low) / max(count, 1)
+    if not (math.isfinite(step) and step > 0):
+        return [low]
+    size = 10.0 ** math.floor(math.log10(step))
+    step = next(f * size for f in (1, 2, 5, 10) if f * size >= step * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if low == high:
+        pad = abs(low) * 0.1 or 1.0
+        return low - pad, high + pad
+    return low, high
+
+
+def chart(
+    lines: Mapping[str, Points],
+    *,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    size: tuple[int, int] = (560, 300),
+    log: bool = False,
+) -> Image:
+    """A chart of one line a label, with axes, ticks and a legend.
+
+    Args:
+        lines: label -> ``(x, y)`` points; those not finite, or not above 0 on a logarithmic axis, are left out.
+        size: width and height in pixels.
+        log: whether y is logarithmic.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    shown = {name: _usable(points, log) for name, points in lines.items()}
+    width, height = (v * _SCALE for v in size)
+    image = Pillow.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    everything = [p for points in shown.values() for p in points]
+    box = (_LEFT * _SCALE, _TOP * _SCALE, width - _RIGHT * _SCALE, height - _BOTTOM * _SCALE)
+    if not everything:
+        draw.text((box[0], box[1]), "nothing to show", fill="black", font=_font(11))
+        return image.resize(size, Pillow.Resampling.LANCZOS)
+    x_range = _bounds([px for px, _ in everything])
+    y_range = _bounds([py for _, py in everything])
+    _axes(draw, box, x_range, y_range, log)
+    for colour, points in zip(_cycle(len(shown)), shown.values(), strict=True):
+        at = [_place(box, x_range, y_range, p) for p in points]
+        if len(at) > 1:
+            draw.line(at, fill=colour, width=2 * _SCALE, joint="curve")
+        elif at:
+            draw.ellipse([at[0][0] - 4, at[0][1] - 4, at[0][0] + 4, at[0][1] + 4], fill=colour)
+    _legend(draw, box, list(shown))
+    draw.text((box[0], 6 * _SCALE), title, fill="black", font=_font(12))
+    draw.text(((box[0] + box[2]) // 2, height - 4 * _SCALE), x, fill="black", font=_font(10), anchor="mb")
+    if y:
+        label = Pillow.new("RGBA", (height, 16 * _SCALE), (0, 0, 0, 0))
+        ImageDraw.Draw(label).text((height // 2, 2), y, fill="black", font=_font(10), anchor="mt")
+        turned = label.rotate(90, expand=True)
+        image.paste(turned, (0, 0), turned)
+    return image.resize(size, Pillow.Resampling.LANCZOS)
+
+
+def stack(images: Sequence[Image]) -> Image:
+    """Images below each other on white."""
+    from PIL import Image as Pillow
+
+    out = Pillow.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        out.paste(image, (0, top))
+        top += image.height
+    return out
+
+
+def _usable(points: Points, log: bool) -> list[tuple[float, float]]:
+    finite = [(float(a), float(b)) for a, b in points if math.isfinite(a) and math.isfinite(b)]
+    return [(a, math.log10(b)) for a, b in finite if b > 0] if log else finite
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _place(box: Any, x_range: Any, y_range: Any, point: tuple[float, float]) -> tuple[float, float]:
+    left, top, right, bottom = box
+    u = (point[0] - x_range[0]) / (x_range[1] - x_range[0])
+    v = (point[1] - y_range[0]) / (y_range[1] - y_range[0])
+    return left + u * (right - left), bottom - v * (bottom - top)
+
+
+def _axes(draw: Any, box: Any, x_range: Any, y_range: Any, log: bool) -> None:
+    grey, font = "#dddddd", _font(9)
+    for value in ticks(*x_range):
+        px, _ = _place(box, x_range, y_range, (value, y_range[0]))
+        draw.line([(px, box[1]), (px, box[3])], fill=grey, width=_SCALE)
+        draw.text((px, box[3] + 4), f"{value:g}", fill="black", font=font, anchor="mt")
+    for value in ticks(*y_range):
+        _, py = _place(box, x_range, y_range, (x_range[0], value))
+        draw.line([(box[0], py), (box[2], py)], fill=grey, width=_SCALE)
+        text = f"{10**value:.3g}" if log else f"{value:g}"
+        draw.text((box[0] - 6, py), text, fill="black", font=font, anchor="rm")
+    draw.rectangle(box, outline="#888888", width=_SCALE)
+
+
+def _legend(draw: Any, box: Any, names: Sequence[str]) -> None:
+    font, row = _font(9), 13 * _SCALE
+    widest = max((draw.textlength(name, font=font) for name in names), default=0)
+    corner = (box[2] - widest - 30 * _SCALE, box[1] + _SCALE)
+    draw.rectangle([*corner, box[2] - _SCALE, min(corner[1] + (len(names) * 13 + 8) * _SCALE, box[3])], fill="white")
+    for i, (name, colour) in enumerate(zip(names, _cycle(len(names)), strict=True)):
+        y = box[1] + 6 * _SCALE + i * row
+        if y > box[3] - row:
+            break
+        width = draw.textlength(name, font=font)
+        x = box[2] - width - 10 * _SCALE
+        draw.line([(x - 16 * _SCALE, y + 5 * _SCALE), (x - 4 * _SCALE, y + 5 * _SCALE)], fill=colour, width=3 * _SCALE)
+        draw.text((x, y), name, fill="black", font=font)
+
+
+def _font(points: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(points * _SCALE)

@@ -1,0 +1,57 @@
+"""The pictures of docs/methods.md, all of them:  python docs/make_methods_pictures.py [--iterations 120]
+
+Two ``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
+minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from distill3d.cli import main
+from distill3d.methods.perp_neg import PerpNegSettings, blend
+from distill3d.plots import chart, stack
+from distill3d.priors.freeu import dynamic
+from distill3d.render.pictures import write_png
+from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS
+
+DOCS = Path(__file__).parent
+
+
+def schedules() -> None:
+    """Dynamic CFG, dynamic FreeU, ASD's window, and Perp-Neg's weights over the azimuth."""
+    settings = PerpNegSettings()
+    weights: dict[str, list[tuple[float, float]]] = {"front": [], "side": []}
+    for azimuth in range(181):
+        for name, weight in blend(azimuth, settings).avoid:
+            weights[name].append((float(azimuth), weight))
+    images = [
+        DYNAMIC_GUIDANCE["stable-diffusion"].plot("dynamic CFG (end points ours)", y="guidance scale s"),
+        dynamic(1.4, 1.6).plot("dynamic FreeU (direction and end points ours)"),
+        WINDOWS["sliding"].plot("ASD's sliding window"),
+        chart(weights, title="Perp-Neg: weight of the views to avoid", x="azimuth, degrees", size=(480, 240)),
+    ]
+    write_png(DOCS / "schedules.png", stack(images))
+
+
+def runs(iterations: str) -> None:
+    """The methods on the toy and on the bundled prior."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        toy = ["distill2d", "--prior", "mixture", "--out", str(out / "toy")]
+        picture = ["distill2d", "a red cube", "--batch", "1", "--iterations", iterations, "--out"]
+        for arguments in (toy, [*picture, str(out / "all")]):
+            if main(arguments):
+                raise SystemExit(1)
+        for source, target in (("toy", "toy"), ("all", "2d")):
+            for kind in ("sheet", "curves"):
+                (DOCS / f"methods-{target}-{kind}.png").write_bytes((out / source / f"{kind}.png").read_bytes())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", default="120")
+    schedules()
+    runs(parser.parse_args().iterations)

@@ -1,0 +1,205 @@
+"""Distillation without 3D: the toy with a known answer, the pictures, and the commands that compare methods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from distill3d.cli import main
+from distill3d.errors import SettingsError
+from distill3d.methods import METHODS
+from distill3d.optimize.curves import Recorder
+from distill3d.optimize.events import Step
+from distill3d.plots import chart, ticks
+from distill3d.priors.freeu import dynamic
+from distill3d.priors.load import load_prior
+from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS, Linear
+from distill3d.two_d import TARGET_TEXT, Settings2D, distil, mixture_prior, settings_for
+from distill3d.two_d.latents import choose, noise_errors, norms_on_one_state
+from distill3d.two_d.mixture import density, distance_to_mode, modes, ring
+
+ALL = tuple(name.lower() for name in METHODS)
+TINY = ["--render.samples-per-ray", "24", "--field.grid.levels", "4", "--field.grid.log2-table-size", "12"]
+
+
+def published(method: str):
+    return settings_for(method, bundled=False)
+
+
+@pytest.mark.parametrize("method", ["sds", "csd", "asd", "nfsd"])
+def test_points_of_the_toy_run_to_the_modes_of_the_target(method: str) -> None:
+    run = Settings2D(iterations=120, batch=16)
+    got = distil(mixture_prior(), TARGET_TEXT, published(method), run, start=ring(16))
+    before, after = (distance_to_mode(p.flatten(1)).mean().item() for p in (got.start, got.latents))
+    assert before > 1.4 and after < 0.5 * before
+    assert density(modes()).min() > 0.9 and density(torch.zeros(1, 2)).isfinite().all()
+
+
+def test_every_method_sees_the_same_start_and_noise_and_repeats_itself() -> None:
+    run = Settings2D(iterations=3, batch=4)
+    results = [distil(mixture_prior(), TARGET_TEXT, published(m), run, seed=3) for m in (*ALL, "sds")]
+    assert all(torch.equal(r.start, results[0].start) for r in results)
+    assert torch.equal(results[0].latents, results[-1].latents)
+    fixed = [r for r in results if r.settings.window == WINDOWS["fixed"]]
+    assert len(fixed) > 2
+    times = [[t for t, _ in r.frames[0].errors] for r in fixed]
+    errors = [[e for _, e in r.frames[0].errors] for r in fixed if r.method in ("sds", "csd", "nfsd")]
+    assert all(t == times[0] for t in times) and all(e == pytest.approx(errors[0]) for e in errors)
+    assert not torch.equal(distil(mixture_prior(), TARGET_TEXT, published("sds"), run, seed=4).start, results[0].start)
+
+
+def test_sds_at_100_pushes_ten_times_harder_than_asd_on_one_state_of_the_toy() -> None:
+    runs = {m: published(m) for m in ("sds", "asd", "csd")}
+    for latents in (ring(32), ring(32, 1.0), modes().reshape(3, 2, 1, 1)):
+        norms = norms_on_one_state(mixture_prior(), TARGET_TEXT, runs, latents)
+        assert norms["sds"] >= 10 * norms["asd"] and norms["asd"] > norms["csd"]
+
+
+def test_sds_at_100_pushes_ten_times_harder_than_asd_on_one_state_of_the_tiny_prior() -> None:
+    prior = load_prior(device="cpu")
+    latents = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+    runs = {m: published(m) for m in ("sds", "asd")}
+    norms = norms_on_one_state(prior, "a red cube", runs, latents, draws=6)
+    assert norms["sds"] >= 10 * norms["asd"]
+
+
+def test_noise_error_falls_to_zero_for_a_perfect_model_at_high_noise() -> None:
+    found = noise_errors(mixture_prior(), TARGET_TEXT, ring(8), points=9)
+    assert [t for t, _ in found] == sorted(t for t, _ in found) and len(found) == 9
+    assert found[0][1] > found[-1][1] and found[-1][1] < 0.02
+
+
+def test_image_space_passes_gradients_through_the_encoder(tiny_pipeline: Path) -> None:
+    prior = load_prior(tiny_pipeline, device="cpu")
+    run = Settings2D(iterations=2, batch=1, space="image", view="front")
+    got = distil(prior, "a red cube", published("asd"), run)
+    assert not torch.equal(got.start, got.latents) and len(got.frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Settings2D(iterations=0), "iterations of 1 or more"),
+        (lambda: Settings2D(space="voxel"), "latent or image"),
+        (lambda: Settings2D(view="top"), "none, front, side, back"),
+        (lambda: choose(("sds", "SDS")), "without repetition"),
+        (lambda: choose(("dds",)), "unknown method"),
+    ],
+)
+def test_mistakes_say_what_to_write_instead(make, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        make()
+    assert choose(("all",)) == ALL
+
+
+def test_distill2d_writes_a_sheet_curves_and_a_report_for_all_methods(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--iterations", "2", "--batch", "1", "--model", str(tiny_pipeline), "--negative", "blue ball"]
+    assert main(["distill2d", "a red cube", "--out", str(tmp_path), *flags]) == 0
+    assert capsys.readouterr().out.count("\n") == len(ALL) + 2
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["method"] for row in report["methods"]] == list(ALL)
+    assert all(len(report["gradient_norm"][m]) == 2 for m in ALL)
+    assert {"norm/generation", "norm/classifier"} <= set(report["methods"][0]["diagnostics_mean"])
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.height > len(ALL) * 128 and Image.open(tmp_path / "curves.png").height > 800
+    assert main(["distill2d", "", "--out", str(tmp_path)]) == 2
+    assert main(["distill2d", "a cube", "--window", "wide", "--out", str(tmp_path)]) == 2
+
+
+def test_distill2d_draws_the_toy(tmp_path: Path) -> None:
+    assert (
+        main(
+            [
+                "distill2d",
+                "--prior",
+                "mixture",
+                "--iterations",
+                "20",
+                "--methods",
+                "sds",
+                "tbsd",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert all(row["distance_to_mode"] > 0 and row["modes_reached"] >= 0 for row in report["methods"])
+    assert len(Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 20) or []) > 20
+
+
+def test_compare_runs_methods_from_one_field_with_one_set_of_cameras(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--iterations", "2", "--resolution", "16", "--size", "32", *TINY, "--perp-neg.enabled", "True"]
+    arguments = [
+        "compare",
+        "a red cube",
+        "--methods",
+        "sds",
+        "bsd",
+        "--model",
+        str(tiny_pipeline),
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*arguments, *flags]) == 0
+    assert "| bsd | 2 |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["method"] for row in found["methods"]] == ["sds", "bsd"]
+    reports = [json.loads((tmp_path / m / "report.json").read_text()) for m in ("sds", "bsd")]
+    assert [r["method"] for r in reports] == ["sds", "bsd"] and reports[0]["seed"] == reports[1]["seed"]
+    assert all(r["settings"]["perp_neg"]["enabled"] for r in reports)
+    opacity = [r["curves"]["series"]["opacity"][0][1] for r in reports]
+    assert opacity[0] == opacity[1], "the first render is of the same field from the same cameras"
+    assert reports[0]["curves"]["noise_error"] and (tmp_path / "sds" / "checkpoint.safetensors").exists()
+    assert Image.open(tmp_path / "sheet.png").width >= 4 * 32 and (tmp_path / "curves.png").exists()
+    assert main(["compare", "", "--model", str(tiny_pipeline)]) == 2
+
+
+def test_recorder_bins_errors_and_skips_bad_steps() -> None:
+    recorder = Recorder()
+    step = Step(1, 9, 2.0, {}, 3.0, 0.5, 0.1, (20, 980), 64, {}, {"norm/classifier": 1.0, "lambda": 0.5})
+    for i, errors in enumerate((((10, 1.0), (40, 3.0)), ((999, 7.0),))):
+        recorder(replace(step, iteration=i + 1, errors=errors))
+    recorder(replace(step, skipped=True, iteration=3, loss=float("nan")))
+    assert recorder.error_over_timesteps() == [(25.0, 2.0), (975.0, 7.0)]
+    assert recorder.to_json()["series"]["gradient_norm"] == [[1, 3.0], [2, 3.0]]
+    assert recorder.picture("a cube").height > 600
+    for i in range(1000):
+        recorder(replace(step, iteration=i + 3))
+    assert len(recorder.to_json()["series"]["loss"]) <= 200
+
+
+def test_ticks_are_round_and_cover_the_range() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and ticks(-3, 7) == [-2, 0, 2, 4, 6]
+    assert ticks(5, 5) == [5]
+
+
+def test_a_falling_schedule_is_drawn_falling_and_all_schedules_have_a_picture() -> None:
+    image = Linear(100, 60).plot("CFG").convert("RGB")
+    blue = [(x, y) for x in range(image.width) for y in range(image.height) if _blue(image.getpixel((x, y)))]
+    left, right = min(blue), max(blue)
+    curve = [y for x, y in blue if abs(x - left[0] - 2) < 3], [y for x, y in blue if abs(x - right[0] + 2) < 3]
+    assert min(curve[0]) < min(curve[1]) or max(curve[0]) < max(curve[1])
+    for picture in (
+        WINDOWS["sliding"].plot(),
+        dynamic(1.4, 1.6).plot(),
+        *(s.plot() for s in DYNAMIC_GUIDANCE.values()),
+    ):
+        assert picture.size == (480, 240) and len(picture.getcolors(1 << 20) or []) > 3
+    assert chart({}).size == (560, 300)
+    assert all(s(0) > s(1) and 0.55 < s(1) / s(0) < 0.65 for s in DYNAMIC_GUIDANCE.values())
+
+
+def _blue(pixel: tuple[int, int, int]) -> bool:
+    red, green, blue = pixel
+    return blue > 140 and red < 90 and green < 160
