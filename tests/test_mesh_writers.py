@@ -181,8 +181,8 @@ def test_folder_that_cannot_be_made_is_named(mesh: SurfaceMesh, tmp_path: Path) 
 
 
 def test_unknown_suffix_is_an_error_before_anything_is_written(mesh: SurfaceMesh, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"\.glb, \.obj, \.ply"):
-        write(mesh, tmp_path / "deep" / "a.stl")
+    with pytest.raises(SettingsError, match=r"\.glb, \.obj, \.ply, \.stl, \.usdz"):
+        write(mesh, tmp_path / "deep" / "a.fbx")
     assert list(tmp_path.iterdir()) == []
     assert write(mesh, str(tmp_path / "A.GLB")).exists()
 

@@ -112,8 +112,8 @@ def bake(mesh: Open, paint: Paint, settings: TextureSettings, poll: Callable[[fl
     for share, band in _bands(mesh, size, settings.supersample):
         texels, middle = _middles(band)
         points, normals = middle.of(mesh.vertices, mesh.faces), _unit32(middle.of(mesh.normals, mesh.faces))
-        offset, fine = paint.detail(points, normals)
-        color[texels] = _bytes(paint.colors(points + offset))
+        found, fine = paint.texels(points, normals)
+        color[texels] = _bytes(found)
         known[texels] = True
         if normal is not None:
             normal[texels] = _bytes(0.5 + 0.5 * _in_tangent_space(middle, mesh, normals, fine))
@@ -161,9 +161,7 @@ def _middles(band: _Band) -> tuple[NDArray[np.int64], _Band]:
 def _smooth(color: Bytes, band: _Band, mesh: Open, paint: Paint) -> None:
     """Replace the colours of the band's texels by the mean over all their samples."""
     texel, where = np.unique(band.texel, return_inverse=True)
-    points = band.of(mesh.vertices, mesh.faces)
-    offset, _ = paint.detail(points, _unit32(band.of(mesh.normals, mesh.faces)))
-    found = paint.colors(points + offset)
+    found, _ = paint.texels(band.of(mesh.vertices, mesh.faces), _unit32(band.of(mesh.normals, mesh.faces)))
     count = np.bincount(where)
     mean = np.stack([np.bincount(where, found[:, k]) / count for k in range(3)], -1)
     color[texel] = _bytes(mean)

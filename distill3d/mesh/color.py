@@ -26,6 +26,8 @@ DIVERGED = (
     "expected finite colours, but the field's albedo is NaN or infinite on the surface: the run diverged; "
     "export an earlier checkpoint, or train again with a lower learning rate or guidance scale"
 )
+TIE = 1e-3
+"""Squared colour that a cell of distance to the middle of the visible matter is worth."""
 FALLBACK = 1e-3
 """Weight of the albedo just below the surface, which decides only where the samples are transparent."""
 
@@ -116,13 +118,25 @@ def vertex_colors(
 
 
 @torch.no_grad()
-def expected_depth(
+def color_depth(
     field: RadianceField, vertices: Floats, normals: Floats, spacing: float, chunk: int, device: torch.device
-) -> Floats:
-    """``(V,)`` how far below each vertex, in world units, the matter lies that a ray against the normal sees."""
-    found: list[Tensor] = []
+) -> tuple[Floats, Floats]:
+    """Where below each vertex a single look-up gives the colour that a ray against the normal sees.
+
+    Returns:
+        Depth in world units ``(V,)``, of the steps of :func:`profile` the one whose albedo is nearest the composited
+        colour, ties to the middle of the visible matter; and what is missing there to that colour, ``(V, 3)``.
+    """
+    depths: list[Tensor] = []
+    missing: list[Tensor] = []
     rows = max(1, chunk // SAMPLES)
     for x, n in zip(torch.from_numpy(vertices).split(rows), torch.from_numpy(normals).split(rows), strict=True):
-        depth, weight, _ = profile(field, x, n, spacing, device)
-        found.append(spacing * (weight * depth).sum(1) / weight.sum(1))
-    return cast(Floats, torch.cat(found).numpy())
+        depth, weight, albedo = profile(field, x, n, spacing, device)
+        weight = weight / weight.sum(1, keepdim=True)
+        seen = (weight[..., None] * albedo).sum(1)
+        middle = (weight * depth).sum(1, keepdim=True)
+        cost = (albedo - seen[:, None]).square().sum(-1) + TIE * (depth - middle).square()
+        best = cost.argmin(1)
+        depths.append(spacing * depth[best])
+        missing.append(seen - albedo[torch.arange(len(best)), best])
+    return cast(Floats, torch.cat(depths).numpy()), cast(Floats, torch.cat(missing).numpy())

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ..errors import DivergedError
-from .color import DIVERGED, expected_depth
+from .color import DIVERGED, color_depth
 from .types import Floats
 
 if TYPE_CHECKING:
@@ -29,12 +29,8 @@ NEIGHBOURS = 4
 class Paint(Protocol):
     """Colours and fine normals for the texels of a coarse mesh."""
 
-    def detail(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
-        """Offsets ``(n, 3)`` from points of the coarse mesh to where their colour is, and fine unit normals."""
-        ...
-
-    def colors(self, points: Floats) -> Floats:
-        """``(n, 3)`` sRGB in 0..1 at points already moved by their offsets."""
+    def texels(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
+        """Colours ``(n, 3)``, sRGB in 0..1, and fine unit normals ``(n, 3)`` for points of the coarse mesh."""
         ...
 
 
@@ -97,22 +93,21 @@ class FieldPaint:
     ) -> None:
         self.field, self.chunk, self.device = field, chunk, device
         self.dense = Dense(points, normals)
-        self.depth = expected_depth(field, points, normals, spacing, chunk, device)
-
-    def detail(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
-        offset, fine, index, weight = self.dense.detail(points, normals)
-        below = (weight * self.depth[index]).sum(1, keepdims=True)
-        return (offset - below * fine).astype(np.float32), fine
+        self.depth, self.missing = color_depth(field, points, normals, spacing, chunk, device)
 
     @torch.no_grad()
-    def colors(self, points: Floats) -> Floats:
+    def texels(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
+        offset, fine, index, weight = self.dense.detail(points, normals)
+        below = (weight * self.depth[index]).sum(1, keepdims=True)
+        where = (points + offset - below * fine).astype(np.float32)
         parts: list[Tensor] = []
-        for x in torch.from_numpy(points).clamp(-1, 1).split(self.chunk):
+        for x in torch.from_numpy(where).clamp(-1, 1).split(self.chunk):
             parts.append(self.field(x.to(self.device))[1].float().cpu())
         found = torch.cat(parts) if parts else torch.zeros(0, 3)
         if not bool(found.isfinite().all()):
             raise DivergedError(DIVERGED)
-        return cast(Floats, found.clamp(0, 1).numpy())
+        colors = found.numpy() + np.einsum("nk,nkc->nc", weight, self.missing[index])
+        return cast(Floats, np.clip(colors, 0, 1).astype(np.float32)), fine
 
 
 class SamplePaint:
@@ -125,10 +120,7 @@ class SamplePaint:
     def __init__(self, points: Floats, normals: Floats, colors: Floats) -> None:
         self.dense, self.values = Dense(points, normals), colors
 
-    def detail(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
+    def texels(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
         offset, fine, _, _ = self.dense.detail(points, normals)
-        return offset, fine
-
-    def colors(self, points: Floats) -> Floats:
-        index, weight = self.dense.around(points, None)
-        return cast(Floats, np.einsum("nk,nkc->nc", weight, self.values[index]).astype(np.float32))
+        index, weight = self.dense.around(points + offset, None)
+        return cast(Floats, np.einsum("nk,nkc->nc", weight, self.values[index]).astype(np.float32)), fine
