@@ -11,18 +11,29 @@ from __future__ import annotations
 from ..errors import EmptySurfaceError
 from . import clean, color
 from .build import build, extract
+from .convert import convert
+from .core import from_core, to_core
+from .load import read, read_parts
 from .types import MeshSettings, OnStage, SurfaceMesh, TextureSettings
-from .writers import write
+from .view import MeshView
+from .writers import TEXTURED, write
 
 __all__ = [
+    "TEXTURED",
     "EmptySurfaceError",
     "MeshSettings",
+    "MeshView",
     "OnStage",
     "SurfaceMesh",
     "TextureSettings",
     "build",
     "clean",
     "color",
+    "convert",
     "extract",
+    "from_core",
+    "read",
+    "read_parts",
+    "to_core",
     "write",
 ]
