@@ -182,7 +182,9 @@ def _contrasting(color: Bytes, known: NDArray) -> NDArray:
     """Texels with a neighbour, among the known ones, of a visibly different colour."""
     rough = np.zeros(known.shape, bool)
     for axis in (0, 1):
-        first, second = (tuple(slice(*s) if a == axis else slice(None) for a in (0, 1)) for s in ((1, None), (None, -1)))
+        first, second = (
+            tuple(slice(*s) if a == axis else slice(None) for a in (0, 1)) for s in ((1, None), (None, -1))
+        )
         step = np.abs(color[first].astype(np.int16) - color[second].astype(np.int16)).max(-1) > CONTRAST * 255
         step &= known[first] & known[second]
         rough[first] |= step

@@ -82,7 +82,9 @@ def _reduced(
     return SurfaceMesh(small, faces, normals, colors, whole.level)
 
 
-def _paint(pieces: Sequence[SurfaceMesh], place: Callable[[Floats], Floats], texture: TextureSettings | None) -> SamplePaint:
+def _paint(
+    pieces: Sequence[SurfaceMesh], place: Callable[[Floats], Floats], texture: TextureSettings | None
+) -> SamplePaint:
     """Colours at the vertices and at points scattered evenly over all pieces."""
     wanted = SAMPLES if texture is None else min(SAMPLES, 2 * texture.size**2)
     areas = [clean.face_areas(piece.vertices.astype(np.float64), piece.faces) for piece in pieces]
@@ -134,7 +136,11 @@ def _described(mesh: SurfaceMesh) -> SurfaceMesh:
     vertices, faces = clean.weld(mesh.vertices.astype(np.float64), mesh.faces, _weld_distance(mesh))
     if len(faces):
         facts = clean.inspect(vertices, faces)
-        mesh.report = {**mesh.report, **facts, "warnings": [*mesh.report.get("warnings", ()), *closedness_warnings(facts)]}
+        mesh.report = {
+            **mesh.report,
+            **facts,
+            "warnings": [*mesh.report.get("warnings", ()), *closedness_warnings(facts)],
+        }
     return mesh
 
 

@@ -44,7 +44,8 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
     if path.suffix.lower() not in SUFFIXES:
         raise MeshFileError(f"expected a mesh file ending in {', '.join(SUFFIXES)}, got {path.name!r}")
     try:
-        scene = trimesh.load_scene(path, process=False, maintain_order=True)
+        # an OBJ read in its own order loses texture coordinates at seams
+        scene = trimesh.load_scene(path, process=False, maintain_order=path.suffix.lower() != ".obj")
         found = [_part(scene, name, path.suffix.lower()) for name in sorted(scene.graph.nodes_geometry)]
     except Exception as error:  # trimesh's readers raise whatever a damaged file leads them to
         kind = type(error).__name__
@@ -79,6 +80,8 @@ def _part(scene: Any, node: str, suffix: str) -> SurfaceMesh | None:
     geometry = scene.geometry[name]
     if not isinstance(geometry, trimesh.Trimesh) or len(geometry.faces) == 0:
         return None
+    if suffix == ".stl":
+        geometry.merge_vertices()
     matrix = np.asarray(transform, np.float64)
     faces = np.asarray(geometry.faces, np.int64).copy()
     vertices = (np.asarray(geometry.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32)
@@ -121,7 +124,7 @@ def _texture(geometry: Any) -> tuple[Bytes | None, Floats | None]:
     picture = getattr(material, "image", None) if picture is None else picture
     if uvs is None or picture is None or len(uvs) != len(geometry.vertices):
         return None, None
-    pixels = np.asarray(picture.convert("RGB"), np.uint8)
+    pixels = np.array(picture.convert("RGB"), np.uint8)
     factor = _factor(getattr(material, "baseColorFactor", None))
     if factor is not None and not np.allclose(factor, 1):
         light = srgb_to_linear(pixels / 255.0) * factor

@@ -103,9 +103,7 @@ class MeshView:
         depth = -local[:, 2]
         focal = 0.5 * fine_h / torch.tan(camera.fov[0].double() / 2)
         safe = depth.clamp(min=1e-9)
-        flat = torch.stack(
-            [fine_w / 2 + focal * local[:, 0] / safe, fine_h / 2 - focal * local[:, 1] / safe], -1
-        )
+        flat = torch.stack([fine_w / 2 + focal * local[:, 0] / safe, fine_h / 2 - focal * local[:, 1] / safe], -1)
         faces = self.faces[(depth[self.faces] > NEAR).all(1)]
         found = rasterise(flat[faces], fine_h, fine_w)
         # 1/z is linear in the picture; weights divided by z and made to sum to 1 are the weights on the triangle
