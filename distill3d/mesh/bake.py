@@ -189,7 +189,8 @@ def _contrasting(color: Bytes, known: NDArray) -> NDArray:
         step &= known[first] & known[second]
         rough[first] |= step
         rough[second] |= step
-    return rough & known
+    result: NDArray = rough & known
+    return result
 
 
 def _nearest(known: NDArray) -> NDArray[np.int64] | None:
@@ -210,7 +211,8 @@ def _bytes(values: NDArray) -> Bytes:
 
 
 def _unit(vectors: NDArray) -> NDArray[np.float64]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
+    unit: NDArray[np.float64] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
+    return unit
 
 
 def _unit32(vectors: Floats) -> Floats:

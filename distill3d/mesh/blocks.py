@@ -91,7 +91,8 @@ class Blocks:
         block, inner = points // SIDE, points % SIDE
         number = self.number[tuple(block.T)]
         constant = torch.where(self.solid[tuple(block.T)], 4 * self.level, 0.0)
-        return torch.where(number >= 0, self.samples[number, inner[:, 0], inner[:, 1], inner[:, 2]], constant)
+        known: Tensor = self.samples[number, inner[:, 0], inner[:, 1], inner[:, 2]]
+        return torch.where(number >= 0, known, constant)
 
     def padded(self, block: tuple[int, int, int]) -> NDArray[np.float32]:
         """``(SIDE + 2)^3`` values ``sigma / (sigma + L)`` of a block from one point before it to one point after it."""
@@ -139,7 +140,7 @@ def find_surface_in_blocks(
 
 
 def near_surface(solid: Tensor, lattice: Lattice, blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """Blocks with both kinds of coarse point in or one coarse cell around them, and what the others are, ``(B, B, B)``."""
+    """Blocks with both kinds of coarse point within a coarse cell, and what the others are, both ``(B, B, B)``."""
     whole = torch.zeros((COARSE + 1,) * 3, dtype=torch.bool)
     window = tuple(slice(s, s + c) for s, c in zip(lattice.start, lattice.count, strict=True))
     whole[window] = solid

@@ -1,7 +1,7 @@
 """An atlas by box projection: every face seen along the axis it faces most, in patches that never overlap.
 
-The fallback for meshes that a better unwrapper cannot do in time. Texel density varies by at most sqrt(3) and nothing is
-folded over, since a face turned less than 55 degrees from its axis keeps its winding. Patches of one direction that
+The fallback for meshes that a better unwrapper cannot do in time. Texel density varies by at most sqrt(3) and nothing
+is folded over, since a face turned less than 55 degrees from its axis keeps its winding. Patches of one direction that
 cover each other (a mug's handle before its body) are found by rasterising the atlas, and the hidden faces move to
 patches of their own.
 """
@@ -95,7 +95,8 @@ def connected_patches(faces: Ints, label: NDArray) -> NDArray[np.int64]:
     one, other = one[joined], other[joined]
     graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(len(faces), len(faces)))
     _, patch = connected_components(graph, directed=False)
-    return patch.astype(np.int64)
+    numbered: NDArray[np.int64] = patch.astype(np.int64)
+    return numbered
 
 
 def pack(extent: Points, size: int, padding: int) -> tuple[Points, float]:
@@ -145,4 +146,5 @@ def _hidden(where: Points, depth: NDArray, size: int) -> NDArray[np.int64]:
     level = torch.from_numpy(depth)[found.face]
     top = top.scatter_reduce(0, found.pixel, level, "amax")
     below = level < top[found.pixel]
-    return found.face[below].unique().numpy()
+    hidden: NDArray[np.int64] = found.face[below].unique().numpy()
+    return hidden

@@ -41,7 +41,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="distill3d-", ignore_cleanup_errors=True) as folder:
         source, target, errors = (Path(folder) / name for name in ("in.npz", "out.npz", "errors.txt"))
         try:
-            np.savez(source, **{name: np.asarray(value) for name, value in arrays.items()})
+            values: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+            np.savez(source, **values)
             code = _wait([sys.executable, str(WORKER), task, str(source), str(target)], errors, seconds, poll)
         except OSError as error:
             raise ChildError(f"its process could not be started ({error})") from error

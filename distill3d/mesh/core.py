@@ -106,7 +106,8 @@ def _count(mesh: Any, name: str, index: int) -> int | None:
 
 
 def _array(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().float().numpy().copy()
+    copied: np.ndarray = values.detach().cpu().float().numpy().copy()
+    return copied
 
 
 def _picture(values: Tensor | None, index: int) -> Bytes | None:

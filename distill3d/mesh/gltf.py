@@ -1,4 +1,4 @@
-"""A mesh as one binary glTF 2.0 file: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (sections 3.6 to 3.9, 4).
+"""A mesh as one binary glTF 2.0 file: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (sections 3.6-3.9, 4).
 
 Written here rather than by a library so that normals, colours, tangents, the material and the metadata are exactly as
 the specification asks: vertex colours linear, the colour texture sRGB, the normal map and occlusion linear, texture

@@ -157,4 +157,4 @@ def _colors(geometry: Any, count: int, *, linear: bool) -> NDArray:
     if factor is not None:
         return np.tile(linear_to_srgb(factor), (count, 1))
     diffuse = _factor(getattr(material, "diffuse", None))
-    return cast(NDArray, np.tile(np.full(3, GREY) if diffuse is None else diffuse, (count, 1)))
+    return np.tile(np.full(3, GREY) if diffuse is None else diffuse, (count, 1))

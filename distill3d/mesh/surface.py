@@ -152,16 +152,17 @@ def find_surface(
         EmptySurfaceError: no density crosses the level, or matter fills the box.
         DivergedError: a density is not finite.
     """
+    source: Density = field
     if isinstance(field, SignedDistanceField):
-        field = _Distance(field, 2 / settings.resolution)
+        source = _Distance(field, 2 / settings.resolution)
         settings = dataclasses.replace(settings, level=1.0)
     if settings.resolution > DENSE:
         from .blocks import find_surface_in_blocks
 
-        found = find_surface_in_blocks(field, occupancy, settings, device, on_stage)
+        found = find_surface_in_blocks(source, occupancy, settings, device, on_stage)
     else:
-        found = _find_dense(field, occupancy, settings, device, on_stage)
-    if isinstance(field, _Distance):
+        found = _find_dense(source, occupancy, settings, device, on_stage)
+    if isinstance(source, _Distance):
         found = dataclasses.replace(found, choice=LevelChoice(0.0, "zero of the distance", (0.0, 0.0), 0.0, 1.0, 0.0))
     return found
 

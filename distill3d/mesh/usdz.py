@@ -1,5 +1,6 @@
-"""A mesh as USDZ: https://openusd.org/release/spec_usdz.html, a zip archive without compression, every file on a multiple
-of 64 bytes, the first of them the scene.
+"""A mesh as USDZ: https://openusd.org/release/spec_usdz.html.
+
+A zip archive without compression, every file on a multiple of 64 bytes, the first of them the scene.
 
 The scene is text (usda), which every USD reader takes. y up, metres, texture coordinates from the lower left corner,
 UsdPreviewSurface with an sRGB base colour and a raw normal map (https://openusd.org/release/spec_usdpreviewsurface.html).

@@ -1,6 +1,6 @@
 """Pictures of a mesh with the same cameras, kinds and frame as pictures of a field, by depth-buffered rasterisation.
 
-A :class:`MeshView` can be handed to ``render.pictures.picture``, ``contact_sheet`` and ``turntable`` in a field's place.
+``render.pictures.picture``, ``contact_sheet`` and ``turntable`` take a :class:`MeshView` in a field's place.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def main() -> None:
     """Run the task named on the command line."""
     task, source, target = sys.argv[1:]
     with np.load(source, allow_pickle=False) as arrays:
-        result = {"unwrap": unwrap, "decimate": decimate}[task](**dict(arrays))
+        tasks: dict[str, Any] = {"unwrap": unwrap, "decimate": decimate}
+        result = tasks[task](**dict(arrays))
     with open(target, "wb") as file:  # noqa: PTH123
         np.savez(file, **result)
 
