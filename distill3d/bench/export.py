@@ -1,6 +1,6 @@
 """The mesh export against the naive route, each in a process of its own so that peak memory can be told apart.
 
-naive: marching cubes at 256^3 over the whole box, no decimation, xatlas straight, a texture of one look-up a texel, GLB.
+naive: marching cubes at 256^3 over the whole box, no decimation, xatlas straight, one colour look-up a texel, GLB.
 ours: ``mesh.build`` with default settings, GLB. Both start from the same known object as a smooth radiance field.
 """
 

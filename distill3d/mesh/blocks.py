@@ -92,7 +92,8 @@ class Blocks:
         number = self.number[tuple(block.T)]
         constant = torch.where(self.solid[tuple(block.T)], 4 * self.level, 0.0)
         known: Tensor = self.samples[number, inner[:, 0], inner[:, 1], inner[:, 2]]
-        return torch.where(number >= 0, known, constant)
+        values: Tensor = torch.where(number >= 0, known, constant)
+        return values
 
     def padded(self, block: tuple[int, int, int]) -> NDArray[np.float32]:
         """``(SIDE + 2)^3`` values ``sigma / (sigma + L)`` of a block from one point before it to one point after it."""
