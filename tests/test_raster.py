@@ -40,7 +40,9 @@ def test_covers_the_centres_inside(numbers: list[float]) -> None:
 def test_neighbours_share_no_pixel_and_leave_none_out(seed: int, snap: bool) -> None:
     """A triangulation of the picture covers every pixel once, also where vertices lie on pixel centres."""
     random = np.random.default_rng(seed)
-    points = np.concatenate([random.random((60, 2)) * [WIDTH, HEIGHT], [[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]]])
+    points = np.concatenate(
+        [random.random((60, 2)) * [WIDTH, HEIGHT], [[0, 0], [WIDTH, 0], [0, HEIGHT], [WIDTH, HEIGHT]]]
+    )
     if snap:
         points = np.unique(np.round(points * 2) / 2, axis=0)
     faces = Delaunay(points).simplices

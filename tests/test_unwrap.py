@@ -57,7 +57,9 @@ def test_nothing_overlaps_and_nothing_is_lost(name: str, method: str) -> None:
 
 def test_box_patches_keep_their_winding_and_their_distance() -> None:
     solid = SOLIDS["ring"]
-    atlas = unwrap(np.asarray(solid.vertices), np.asarray(solid.faces, np.int64), TextureSettings(size=256, unwrap="box"))
+    atlas = unwrap(
+        np.asarray(solid.vertices), np.asarray(solid.faces, np.int64), TextureSettings(size=256, unwrap="box")
+    )
     a, b, c = (atlas.uvs[atlas.faces[:, k]] for k in range(3))
     turn = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     assert (turn < 0).all()  # v runs downwards: counter-clockwise seen from outside
@@ -67,7 +69,9 @@ def test_box_patches_keep_their_winding_and_their_distance() -> None:
 def test_a_time_limit_falls_back_to_boxes_and_says_so() -> None:
     pytest.importorskip("xatlas")
     solid = trimesh.creation.icosphere(5)
-    atlas = unwrap(np.asarray(solid.vertices), np.asarray(solid.faces, np.int64), TextureSettings(size=256, unwrap_seconds=0.2))
+    atlas = unwrap(
+        np.asarray(solid.vertices), np.asarray(solid.faces, np.int64), TextureSettings(size=256, unwrap_seconds=0.2)
+    )
     assert atlas.method == "box" and "longer than 0.2 seconds" in atlas.reason
     checked(atlas, np.asarray(solid.vertices), np.asarray(solid.faces), 256)
 
