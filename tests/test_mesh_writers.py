@@ -339,10 +339,14 @@ def test_blender_reads_every_format_upright(tmp_path: Path, suffix: str) -> None
     bpy = pytest.importorskip("bpy", reason="needs Blender as a module (bpy)")
     path = str(write(poster(), tmp_path / f"a.{suffix}"))
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    readers = {"glb": lambda: bpy.ops.import_scene.gltf(filepath=path), "obj": lambda: bpy.ops.wm.obj_import(filepath=path),
-               "ply": lambda: bpy.ops.wm.ply_import(filepath=path, forward_axis="NEGATIVE_Z", up_axis="Y"),
-               "stl": lambda: bpy.ops.wm.stl_import(filepath=path, forward_axis="NEGATIVE_Z", up_axis="Y"),
-               "usdz": lambda: bpy.ops.wm.usd_import(filepath=path)}  # fmt: skip
+    axes = {"forward_axis": "NEGATIVE_Z", "up_axis": "Y"}
+    readers = {
+        "glb": lambda: bpy.ops.import_scene.gltf(filepath=path),
+        "obj": lambda: bpy.ops.wm.obj_import(filepath=path),
+        "ply": lambda: bpy.ops.wm.ply_import(filepath=path, **axes),
+        "stl": lambda: bpy.ops.wm.stl_import(filepath=path, **axes),
+        "usdz": lambda: bpy.ops.wm.usd_import(filepath=path),
+    }
     readers[suffix]()
     (item,) = [o for o in bpy.data.objects if o.type == "MESH"]
     world = [item.matrix_world @ v.co for v in item.data.vertices]
