@@ -84,7 +84,8 @@ class Blocks:
                 open_ = self.number[tuple(beside.T)] < 0
                 differs = (border != self.solid[tuple(beside.T)][:, None]).any(1)
                 found.append(beside[open_ & differs])
-        return torch.cat(found).unique(dim=0)
+        disagreeing: Tensor = torch.cat(found).unique(dim=0)  # type: ignore[no-untyped-call]
+        return disagreeing
 
     def at(self, points: Tensor) -> Tensor:
         """Densities ``(n,)`` at lattice points ``(n, 3)`` long; unsampled blocks are far above or below the level."""
