@@ -78,7 +78,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(f"usage: distill3d bench {{{','.join(_NAMES)}}} [--json] [flags]\n\n{DESCRIPTION}\n")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, rest = arguments[0], list(arguments[1:])
+    if "--json" in rest and rest[rest.index("--json") + 1 :][:1] not in (["True"], ["False"]):
+        rest.insert(rest.index("--json") + 1, "True")
     if name not in _NAMES:
         raise SettingsError(f"unknown benchmark {name!r}: expected one of {', '.join(_NAMES)}")
     kind: type[Any] = {"encoder": Encoder, "step": Step, "quality": Quality, "export": Export}[name]

@@ -84,7 +84,7 @@ class Blocks:
                 open_ = self.number[tuple(beside.T)] < 0
                 differs = (border != self.solid[tuple(beside.T)][:, None]).any(1)
                 found.append(beside[open_ & differs])
-        disagreeing: Tensor = torch.cat(found).unique(dim=0)  # type: ignore[no-untyped-call]
+        disagreeing: Tensor = torch.cat(found).unique(dim=0)
         return disagreeing
 
     def at(self, points: Tensor) -> Tensor:
