@@ -125,8 +125,8 @@ def decimate(
         if poll is not None:
             poll(turn / len(AGGRESSIVENESS))
         points, triangles = weld(*_collapse(vertices, faces, budget, haste, poll))
-        if len(triangles) < 4:
-            continue
+        if len(triangles) < 4 or len(best[1]) <= budget < len(triangles):
+            continue  # nothing left, or too careful to reach the budget that a hastier try kept
         best = points, triangles
         if closed and abs(signed_volume(points, triangles) - volume) > VOLUME_CHANGE * abs(volume):
             continue
