@@ -41,3 +41,7 @@ class OutOfMemoryError(Distill3DError):
 
 class EmptySurfaceError(Distill3DError):
     """A field that holds no surface at the level asked for."""
+
+
+class MeshFileError(Distill3DError):
+    """A mesh from elsewhere that cannot be read or holds no triangles."""

@@ -19,6 +19,8 @@ from distill3d.cli import main
 from distill3d.optimize import checkpoint as checkpoints
 
 FAST = ["--iterations", "3", "--resolution", "16", "--render.samples-per-ray", "24", "--turntable-frames", "4"]
+SMALL = ["--texture.size", "64", "--texture.unwrap", "box"]
+FAST += SMALL
 FAST += ["--field.grid.levels", "4", "--field.grid.log2-table-size", "12", "--mesh.resolution", "32"]
 
 
@@ -51,10 +53,49 @@ def test_a_run_leaves_files_that_other_programs_open(finished: Path) -> None:
 
 
 def test_export_writes_the_mesh_again_without_a_model(finished: Path, tmp_path: Path) -> None:
-    for suffix in ("glb", "obj", "ply"):
+    for suffix in ("glb", "obj", "ply", "stl"):
         path = tmp_path / f"again.{suffix}"
-        assert main(["export", str(finished), "--out", str(path), "--mesh.resolution", "24"]) == 0
+        assert main(["export", str(finished), "--out", str(path), "--mesh.resolution", "24", *SMALL]) == 0
         assert len(trimesh.load(path, force="mesh").faces) > 50
+
+
+def test_the_mesh_of_a_run_has_a_texture(finished: Path) -> None:
+    (found,) = trimesh.load_scene(finished / "mesh.glb").geometry.values()
+    assert found.visual.material.baseColorTexture.size == (64, 64)
+    report = json.loads((finished / "report.json").read_text())
+    assert report["mesh"]["texture"]["unwrap"] == "box"
+
+
+def test_turntable_of_a_run_and_of_a_mesh_file(finished: Path, tmp_path: Path) -> None:
+    flags = ["--frames", "3", "--size", "32"]
+    assert main(["turntable", str(finished), "--out", str(tmp_path / "a.gif"), *flags]) == 0
+    assert Image.open(tmp_path / "a.gif").n_frames == 3
+    for name in ("b.webp", "c.png", "d.mp4"):
+        assert main(["turntable", str(finished / "mesh.glb"), "--out", str(tmp_path / name), *flags]) == 0
+    assert Image.open(tmp_path / "b.webp").n_frames > 1  # WebP joins frames that are alike
+    assert Image.open(tmp_path / "c.png").size == (4 * 32, 4 * 32)
+    assert (tmp_path / "d.mp4").stat().st_size > 500
+
+
+def test_convert_takes_a_mesh_to_another_format_and_budget(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(finished / "mesh.glb")
+    assert main(["convert", source, str(tmp_path / "a.usdz")]) == 0
+    assert main(["convert", source, str(tmp_path / "b.obj"), "--face-budget", "200", *SMALL]) == 0
+    assert len(trimesh.load(tmp_path / "b.obj", force="mesh").faces) <= 200 and (tmp_path / "b.png").exists()
+    capsys.readouterr()
+    for arguments, words in (
+        (["convert", source, source], "expected another file"),
+        (["convert", source, str(tmp_path / "a.fbx")], "ending in .glb"),
+        (["convert", str(tmp_path / "none.obj"), str(tmp_path / "x.glb")], "there is no file"),
+        (["turntable", source, "--out", str(tmp_path / "a.avi")], "ending in .mp4"),
+        (["turntable", str(tmp_path / "none.ply"), "--out", str(tmp_path / "a.gif")], "there is no file"),
+        (["turntable", source, "--frames", "0"], "expected 1 to 2000 frames"),
+        (["export", str(finished), "--out", str(tmp_path / "a.fbx")], "ending in .glb"),
+    ):
+        status, message = bad(capsys, *arguments)
+        assert status != 0 and words in message and "Traceback" not in message, (arguments, message)
 
 
 def bad(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -8,17 +8,22 @@ import os
 import shutil
 import struct
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
+from mesh_fields import CORNERS, WavyField, poster
 
 from distill3d.errors import OutputError, SettingsError
-from distill3d.mesh import SurfaceMesh, write
+from distill3d.mesh import MeshSettings, SurfaceMesh, TextureSettings, build, write
+from distill3d.mesh.color import srgb_to_linear
+from distill3d.mesh.writers import joined, watertight
 
 SUFFIXES = ["glb", "obj", "ply"]
+ALL = [*SUFFIXES, "stl", "usdz"]
 METADATA = {
     "prompt": 'a "red" ✓ cube\nwith a line',
     "seed": 3,
@@ -137,7 +142,7 @@ def test_many_vertices_get_wide_indices(tmp_path: Path) -> None:
     assert np.array_equal(accessor(document, body, 0).reshape(-1, 3), big.faces)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", ALL)
 def test_full_disk_leaves_the_old_file_and_nothing_else(
     mesh: SurfaceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
@@ -181,8 +186,8 @@ def test_folder_that_cannot_be_made_is_named(mesh: SurfaceMesh, tmp_path: Path) 
 
 
 def test_unknown_suffix_is_an_error_before_anything_is_written(mesh: SurfaceMesh, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"\.glb, \.obj, \.ply"):
-        write(mesh, tmp_path / "deep" / "a.stl")
+    with pytest.raises(SettingsError, match=r"\.glb, \.obj, \.ply, \.stl, \.usdz"):
+        write(mesh, tmp_path / "deep" / "a.fbx")
     assert list(tmp_path.iterdir()) == []
     assert write(mesh, str(tmp_path / "A.GLB")).exists()
 
@@ -206,7 +211,159 @@ def test_khronos_validator_finds_nothing(mesh: SurfaceMesh, tmp_path: Path) -> N
     paths = [write(mesh, tmp_path / "a.glb", METADATA), write(large(), tmp_path / "b.glb")]
     mesh.faces = mesh.faces[1:]
     paths.append(write(mesh, tmp_path / "c.glb"))
+    paths.append(write(poster(), tmp_path / "d.glb", METADATA))
+    jpeg = poster()
+    jpeg.image, jpeg.occlusion = "jpeg", None
+    paths.append(write(jpeg, tmp_path / "e.glb"))
+    field = WavyField("torus")
+    baked = build(field, settings=MeshSettings(resolution=32), texture=TextureSettings(size=128, occlusion=True))
+    paths.append(write(baked, tmp_path / "f.glb", baked.report))
     command = [node, "-e", VALIDATE, *map(str, paths)]
     output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     for issues in json.loads(output):
         assert issues["numErrors"] == issues["numWarnings"] == issues["numInfos"] == 0, issues["messages"]
+
+
+def sampled(found: trimesh.Trimesh) -> dict[tuple[int, int], list[int]]:
+    """The picture's colour at the texel nearest each vertex, by the sign of the vertex's x and y."""
+    material = found.visual.material
+    picture = material.baseColorTexture if hasattr(material, "baseColorTexture") else material.image
+    pixels = np.asarray(picture.convert("RGB"))
+    uv = np.clip(found.visual.uv, 0.01, 0.99)
+    rows, columns = ((1 - uv[:, 1]) * len(pixels)).astype(int), (uv[:, 0] * pixels.shape[1]).astype(int)
+    signs = np.sign(found.vertices[:, :2]).astype(int).tolist()
+    return {(x, y): pixels[r, c].tolist() for (x, y), r, c in zip(signs, rows, columns, strict=True)}
+
+
+UPRIGHT = {(-1, 1): "left up", (1, 1): "right up", (-1, -1): "left down", (1, -1): "right down"}
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj"])
+def test_trimesh_finds_the_texture_the_right_way_up(tmp_path: Path, suffix: str) -> None:
+    (found,) = trimesh.load_scene(write(poster(), tmp_path / f"a.{suffix}"), process=False).geometry.values()
+    assert len(found.faces) == 2
+    assert sampled(found) == {place: list(CORNERS[name]) for place, name in UPRIGHT.items()}
+    assert found.face_normals == pytest.approx(np.tile([0, 0, 1], (2, 1)))
+
+
+def test_glb_with_a_texture(tmp_path: Path) -> None:
+    document, body = read_glb(write(poster(), tmp_path / "a.glb").read_bytes())
+    (primitive,) = document["meshes"][0]["primitives"]
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "TANGENT", "TEXCOORD_0"}
+    (material,) = document["materials"]
+    assert {"normalTexture", "occlusionTexture"} < set(material) and material["doubleSided"]
+    assert [image["mimeType"] for image in document["images"]] == ["image/png"] * 3
+    view = document["bufferViews"][document["images"][0]["bufferView"]]
+    assert "target" not in view
+    assert body[view["byteOffset"] :][:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_seam_is_no_hole() -> None:
+    """A baked closed mesh has vertices twice along seams and is still drawn single-sided, and joined in OBJ and PLY."""
+    field = WavyField("sphere")
+    baked = build(field, settings=MeshSettings(resolution=24), texture=TextureSettings(size=64, unwrap="box"))
+    plain = build(field, settings=MeshSettings(resolution=24))
+    assert len(baked.vertices) > len(plain.vertices)
+    assert watertight(baked)
+    first, place = joined(baked)
+    assert len(first) == len(plain.vertices) and np.array_equal(baked.vertices[first][place], baked.vertices)
+
+
+def test_obj_names_its_materials_and_survives_odd_names(tmp_path: Path) -> None:
+    path = write(poster(), tmp_path / "my poster é.obj")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == sorted([path.name, "my_poster__.mtl", "my_poster__.png", "my_poster___normal.png",
+                            "my_poster___occlusion.png"])  # fmt: skip
+    text = path.read_text()
+    assert "mtllib my_poster__.mtl" in text and "usemtl baked" in text
+    assert "map_Kd my_poster__.png" in (tmp_path / "my_poster__.mtl").read_text()
+
+
+def test_full_disk_leaves_no_part_of_a_textured_obj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = [0]
+    real = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        written[0] += 1
+        if written[0] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        write(poster(), tmp_path / "a.obj")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stl_holds_the_shape(mesh: SurfaceMesh, tmp_path: Path) -> None:
+    found = trimesh.load(write(mesh, tmp_path / "a.stl"))
+    assert len(found.faces) == len(mesh.faces) and found.is_watertight
+    assert found.volume == pytest.approx(0.12, rel=1e-5)
+
+
+def test_usdz_is_a_stored_zip_with_aligned_files(tmp_path: Path) -> None:
+    path = write(poster(), tmp_path / "a.usdz", METADATA)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        assert names == ["object.usda", "textures/color.png", "textures/normal.png", "textures/occlusion.png"]
+        for info in archive.infolist():
+            assert info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
+            name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
+            assert (info.header_offset + 30 + name + extra) % 64 == 0
+
+
+def test_usd_reads_usdz(mesh: SurfaceMesh, tmp_path: Path) -> None:
+    usd = pytest.importorskip("pxr.Usd", reason="needs usd-core")
+    from pxr import UsdGeom, UsdShade
+
+    stage = usd.Stage.Open(str(write(poster(), tmp_path / "a.usdz", METADATA)))
+    assert UsdGeom.GetStageUpAxis(stage) == "Y" and UsdGeom.GetStageMetersPerUnit(stage) == 1
+    found = UsdGeom.Mesh(stage.GetPrimAtPath("/Object/Mesh"))
+    assert np.array(found.GetPointsAttr().Get()) == pytest.approx(poster().vertices)
+    st = np.array(UsdGeom.PrimvarsAPI(found).GetPrimvar("st").Get())
+    assert st.tolist() == [[0, 1], [1, 1], [0, 0], [1, 0]]
+    surface = UsdShade.Material(stage.GetPrimAtPath("/Object/Material")).ComputeSurfaceSource()[0]
+    assert surface.GetInput("normal").HasConnectedSource() and surface.GetInput("diffuseColor").HasConnectedSource()
+    texture = UsdShade.Shader(stage.GetPrimAtPath("/Object/Material/color"))
+    assert texture.GetInput("sourceColorSpace").Get() == "sRGB"
+    assert json.loads(stage.GetRootLayer().customLayerData["metadata"])["seed"] == 3
+    plain = usd.Stage.Open(str(write(mesh, tmp_path / "b.usdz")))
+    colors = np.array(UsdGeom.Mesh(plain.GetPrimAtPath("/Object/Mesh")).GetDisplayColorAttr().Get())
+    assert colors == pytest.approx(srgb_to_linear(mesh.colors.astype(float)), abs=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl", "usdz"])
+def test_blender_reads_every_format_upright(tmp_path: Path, suffix: str) -> None:
+    bpy = pytest.importorskip("bpy", reason="needs Blender as a module (bpy)")
+    path = str(write(poster(), tmp_path / f"a.{suffix}"))
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    axes = {"forward_axis": "NEGATIVE_Z", "up_axis": "Y"}
+    readers = {
+        "glb": lambda: bpy.ops.import_scene.gltf(filepath=path),
+        "obj": lambda: bpy.ops.wm.obj_import(filepath=path),
+        "ply": lambda: bpy.ops.wm.ply_import(filepath=path, **axes),
+        "stl": lambda: bpy.ops.wm.stl_import(filepath=path, **axes),
+        "usdz": lambda: bpy.ops.wm.usd_import(filepath=path),
+    }
+    readers[suffix]()
+    (item,) = [o for o in bpy.data.objects if o.type == "MESH"]
+    world = [item.matrix_world @ v.co for v in item.data.vertices]
+    places = sorted(tuple(round(c, 4) for c in v) for v in world)
+    # Blender is z up: our y is its z, and our front +z its -y
+    assert sorted(set(places)) == [(-0.5, 0, -0.5), (-0.5, 0, 0.5), (0.5, 0, -0.5), (0.5, 0, 0.5)]
+    assert len(item.data.polygons) == 2
+    normal = item.matrix_world.to_3x3() @ item.data.polygons[0].normal
+    assert [round(c, 4) for c in normal] == [0, -1, 0]
+    if suffix in ("glb", "obj", "usdz"):
+        image = next(i for i in bpy.data.images if tuple(i.size) == (16, 16) and "normal" not in i.name
+                     and "occlusion" not in i.name)  # fmt: skip
+        assert image.colorspace_settings.name == "sRGB"
+        pixels = np.array(image.pixels[:]).reshape(16, 16, -1)
+        layer = item.data.uv_layers.active.data
+        for loop in item.data.loops:
+            u, v = np.clip(layer[loop.index].uv, 0.01, 0.99)
+            x, _, z = (np.sign(c) for c in world[loop.vertex_index])
+            expected = np.array(CORNERS[UPRIGHT[int(x), int(z)]]) / 255
+            assert pixels[int(v * 16), int(u * 16), :3] == pytest.approx(expected, abs=0.01)

@@ -1,4 +1,4 @@
-"""The command line: ``distill3d generate | compare | distill2d | export | bench | train-prior``."""
+"""The command line, ``distill3d COMMAND``: one module a command, imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ _COMMANDS = {
     "generate": "turn a prompt into a 3D object: a GLB, a contact sheet, a turntable",
     "compare": "run several methods on the same prompt, seed and cameras, side by side",
     "distill2d": "see the methods at work on a picture, in seconds",
-    "export": "write the mesh of a finished or stopped run again, with other mesh settings or as OBJ or PLY",
-    "bench": "measure: encoder, step, quality",
+    "export": "write the mesh of a finished or stopped run again: other settings, texture, OBJ, PLY, STL or USDZ",
+    "turntable": "film or contact sheet of a run or of any mesh file: MP4, GIF, WebP or PNG",
+    "convert": "take a mesh file of your own to another format, face budget, size or texture",
+    "bench": "measure: encoder, step, quality, export",
     "train-prior": "train the bundled tiny text-to-image model from scratch",
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench import encoder, quality, step
+from ..bench import encoder, export, quality, step
 from ..bench.quality_report import markdown
 from ..errors import SettingsError
 from ..optimize.settings import MethodName
@@ -23,9 +23,11 @@ DESCRIPTION = """Measure, and print one JSON object on standard output with --js
 encoder: our hash grid against straightforward vectorised torch and against a per-level gather, forward and backward.
 step: share of each part in one distillation step of the draft preset.
 quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
-finished job in --out and goes on from there when it is called again."""
+finished job in --out and goes on from there when it is called again.
+export: surface to written GLB, ours against the naive route (256^3, no decimation, xatlas straight): time by stage,
+peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes."""
 
-_NAMES = ("encoder", "step", "quality")
+_NAMES = ("encoder", "step", "quality", "export")
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,25 @@ class Quality(quality.QualitySettings):
     """Print one JSON object instead of a table."""
 
 
+@dataclass(frozen=True)
+class Export(export.ExportSettings):
+    """Flags of ``distill3d bench export``."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(f"usage: distill3d bench {{{','.join(_NAMES)}}} [--json] [flags]\n\n{DESCRIPTION}\n")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, rest = arguments[0], list(arguments[1:])
+    if "--json" in rest and rest[rest.index("--json") + 1 :][:1] not in (["True"], ["False"]):
+        rest.insert(rest.index("--json") + 1, "True")
     if name not in _NAMES:
         raise SettingsError(f"unknown benchmark {name!r}: expected one of {', '.join(_NAMES)}")
-    kind: type[Any] = {"encoder": Encoder, "step": Step, "quality": Quality}[name]
+    kind: type[Any] = {"encoder": Encoder, "step": Step, "quality": Quality, "export": Export}[name]
     flags = app.parse(kind, f"bench {name}", rest, DESCRIPTION)
     if name == "quality":
         result = _quality(flags, console)
@@ -93,6 +105,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
 def _measure(name: str, flags: Any) -> dict[str, Any]:
     if name == "encoder":
         return encoder.run(flags.repeats, flags.points)
+    if name == "export":
+        fields = export.ExportSettings.__dataclass_fields__
+        return export.run(export.ExportSettings(**{field: getattr(flags, field) for field in fields}))
     return step.run(flags.iterations, flags.method, flags.model, flags.device)
 
 

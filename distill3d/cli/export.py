@@ -10,11 +10,11 @@ import tyro
 from rich.console import Console
 
 from ..files import make_folder
-from ..mesh import MeshSettings
+from ..mesh import MeshSettings, TextureSettings
 from ..optimize import checkpoint as checkpoints
 from ..optimize.saved import SavedField
 from . import app
-from .results import MeshFormat, write_mesh
+from .results import MeshFormat, check_suffix, write_mesh
 
 DESCRIPTION = """Write the mesh of a run again from its checkpoint: other resolution, level, face budget or format.
 
@@ -28,10 +28,12 @@ class Export:
     run: tyro.conf.Positional[Path]
     """Output folder of a run, the one that holds checkpoint.safetensors."""
     out: Path | None = None
-    """File to write; its suffix .glb, .obj or .ply decides the format. By default mesh.<format> in the run's folder."""
+    """File to write; its suffix, .glb, .obj, .ply, .stl or .usdz, decides the format. By default mesh.<format> in the
+    run's folder."""
     mesh_format: MeshFormat = "glb"
     """File format when --out is left out."""
     mesh: MeshSettings = field(default_factory=MeshSettings)
+    texture: TextureSettings = field(default_factory=TextureSettings)
 
 
 def run(arguments: Sequence[str], console: Console) -> int:
@@ -40,9 +42,10 @@ def run(arguments: Sequence[str], console: Console) -> int:
     saved = SavedField.load(checkpoints.load(flags.run))
     folder = flags.run if flags.run.is_dir() else flags.run.parent
     path = flags.out or folder / f"mesh.{flags.mesh_format}"
+    check_suffix(path)
     make_folder(path.parent)
-    with console.status("extracting the mesh"):
-        mesh = write_mesh(saved, path, flags.mesh)
+    with console.status("extracting the mesh") as status:
+        mesh = write_mesh(saved, path, flags.mesh, flags.texture, status.update)
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
     console.print(f"  mesh      {path}", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ..errors import OutputError, PriorError, SettingsError
 from ..files import make_folder
-from ..mesh import MeshSettings
+from ..mesh import MeshSettings, TextureSettings
 from ..methods import METHODS
 from ..optimize import PRESETS, Distillation, Settings, preset
 from ..optimize import checkpoint as checkpoints
@@ -62,10 +62,11 @@ class Generate:
     tokenizer: Path | None = None
     """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
     mesh_format: MeshFormat = "glb"
-    """File format of the mesh."""
+    """File format of the mesh; glb, obj and usdz carry a texture."""
     turntable_frames: int = 48
     """Frames of the turntable, 24 a second."""
     mesh: MeshSettings = field(default_factory=MeshSettings)
+    texture: TextureSettings = field(default_factory=TextureSettings)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
@@ -100,6 +101,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
             distillation,
             folder,
             flags.mesh,
+            texture=flags.texture,
             mesh_format=flags.mesh_format,
             turntable_frames=flags.turntable_frames,
             recorder=recorder,

@@ -4,22 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from ..errors import SettingsError
 from ..files import write_json
-from ..mesh import MeshSettings, SurfaceMesh, extract, write
+from ..mesh import TEXTURED, MeshSettings, OnStage, SurfaceMesh, TextureSettings, build, write
 from ..optimize import Distillation, report
 from ..optimize.curves import Recorder
 from ..optimize.saved import SavedField
 from ..render.pictures import contact_sheet, turntable, write_animation, write_png
 
-MeshFormat = Literal["glb", "obj", "ply"]
+MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
+
+STAGES = {
+    "sample": "sampling the field",
+    "surface": "finding the surface",
+    "clean": "cleaning and decimating",
+    "color": "colouring vertices",
+    "unwrap": "unwrapping",
+    "bake": "baking textures",
+}
 
 
-def write_mesh(run: Distillation | SavedField, path: Path, settings: MeshSettings) -> SurfaceMesh:
-    """Extract a run's surface and write it to ``path``. Raises ``EmptySurfaceError`` before any file exists."""
-    mesh = extract(run.field, occupancy=run.occupancy, settings=settings, device=run.device)
-    write(mesh, path, {"generator": "distill3d", **run.facts, "versions": report.versions()})
+def check_suffix(path: Path) -> None:
+    """Refuse a mesh file of an unknown kind before any work is done. Raises ``SettingsError``."""
+    known = [f".{name}" for name in get_args(MeshFormat)]
+    if path.suffix.lower() not in known:
+        raise SettingsError(f"expected a mesh file ending in {', '.join(known)}, got {path.name!r}: rename it")
+
+
+def spoken(say: Callable[[str], None]) -> OnStage:
+    """Stages of the mesh code as short texts with a percentage."""
+    return lambda name, share: say(f"{STAGES.get(name, name)} {share:.0%}")
+
+
+def write_mesh(
+    run: Distillation | SavedField,
+    path: Path,
+    settings: MeshSettings,
+    texture: TextureSettings | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> SurfaceMesh:
+    """Extract a run's surface, bake its texture if the format can carry one, and write it to ``path``.
+
+    Raises ``EmptySurfaceError`` before any file exists.
+    """
+    texture = texture if path.suffix.lower() in TEXTURED else None
+    mesh = build(
+        run.field, occupancy=run.occupancy, settings=settings, texture=texture, device=run.device, on_stage=spoken(say)
+    )
+    facts = {"generator": "distill3d", **run.facts, "versions": report.versions(), "mesh": mesh.report}
+    write(mesh, path, facts)
     return mesh
 
 
@@ -28,6 +63,7 @@ def write_results(
     folder: Path,
     mesh_settings: MeshSettings,
     *,
+    texture: TextureSettings | None = None,
     mesh_format: MeshFormat = "glb",
     turntable_frames: int = 48,
     recorder: Recorder | None = None,
@@ -50,7 +86,7 @@ def write_results(
     files["turntable"] = write_animation(folder / "turntable.mp4", frames)
     say("extracting the mesh")
     try:
-        mesh = write_mesh(run, folder / f"mesh.{mesh_format}", mesh_settings)
+        mesh = write_mesh(run, folder / f"mesh.{mesh_format}", mesh_settings, texture, say)
     except Exception:
         _write_report(run, folder, files, None, recorder)
         raise

@@ -22,3 +22,12 @@ class RadianceField(Protocol):
     def normals(self, x: Tensor) -> Tensor:
         """``(n, 3)`` world positions to ``(n, 3)`` unit vectors that point out of the object, against the density."""
         ...
+
+
+@runtime_checkable
+class SignedDistanceField(Protocol):
+    """A field that also knows its distance to the surface; the mesher then cuts it at zero."""
+
+    def sdf(self, x: Tensor) -> Tensor:
+        """``(n, 3)`` world positions to ``(n,)`` signed distance in world units, negative inside."""
+        ...

@@ -1,11 +1,13 @@
 """Make an extracted surface fit for use: drop floaters, weld, cut down to a face budget, and say what is left.
 
 The order is fixed: components first (a floater must not use up the budget), then weld, then decimate. Decimation is
-quadric edge collapse (Garland and Heckbert 1997) as fast-simplification implements it.
+quadric edge collapse (Garland and Heckbert 1997) as fast-simplification implements it; large meshes are decimated in a
+child process, where it can be interrupted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import fast_simplification
@@ -15,14 +17,21 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from . import child
 from .types import Ints
 
 Points = NDArray[np.float64]
 
 WELD_DISTANCE = 1e-6
 """Vertices that round to the same multiple of this become one; the finest lattice's vertices stay 4 times apart."""
+TAUBIN = (0.5, -0.53)
+"""Factors ``lambda`` and ``mu`` of the smoothing."""
 AGGRESSIVENESS = (5.0, 3.0, 1.0)
 """fast-simplification's haste, tried in turn until a closed surface stays closed and keeps its volume."""
+CHILD_FACES = 200_000
+"""Above this many faces decimation takes seconds and runs where it can be killed."""
+CHILD_SECONDS = 600.0
+"""Longest time for one decimation."""
 VOLUME_CHANGE = 0.02
 """Largest relative change of volume that a decimation may make."""
 
@@ -98,44 +107,151 @@ def signed_volume(vertices: Points, faces: Ints) -> float:
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
 
 
-def decimate(vertices: Points, faces: Ints, budget: int) -> tuple[Points, Ints]:
+def decimate(
+    vertices: Points, faces: Ints, budget: int, poll: Callable[[float], None] | None = None
+) -> tuple[Points, Ints]:
     """At most ``budget`` faces, by the hastiest setting that keeps a closed surface closed and its volume.
 
     Where none does, the most careful result that holds any face is given back; the report then tells of the holes.
+
+    Args:
+        poll: called with a share 0..1; may raise to cancel.
     """
     if budget == 0 or len(faces) <= budget:
         return vertices, faces
     closed, volume = is_closed(faces), signed_volume(vertices, faces)
     best = vertices, faces
-    for haste in AGGRESSIVENESS:
-        points, triangles = fast_simplification.simplify(
-            np.ascontiguousarray(vertices), np.ascontiguousarray(faces.astype(np.int32)), target_count=budget, agg=haste
-        )
-        points, triangles = weld(np.asarray(points, np.float64), np.asarray(triangles, np.int64))
-        if len(triangles) < 4:
-            continue
+    for turn, haste in enumerate(AGGRESSIVENESS):
+        if poll is not None:
+            poll(turn / len(AGGRESSIVENESS))
+        points, triangles = weld(*_collapse(vertices, faces, budget, haste, poll))
+        if len(triangles) < 4 or len(best[1]) <= budget < len(triangles):
+            continue  # nothing left, or too careful to reach the budget that a hastier try kept
         best = points, triangles
-        if abs(signed_volume(points, triangles) - volume) > VOLUME_CHANGE * abs(volume):
+        if closed and abs(signed_volume(points, triangles) - volume) > VOLUME_CHANGE * abs(volume):
             continue
         if is_closed(triangles) or not closed:
             break
     return best
 
 
+def _collapse(
+    vertices: Points, faces: Ints, budget: int, haste: float, poll: Callable[[float], None] | None
+) -> tuple[Points, Ints]:
+    points, triangles = np.ascontiguousarray(vertices), np.ascontiguousarray(faces.astype(np.int32))
+    if len(faces) > CHILD_FACES:
+        arrays = {"vertices": points, "faces": triangles, "budget": budget, "haste": haste}
+        try:
+            # a share of the time limit says nothing about the work done, so the stage's own share stays where it is
+            found = child.run("decimate", arrays, CHILD_SECONDS, None if poll is None else lambda share: poll(0.0))
+            return found["vertices"].astype(np.float64), found["faces"].astype(np.int64)
+        except child.ChildError:
+            pass
+    points, triangles = fast_simplification.simplify(points, triangles, target_count=budget, agg=haste)
+    return np.asarray(points, np.float64), np.asarray(triangles, np.int64)
+
+
+def smooth(vertices: Points, faces: Ints, passes: int) -> Points:
+    """Taubin smoothing, then every vertex moved along its normal so that the volume is what it was.
+
+    "A Signal Processing Approach To Fair Surface Design" (Taubin 1995): a step towards the neighbours' mean with
+    factor ``lambda`` and one away from it with ``mu``, which passes low frequencies unchanged.
+    """
+    if passes == 0:
+        return vertices
+    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
+    rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
+    degree = np.bincount(rows, minlength=len(vertices)).clip(1)
+    mean = coo_matrix((1 / degree[rows], (rows, columns)), shape=(len(vertices),) * 2).tocsr()
+    points = vertices
+    for _ in range(passes):
+        for factor in TAUBIN:
+            points = points + factor * (mean @ points - points)
+    if not is_closed(faces):
+        return points
+    wanted = signed_volume(vertices, faces)
+    for _ in range(3):
+        a, b, c = (points[faces[:, k]] for k in range(3))
+        weighted = np.cross(b - a, c - a)
+        normal = np.stack(
+            [sum(np.bincount(faces[:, k], weighted[:, axis], len(points)) for k in range(3)) for axis in range(3)], -1
+        )
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+        points = points + (wanted - signed_volume(points, faces)) / face_areas(points, faces).sum() * normal
+    return points
+
+
+def drop_cavities(vertices: Points, faces: Ints) -> tuple[Points, Ints]:
+    """Take out closed parts that face inward, the walls of hollows, and every part that lies inside one of them."""
+    count, labels = component_labels(faces, len(vertices))
+    if count == 1:
+        return vertices, faces
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    volume = np.bincount(labels, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
+    drop = volume < 0
+    first = np.unique(labels, return_index=True)[1]
+    for cavity in drop.nonzero()[0]:
+        wall = faces[labels == cavity]
+        corners = vertices[wall]
+        low, high = corners.min((0, 1)), corners.max((0, 1))
+        for part in (~drop).nonzero()[0]:
+            point = vertices[faces[first[part], 0]]
+            if (point > low).all() and (point < high).all() and abs(winding(point, corners)) > 0.5:
+                drop[part] = True
+    if drop.all():
+        return vertices, faces
+    return compact(vertices, faces[~drop[labels]])
+
+
+def winding(point: NDArray, corners: NDArray) -> float:
+    """Winding number of triangles ``(F, 3, 3)`` around a point: 1 inside a closed surface that faces outward.
+
+    Van Oosterom and Strackee 1983, "The Solid Angle of a Plane Triangle".
+    """
+    a, b, c = (corners - point).transpose(1, 0, 2)
+    la, lb, lc = (np.linalg.norm(v, axis=1) for v in (a, b, c))
+    top = np.einsum("ij,ij->i", a, np.cross(b, c))
+    bottom = la * lb * lc + (a * b).sum(1) * lc + (b * c).sum(1) * la + (c * a).sum(1) * lb
+    return float(np.arctan2(top, bottom).sum() / (2 * np.pi))
+
+
+def holes(faces: Ints) -> int:
+    """Number of separate borders: groups of edges with one face only that hang together."""
+    edges = _edges(faces)
+    border = edges[0][edges[1] == 1]
+    if len(border) == 0:
+        return 0
+    used, flat = np.unique(border, return_inverse=True)
+    flat = flat.reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(flat), bool), (flat[:, 0], flat[:, 1])), shape=(len(used),) * 2)
+    return int(connected_components(graph, directed=False)[0])
+
+
+def _edges(faces: Ints) -> tuple[Ints, Ints]:
+    """Undirected edges ``(E, 2)`` and how many faces each has."""
+    found, uses = np.unique(
+        np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0, return_counts=True
+    )
+    return found, uses
+
+
 def inspect(vertices: Points, faces: Ints) -> dict[str, Any]:
     """What another program would find: counts, closedness, holes, topology, size; JSON-ready.
 
-    ``boundary_edges`` counts edges with one face only, ``euler`` is vertices - edges + faces (2 for a ball, 0 for a
+    ``boundary_edges`` counts edges with one face only, in ``holes`` separate borders; ``shared_edges`` counts edges
+    with more than two, where the surface touches itself; ``euler`` is vertices - edges + faces (2 for a ball, 0 for a
     ring), ``volume`` means something only where ``watertight``.
     """
     mesh = trimesh.Trimesh(vertices, faces, process=False)
-    _, uses = np.unique(mesh.edges_sorted, axis=0, return_counts=True)
+    _, uses = _edges(faces)
     parts, labels = component_labels(faces, len(vertices))
     return {
         "vertices": len(vertices),
         "faces": len(faces),
         "watertight": bool(mesh.is_watertight and mesh.is_winding_consistent),
         "boundary_edges": int((uses == 1).sum()),
+        "shared_edges": int((uses > 2).sum()),
+        "holes": holes(faces),
         "euler": int(mesh.euler_number),
         "components": parts,
         "largest_component_share": float(np.bincount(labels).max() / len(faces)),

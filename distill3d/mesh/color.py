@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 OUTWARD, INWARD, SAMPLES = 1.0, 2.0, 7
 """A colour is looked up from OUTWARD cells before the surface to INWARD cells behind it, at SAMPLES points."""
+DIVERGED = (
+    "expected finite colours, but the field's albedo is NaN or infinite on the surface: the run diverged; "
+    "export an earlier checkpoint, or train again with a lower learning rate or guidance scale"
+)
+TIE = 1e-3
+"""Squared colour that a cell of distance to the middle of the visible matter is worth."""
 FALLBACK = 1e-3
 """Weight of the albedo just below the surface, which decides only where the samples are transparent."""
 
@@ -63,14 +69,31 @@ def field_normals(field: RadianceField, vertices: Floats, fallback: Floats, chun
     return cast(Floats, unit.numpy())
 
 
+def profile(
+    field: RadianceField, x: Tensor, n: Tensor, spacing: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a ray against the normal meets: depths ``(S,)`` in cells, weights ``(n, S)``, albedo ``(n, S, 3)``.
+
+    The weights are ``T alpha`` (NeRF, arXiv 2003.08934, equation 3) over a few short steps around the surface.
+    """
+    depth = torch.linspace(-OUTWARD, INWARD, SAMPLES)
+    step = float(depth[1] - depth[0]) * spacing
+    points = (x[:, None] - (depth * spacing)[:, None] * n[:, None]).clamp(-1, 1)
+    sigma, albedo = field(points.reshape(-1, 3).to(device))
+    optical = sigma.float().cpu().view(-1, SAMPLES) * step
+    weight = torch.exp(optical - optical.cumsum(-1)) * -torch.expm1(-optical)
+    weight[:, int((depth - 0.5).abs().argmin())] += FALLBACK
+    return depth, weight, albedo.float().cpu().view(-1, SAMPLES, 3)
+
+
 @torch.no_grad()
 def vertex_colors(
     field: RadianceField, vertices: Floats, normals: Floats, spacing: float, chunk: int, device: torch.device
 ) -> Floats:
     """The colour that a ray against the normal sees at each vertex: albedo composited over a few short steps.
 
-    A single look-up on the level would often land in the untrained space outside a hard surface; the weights
-    ``T alpha`` (NeRF, arXiv 2003.08934, equation 3) take the colour from where the matter is.
+    A single look-up on the level would often land in the untrained space outside a hard surface; the weights take the
+    colour from where the matter is.
 
     Args:
         vertices, normals: ``(V, 3)`` float32, world, outward.
@@ -83,24 +106,37 @@ def vertex_colors(
     Raises:
         DivergedError: an albedo is not finite.
     """
-    depth = torch.linspace(-OUTWARD, INWARD, SAMPLES)
-    step = float(depth[1] - depth[0]) * spacing
-    just_below = int((depth - 0.5).abs().argmin())
     colors: list[Tensor] = []
     rows = max(1, chunk // SAMPLES)
     for x, n in zip(torch.from_numpy(vertices).split(rows), torch.from_numpy(normals).split(rows), strict=True):
-        points = (x[:, None] - (depth * spacing)[:, None] * n[:, None]).clamp(-1, 1)
-        sigma, albedo = field(points.reshape(-1, 3).to(device))
-        optical = sigma.float().cpu().view(-1, SAMPLES) * step
-        albedo = albedo.float().cpu().view(-1, SAMPLES, 3)
-        before = optical.cumsum(-1) - optical
-        weight = torch.exp(-before) * -torch.expm1(-optical)
-        weight[:, just_below] += FALLBACK
+        _, weight, albedo = profile(field, x, n, spacing, device)
         colors.append((weight[..., None] * albedo).sum(1) / weight.sum(1, keepdim=True))
     result = torch.cat(colors)
     if not bool(result.isfinite().all()):
-        raise DivergedError(
-            "expected finite colours, but the field's albedo is NaN or infinite on the surface: the run diverged; "
-            "export an earlier checkpoint, or train again with a lower learning rate or guidance scale"
-        )
+        raise DivergedError(DIVERGED)
     return cast(Floats, result.clamp(0, 1).numpy())
+
+
+@torch.no_grad()
+def color_depth(
+    field: RadianceField, vertices: Floats, normals: Floats, spacing: float, chunk: int, device: torch.device
+) -> tuple[Floats, Floats]:
+    """Where below each vertex a single look-up gives the colour that a ray against the normal sees.
+
+    Returns:
+        Depth in world units ``(V,)``, of the steps of :func:`profile` the one whose albedo is nearest the composited
+        colour, ties to the middle of the visible matter; and what is missing there to that colour, ``(V, 3)``.
+    """
+    depths: list[Tensor] = []
+    missing: list[Tensor] = []
+    rows = max(1, chunk // SAMPLES)
+    for x, n in zip(torch.from_numpy(vertices).split(rows), torch.from_numpy(normals).split(rows), strict=True):
+        depth, weight, albedo = profile(field, x, n, spacing, device)
+        weight = weight / weight.sum(1, keepdim=True)
+        seen = (weight[..., None] * albedo).sum(1)
+        middle = (weight * depth).sum(1, keepdim=True)
+        cost = (albedo - seen[:, None]).square().sum(-1) + TIE * (depth - middle).square()
+        best = cost.argmin(1)
+        depths.append(spacing * depth[best])
+        missing.append(seen - albedo[torch.arange(len(best)), best])
+    return cast(Floats, torch.cat(depths).numpy()), cast(Floats, torch.cat(missing).numpy())

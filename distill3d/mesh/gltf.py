@@ -1,7 +1,9 @@
-"""A mesh as one binary glTF 2.0 file: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (sections 3.6, 3.7, 4).
+"""A mesh as one binary glTF 2.0 file: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (sections 3.6-3.9, 4).
 
-Written here rather than by a library so that normals, linear colours, the material and the metadata are exactly as the
-specification asks. One mesh, one primitive, one buffer; every section starts on a multiple of four bytes.
+Written here rather than by a library so that normals, colours, tangents, the material and the metadata are exactly as
+the specification asks: vertex colours linear, the colour texture sRGB, the normal map and occlusion linear, texture
+coordinates from the upper left corner. One mesh, one primitive, one buffer; every section starts on a multiple of four
+bytes.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .color import srgb_to_linear
+from .images import encode_image
 from .types import SurfaceMesh
 
 MAGIC, VERSION, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP = 9729, 9987, 33071
 ROUGHNESS = 0.9
 
 
@@ -29,6 +33,28 @@ def linear_rgba16(colors: NDArray) -> NDArray[np.uint16]:
     return np.round(rgba * 65535).astype(np.uint16)
 
 
+class _Binary:
+    """The buffer, its views and accessors, in the order they are added."""
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+        self.views: list[dict[str, Any]] = []
+        self.accessors: list[dict[str, Any]] = []
+
+    def view(self, data: bytes, target: int | None = None) -> int:
+        view = {"buffer": 0, "byteOffset": len(self.body), "byteLength": len(data)}
+        self.views.append(view if target is None else {**view, "target": target})
+        self.body += data + bytes(-len(data) % 4)
+        return len(self.views) - 1
+
+    def accessor(self, array: NDArray, component: int, shape: str, target: int, **more: Any) -> int:
+        view = self.view(array.tobytes(), target)
+        self.accessors.append(
+            {"bufferView": view, "componentType": component, "count": len(array), "type": shape, **more}
+        )
+        return len(self.accessors) - 1
+
+
 def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool) -> bytes:
     """The file's bytes.
 
@@ -36,29 +62,9 @@ def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool)
         metadata: JSON-ready; goes to ``asset.extras``.
         watertight: a closed mesh is drawn single-sided, one with holes double-sided.
     """
-    position = np.ascontiguousarray(mesh.vertices, "<f4")
-    index_type = np.dtype("<u2") if len(position) < 65535 else np.dtype("<u4")
-    arrays: list[NDArray] = [
-        np.ascontiguousarray(mesh.faces.reshape(-1), index_type),
-        position,
-        np.ascontiguousarray(mesh.normals, "<f4"),
-        linear_rgba16(mesh.colors).astype("<u2"),
-    ]
-    body, views = bytearray(), []
-    for array, target in zip(arrays, (ELEMENT_ARRAY_BUFFER, *[ARRAY_BUFFER] * 3), strict=True):
-        data = array.tobytes()
-        views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(data), "target": target})
-        body += data + bytes(-len(data) % 4)
-    kinds = [(UNSIGNED_SHORT if index_type.itemsize == 2 else UNSIGNED_INT, "SCALAR"), (FLOAT, "VEC3"), (FLOAT, "VEC3")]
-    kinds.append((UNSIGNED_SHORT, "VEC4"))
-    accessors: list[dict[str, Any]] = [
-        {"bufferView": k, "componentType": component, "count": len(array), "type": shape}
-        for k, ((component, shape), array) in enumerate(zip(kinds, arrays, strict=True))
-    ]
-    accessors[1] |= {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
-    accessors[3]["normalized"] = True
-    primitive = {"attributes": {"POSITION": 1, "NORMAL": 2, "COLOR_0": 3}, "indices": 0, "material": 0, "mode": 4}
-    surface = {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}
+    binary = _Binary()
+    primitive = _primitive(mesh, binary)
+    material, textures = _material(mesh, binary)
     asset: dict[str, Any] = {"version": "2.0", "generator": "Distill3D"}
     if metadata:
         asset["extras"] = metadata
@@ -68,20 +74,70 @@ def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool)
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "object"}],
         "meshes": [{"name": "object", "primitives": [primitive]}],
-        "materials": [{"name": "vertex colour", "pbrMetallicRoughness": surface, "doubleSided": not watertight}],
-        "accessors": accessors,
-        "bufferViews": views,
-        "buffers": [{"byteLength": len(body)}],
+        "materials": [{**material, "doubleSided": not watertight}],
+        **textures,
+        "accessors": binary.accessors,
+        "bufferViews": binary.views,
+        "buffers": [{"byteLength": len(binary.body)}],
     }
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
-    total = 12 + 8 + len(text) + 8 + len(body)
+    total = 12 + 8 + len(text) + 8 + len(binary.body)
     return b"".join(
         [
             struct.pack("<III", MAGIC, VERSION, total),
             struct.pack("<II", len(text), JSON_CHUNK),
             text,
-            struct.pack("<II", len(body), BIN_CHUNK),
-            bytes(body),
+            struct.pack("<II", len(binary.body), BIN_CHUNK),
+            bytes(binary.body),
         ]
     )
+
+
+def _primitive(mesh: SurfaceMesh, binary: _Binary) -> dict[str, Any]:
+    """Indices and attributes. With a texture there are no vertex colours, which would multiply it."""
+    wide = len(mesh.vertices) >= 65535
+    indices = np.ascontiguousarray(mesh.faces.reshape(-1), "<u4" if wide else "<u2")
+    position = np.ascontiguousarray(mesh.vertices, "<f4")
+    box = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+    index = binary.accessor(indices, UNSIGNED_INT if wide else UNSIGNED_SHORT, "SCALAR", ELEMENT_ARRAY_BUFFER)
+
+    def vertex(array: NDArray, shape: str, component: int = FLOAT, kind: str = "<f4", **more: Any) -> int:
+        return binary.accessor(np.ascontiguousarray(array, kind), component, shape, ARRAY_BUFFER, **more)
+
+    attributes = {"POSITION": vertex(position, "VEC3", **box), "NORMAL": vertex(mesh.normals, "VEC3")}
+    if mesh.texture is None or mesh.uvs is None:
+        colors = linear_rgba16(mesh.colors)
+        attributes["COLOR_0"] = vertex(colors, "VEC4", UNSIGNED_SHORT, "<u2", normalized=True)
+    else:
+        if mesh.tangents is not None and mesh.normal_map is not None:
+            attributes["TANGENT"] = vertex(mesh.tangents, "VEC4")
+        attributes["TEXCOORD_0"] = vertex(mesh.uvs, "VEC2")
+    return {"attributes": attributes, "indices": index, "material": 0, "mode": 4}
+
+
+def _material(mesh: SurfaceMesh, binary: _Binary) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The material, and the samplers, images and textures that it names."""
+    surface: dict[str, Any] = {
+        "baseColorFactor": [1.0, 1.0, 1.0, 1.0],
+        "metallicFactor": 0.0,
+        "roughnessFactor": ROUGHNESS,
+    }
+    if mesh.texture is None or mesh.uvs is None:
+        return {"name": "vertex colour", "pbrMetallicRoughness": surface}, {}
+    images: list[dict[str, Any]] = []
+
+    def texture(pixels: NDArray, name: str, kind: str = "png") -> dict[str, int]:
+        view = binary.view(encode_image(pixels, kind))
+        images.append({"bufferView": view, "mimeType": f"image/{kind}", "name": name})
+        return {"index": len(images) - 1}
+
+    surface["baseColorTexture"] = texture(mesh.texture, "colour", mesh.image)
+    material: dict[str, Any] = {"name": "baked", "pbrMetallicRoughness": surface}
+    if mesh.normal_map is not None:
+        material["normalTexture"] = texture(mesh.normal_map, "normals")
+    if mesh.occlusion is not None:
+        material["occlusionTexture"] = texture(mesh.occlusion[..., None].repeat(3, -1), "occlusion")
+    sampler = {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP, "wrapT": CLAMP}
+    textures = [{"source": k, "sampler": 0} for k in range(len(images))]
+    return material, {"samplers": [sampler], "images": images, "textures": textures}

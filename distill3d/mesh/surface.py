@@ -6,13 +6,17 @@ implements it. Two things are done differently from handing it the densities:
 - it interpolates ``f = sigma / (sigma + L)``, which is 1/2 on the level ``L`` for any density scale, moves linearly in
   the logarithm of the density there, and does not cling to the outer lattice points where the density jumps;
 - every vertex is then bisected along its lattice edge with the field itself.
+
+Lattices above :data:`DENSE` cells a side are not sampled whole, but block by block near the surface (:mod:`.blocks`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from ..errors import DivergedError, EmptySurfaceError
+from ..fields.base import SignedDistanceField
 from .level import LevelChoice, choose_level
 from .types import Ints, MeshSettings, OnStage
 
@@ -31,10 +36,20 @@ if TYPE_CHECKING:
 
 Points = NDArray[np.float64]
 
+DENSE = 160
+"""Most cells along a side for which the whole lattice is sampled."""
 PADDING = 2
 """Lattice cells added around the occupied box."""
 MARGIN = 2e-3
 """Values this close to the level are moved off it, so that no vertex falls on a lattice point."""
+
+
+class Density(Protocol):
+    """All that a surface asks of a field."""
+
+    def density(self, x: Tensor) -> Tensor:
+        """``(n, 3)`` world positions to ``(n,)`` density, at least 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def occupied_lattice(resolution: int, occupancy: OccupancyGrid | None) -> Lattic
 
 @torch.no_grad()
 def sample_density(
-    field: RadianceField, lattice: Lattice, chunk: int, device: torch.device, on_stage: OnStage | None = None
+    field: Density, lattice: Lattice, chunk: int, device: torch.device, on_stage: OnStage | None = None
 ) -> Tensor:
     """The field's density at the lattice points, ``chunk`` points at a time.
 
@@ -137,16 +152,41 @@ def find_surface(
         EmptySurfaceError: no density crosses the level, or matter fills the box.
         DivergedError: a density is not finite.
     """
-    lattice = occupied_lattice(settings.resolution, occupancy)
-    while True:
-        density = sample_density(field, lattice, settings.chunk, device, on_stage)
-        level, choice = pick_level(density, lattice, settings.level)
-        solid = density >= level
-        if math.prod(lattice.count) == (settings.resolution + 1) ** 3 or not _sides(solid).any():
-            break
-        lattice = full_lattice(settings.resolution)
-    sides = _sides(solid)
-    cut_share = float(sides.float().mean())
+    source: Density = field
+    if isinstance(field, SignedDistanceField):
+        source = _Distance(field, 2 / settings.resolution)
+        settings = dataclasses.replace(settings, level=1.0)
+    if settings.resolution > DENSE:
+        from .blocks import find_surface_in_blocks
+
+        found = find_surface_in_blocks(source, occupancy, settings, device, on_stage)
+    else:
+        found = _find_dense(source, occupancy, settings, device, on_stage)
+    if isinstance(source, _Distance):
+        found = dataclasses.replace(found, choice=LevelChoice(0.0, "zero of the distance", (0.0, 0.0), 0.0, 1.0, 0.0))
+    return found
+
+
+class _Distance:
+    """A signed distance as a density: ``exp(-s / spacing)`` is 1 on the surface and steep there."""
+
+    def __init__(self, field: SignedDistanceField, spacing: float) -> None:
+        self.field, self.spacing = field, spacing
+
+    def density(self, x: Tensor) -> Tensor:
+        return (-self.field.sdf(x) / self.spacing).clamp(-20, 20).exp()
+
+
+def _find_dense(
+    field: Density,
+    occupancy: OccupancyGrid | None,
+    settings: MeshSettings,
+    device: torch.device,
+    on_stage: OnStage | None,
+) -> Surface:
+    """:func:`find_surface` with the whole lattice in memory."""
+    density, lattice, level, choice, sides = probe(field, occupancy, settings, device, on_stage)
+    solid = density >= level
     filled = torch.from_numpy(ndimage.binary_fill_holes(solid.numpy())) if settings.fill_cavities else solid
     if on_stage is not None:
         on_stage("surface", 0.0)
@@ -155,7 +195,28 @@ def find_surface(
     vertices = lattice.world(torch.from_numpy(index)).clamp(-1, 1).numpy()
     if on_stage is not None:
         on_stage("surface", 1.0)
-    return Surface(vertices, faces, choice, (float(density.min()), float(density.max())), cut_share)
+    return Surface(vertices, faces, choice, (float(density.min()), float(density.max())), sides)
+
+
+def probe(
+    field: Density,
+    occupancy: OccupancyGrid | None,
+    settings: MeshSettings,
+    device: torch.device,
+    on_stage: OnStage | None,
+) -> tuple[Tensor, Lattice, float, LevelChoice, float]:
+    """Densities over the occupied lattice, or over all of it where the surface reaches its sides; the level; cut share.
+
+    Raises as :func:`find_surface`.
+    """
+    lattice = occupied_lattice(settings.resolution, occupancy)
+    while True:
+        density = sample_density(field, lattice, settings.chunk, device, on_stage)
+        level, choice = pick_level(density, lattice, settings.level)
+        sides = _sides(density >= level)
+        if math.prod(lattice.count) == (settings.resolution + 1) ** 3 or not sides.any():
+            return density, lattice, level, choice, float(sides.float().mean())
+        lattice = full_lattice(settings.resolution)
 
 
 def pick_level(density: Tensor, lattice: Lattice, level: float | None) -> tuple[float, LevelChoice]:
@@ -212,7 +273,7 @@ def march(density: Tensor, solid: Tensor, level: float) -> tuple[Points, Ints]:
 
 @torch.no_grad()
 def refine(
-    field: RadianceField,
+    field: Density,
     density: Tensor,
     lattice: Lattice,
     index: Points,
@@ -228,6 +289,24 @@ def refine(
     Returns:
         ``(V, 3)`` float64 lattice coordinates.
     """
+
+    def at(points: Tensor) -> Tensor:
+        return density[tuple(points.T)]
+
+    return refine_edges(field, at, lattice, index, level, settings, device)
+
+
+@torch.no_grad()
+def refine_edges(
+    field: Density,
+    at: Callable[[Tensor], Tensor],
+    lattice: Lattice,
+    index: Points,
+    level: float,
+    settings: MeshSettings,
+    device: torch.device,
+) -> Points:
+    """:func:`refine` with the densities at lattice points ``(n, 3)`` long given by a function, ``(n,)``."""
     if settings.refine == 0:
         return index
     vertex = torch.from_numpy(index)
@@ -235,7 +314,7 @@ def refine(
     on_edge = ((vertex - vertex.round()).abs() > MARGIN / 4).sum(-1) == 1
     on_edge &= (low >= 0).all(-1) & (high <= torch.tensor(lattice.count) - 1).all(-1)
     chosen = on_edge.nonzero()[:, 0]
-    low_density, high_density = density[tuple(low[chosen].long().T)], density[tuple(high[chosen].long().T)]
+    low_density, high_density = at(low[chosen].long()), at(high[chosen].long())
     crosses = (low_density >= level) != (high_density >= level)
     chosen, low_density, high_density = chosen[crosses], low_density[crosses], high_density[crosses]
     moved = vertex.clone()

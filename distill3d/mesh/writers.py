@@ -1,14 +1,17 @@
-"""Mesh files: GLB, OBJ and PLY with normals and vertex colours, whole or absent.
+"""Mesh files: GLB, OBJ with its MTL and pictures, PLY, STL and USDZ, whole or absent.
 
-Colours are sRGB in OBJ (``v x y z r g b``, the extension that MeshLab and Blender read) and PLY (``uchar``), and
-linear in GLB. Axes are the world's in all three: y up, right-handed, front faces +z, which is also glTF's frame.
+Colours are sRGB in textures, in OBJ (``v x y z r g b``, the extension that MeshLab and Blender read) and in PLY
+(``uchar``), and linear in the vertex colours of GLB and USDZ. Axes are the world's in all: y up, right-handed, front
+faces +z, which is also glTF's frame. glTF counts texture rows from the top, OBJ and USD from the bottom; the writers
+turn them. PLY and STL carry no texture: PLY keeps the vertex colours, STL the shape alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,13 @@ from .. import files
 from ..errors import SettingsError
 from .clean import is_closed
 from .gltf import encode_glb
-from .types import SurfaceMesh
+from .images import encode_image
+from .types import Ints, SurfaceMesh
+from .usdz import encode_usdz
+
+Metadata = dict[str, Any]
+TEXTURED = (".glb", ".obj", ".usdz")
+"""Suffixes of the formats that can carry a texture."""
 
 
 def plain(value: Any) -> Any:
@@ -36,65 +45,151 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def encode_ply(mesh: SurfaceMesh, metadata: dict[str, Any]) -> bytes:
+def joined(mesh: SurfaceMesh) -> tuple[Ints, Ints]:
+    """Seams closed: the first vertex of each place ``(P,)``, and the place of each vertex ``(V,)``.
+
+    A mesh without texture coordinates keeps all its vertices.
+    """
+    if mesh.uvs is None:
+        identity = np.arange(len(mesh.vertices))
+        return identity, identity
+    # the same place with another normal is another vertex: a crease that the author wanted
+    key = np.concatenate([mesh.vertices, mesh.normals], 1)
+    _, first, place = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[place.reshape(-1)]
+
+
+def watertight(mesh: SurfaceMesh) -> bool:
+    """Whether the mesh is closed once its seams are."""
+    return is_closed(joined(mesh)[1][mesh.faces])
+
+
+def encode_ply(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
     """Binary little-endian PLY: position, normal, sRGB ``uchar`` colour; the metadata as one JSON comment line."""
+    first, place = joined(mesh)
     header = [
         "ply",
         "format binary_little_endian 1.0",
         "comment Distill3D, y up, colours sRGB",
         *([f"comment metadata {json.dumps(metadata)}"] if metadata else []),
-        f"element vertex {len(mesh.vertices)}",
+        f"element vertex {len(first)}",
         *(f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")),
         *(f"property uchar {name}" for name in ("red", "green", "blue")),
         f"element face {len(mesh.faces)}",
         "property list uchar int vertex_indices",
         "end_header",
     ]
-    vertex = np.zeros(len(mesh.vertices), [("x", "<f4", 3), ("n", "<f4", 3), ("c", "u1", 3)])
-    vertex["x"], vertex["n"] = mesh.vertices, mesh.normals
-    vertex["c"] = np.round(np.clip(mesh.colors, 0, 1) * 255)
+    vertex = np.zeros(len(first), [("x", "<f4", 3), ("n", "<f4", 3), ("c", "u1", 3)])
+    vertex["x"], vertex["n"] = mesh.vertices[first], mesh.normals[first]
+    vertex["c"] = np.round(np.clip(mesh.colors[first], 0, 1) * 255)
     face = np.zeros(len(mesh.faces), [("count", "u1"), ("index", "<i4", 3)])
-    face["count"], face["index"] = 3, mesh.faces
+    face["count"], face["index"] = 3, place[mesh.faces]
     return ("\n".join(header) + "\n").encode("ascii") + vertex.tobytes() + face.tobytes()
 
 
-def encode_obj(mesh: SurfaceMesh, metadata: dict[str, Any]) -> bytes:
-    """Wavefront OBJ text with ``v x y z r g b`` (sRGB 0..1), ``vn`` and ``f v//vn``; the metadata as one comment."""
+def encode_stl(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
+    """Binary STL: shape only. Units are the mesh's, and programs that print take them for millimetres."""
+    a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
+    normal = np.cross(b - a, c - a)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+    face = np.zeros(len(mesh.faces), [("n", "<f4", 3), ("x", "<f4", (3, 3)), ("attribute", "<u2")])
+    face["n"], face["x"] = normal, mesh.vertices[mesh.faces]
+    return b"Distill3D, y up".ljust(80) + len(face).to_bytes(4, "little") + face.tobytes()
+
+
+def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> bytes:
+    """Wavefront OBJ text with ``v x y z r g b`` (sRGB 0..1), ``vt``, ``vn`` and ``f``; the metadata as one comment.
+
+    Args:
+        materials: name of the MTL file beside it; empty leaves texture coordinates and material out.
+    """
+    first, place = joined(mesh)
     lines = ["# Distill3D, y up, colours sRGB"]
     if metadata:
         lines.append(f"# metadata {json.dumps(metadata)}")
+    if materials:
+        lines.append(f"mtllib {materials}")
     lines.append("o object")
-    corners = np.concatenate([mesh.vertices, np.clip(mesh.colors, 0, 1)], -1).tolist()
-    lines += [f"v {x:.7g} {y:.7g} {z:.7g} {r:.5f} {g:.5f} {b:.5f}" for x, y, z, r, g, b in corners]
-    lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in mesh.normals.tolist()]
-    lines += [f"f {a}//{a} {b}//{b} {c}//{c}" for a, b, c in (mesh.faces + 1).tolist()]
+    corners = np.concatenate([mesh.vertices[first], np.clip(mesh.colors[first], 0, 1)], -1).tolist()
+    if materials:  # vertex colours beside a texture confuse readers that multiply them
+        lines += [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z, *_ in corners]
+    else:
+        lines += [f"v {x:.7g} {y:.7g} {z:.7g} {r:.5f} {g:.5f} {b:.5f}" for x, y, z, r, g, b in corners]
+    lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in mesh.normals[first].tolist()]
+    faces = (place[mesh.faces] + 1).tolist()
+    if materials and mesh.uvs is not None:
+        lines += [f"vt {u:.7g} {1 - v:.7g}" for u, v in mesh.uvs.tolist()]
+        lines.append("usemtl baked")
+        pairs = zip(faces, (mesh.faces + 1).tolist(), strict=True)
+        lines += ["f " + " ".join(f"{v}/{t}/{v}" for v, t in zip(p, q, strict=True)) for p, q in pairs]
+    else:
+        lines += [f"f {a}//{a} {b}//{b} {c}//{c}" for a, b, c in faces]
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
-def _glb(mesh: SurfaceMesh, metadata: dict[str, Any]) -> bytes:
-    return encode_glb(mesh, metadata, watertight=is_closed(mesh.faces))
+def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, bytes]:
+    """Pictures and MTL before the OBJ that names them. Spaces in names would end a name in both formats."""
+    if mesh.texture is None or mesh.uvs is None:
+        return {path: encode_obj(mesh, metadata)}
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in path.stem)
+    lines = ["newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {stem}.png"]
+    made = {path.with_name(f"{stem}.png"): encode_image(mesh.texture)}
+    for name, pixels, key in (("normal", mesh.normal_map, "norm"), ("occlusion", mesh.occlusion, "map_ao")):
+        if pixels is not None:
+            made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels)
+            lines.append(f"{key} {stem}_{name}.png")
+    made[path.with_name(f"{stem}.mtl")] = ("\n".join(lines) + "\n").encode("ascii")
+    made[path] = encode_obj(mesh, metadata, f"{stem}.mtl")
+    return made
 
 
-ENCODERS = {".glb": _glb, ".obj": encode_obj, ".ply": encode_ply}
+def _glb(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
+    return encode_glb(mesh, metadata, watertight=watertight(mesh))
+
+
+def _usdz(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
+    return encode_usdz(mesh, metadata, watertight=watertight(mesh))
+
+
+ENCODERS: dict[str, Callable[[SurfaceMesh, Metadata], bytes]] = {
+    ".glb": _glb,
+    ".obj": encode_obj,
+    ".ply": encode_ply,
+    ".stl": encode_stl,
+    ".usdz": _usdz,
+}
 
 
 def write(mesh: SurfaceMesh, path: Path | str, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write the mesh in the format of the path's suffix, .glb, .obj or .ply; missing folders are made.
+    """Write the mesh in the format of the path's suffix; missing folders are made.
 
     Args:
-        metadata: prompt, method, seed and the like; kept in GLB's ``asset.extras`` and in a comment of OBJ and PLY.
+        metadata: prompt, method, seed and the like; kept in GLB's ``asset.extras``, in USDZ's ``customLayerData`` and
+            in a comment of OBJ and PLY.
 
     Returns:
-        The path. An earlier file there is replaced in one step, and untouched when writing fails.
+        The path. An earlier file there is replaced in one step, and untouched when writing fails. An OBJ with a
+        texture has its MTL and PNG files beside it, all written before any is replaced.
 
     Raises:
-        SettingsError: another suffix.
+        SettingsError: another suffix, or a mesh without faces.
         OutputError: the folder or disk does not take the file; the message says what to do.
     """
     path = Path(path)
-    encode = ENCODERS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    encode = ENCODERS.get(suffix)
     if encode is None:
         raise SettingsError(f"expected a mesh file ending in {', '.join(ENCODERS)}, got {path.name!r}: rename it")
-    data = encode(mesh, plain(metadata or {}))
+    if len(mesh.faces) == 0:
+        raise SettingsError("expected a mesh with faces, got an empty one: nothing was written")
+    data = plain(metadata or {})
+    made = _obj_files(mesh, data, path) if suffix == ".obj" else {path: encode(mesh, data)}
     files.make_folder(path.parent)
-    return files.write_bytes(path, data)
+    with contextlib.ExitStack() as stack:
+        # entered last, replaced first: a picture never replaces an earlier one before all its fellows are written
+        for target, content in made.items():
+            stack.enter_context(files.atomic_path(target)).write_bytes(content)
+    return path

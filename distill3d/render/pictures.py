@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,9 +34,20 @@ CODECS = ("libx264", "libopenh264", "mpeg4")
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class Pictured(Protocol):
+    """What draws itself, as a mesh does, and can stand in a field's place in this module."""
+
+    def picture(
+        self, camera: Cameras, size: int | tuple[int, int], kind: Kind, background: Background | None
+    ) -> Tensor:
+        """``(H, W, 3)`` float in 0..1; arguments as for :func:`picture`."""
+        ...
+
+
 @torch.no_grad()
 def picture(
-    field: RadianceField,
+    field: RadianceField | Pictured,
     camera: Cameras,
     size: int | tuple[int, int],
     kind: Kind = "colour",
@@ -59,6 +70,8 @@ def picture(
         raise ValueError(f"expected a kind of picture from {', '.join(KINDS)}, got {kind!r}")
     if len(camera) != 1:
         raise ValueError(f"expected exactly one camera, got {len(camera)}: index the batch with a slice of one")
+    if isinstance(field, Pictured):
+        return to_uint8(field.picture(camera, size, kind, background))
     height, width = (size, size) if isinstance(size, int) else size
     shown = render(
         field,
@@ -87,7 +100,7 @@ def to_uint8(image: Tensor) -> Tensor:
 
 
 def contact_sheet(
-    field: RadianceField,
+    field: RadianceField | Pictured,
     cameras: Cameras | None = None,
     *,
     size: int = 192,
@@ -122,7 +135,7 @@ def contact_sheet(
 
 
 def turntable(
-    field: RadianceField,
+    field: RadianceField | Pictured,
     *,
     frames: int = 60,
     size: int | tuple[int, int] = 256,

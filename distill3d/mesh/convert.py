@@ -1,0 +1,148 @@
+"""A mesh that came from elsewhere, through the stages a field's mesh goes through: clean, decimate, unwrap, bake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import clean, color
+from .build import closedness_warnings, placed, textured
+from .load import merge
+from .paint import SamplePaint
+from .types import Floats, MeshSettings, OnStage, SurfaceMesh, TextureSettings
+from .view import sample_texture
+
+SAMPLES = 1_500_000
+"""Most points scattered over the surface to carry its colours; a small texture needs fewer."""
+MARGIN = 0.9
+"""Half the longest side while the mesh is worked on, so that tolerances mean the same for any unit of length."""
+
+
+def convert(
+    parts: SurfaceMesh | Sequence[SurfaceMesh],
+    settings: MeshSettings | None = None,
+    texture: TextureSettings | None = None,
+    on_stage: OnStage | None = None,
+) -> SurfaceMesh:
+    """A mesh within a face budget and with one texture.
+
+    What already fits is left as it is: a single part within the budget keeps its vertices, its texture and its seams.
+    Otherwise the parts are welded, small ones dropped, smoothed and decimated as the settings say, unwrapped, and
+    colours and normals baked from the mesh that came in.
+
+    Args:
+        parts: a mesh, or what ``read_parts`` gives.
+        settings: ``component_share``, ``smooth``, ``face_budget``, ``scale`` and ``metres`` are used.
+        texture: ``None`` or a size of 0 asks for none: one that is there is kept where the mesh is not changed, and
+            becomes vertex colours where it is.
+        on_stage: called with 'clean', 'unwrap' and 'bake' and a share 0..1; may raise to cancel.
+    """
+    settings = settings or MeshSettings(component_share=0.0, face_budget=0)
+    notify: OnStage = on_stage or (lambda name, share: None)
+    pieces = [parts] if isinstance(parts, SurfaceMesh) else list(parts)
+    whole = merge(pieces)
+    fits = settings.face_budget == 0 or len(whole.faces) <= settings.face_budget
+    untouched = fits and settings.smooth == 0 and settings.component_share == 0
+    wanted = texture is not None and texture.size > 0
+    if untouched and (whole.texture is not None or not wanted):
+        return placed(_described(_copy(whole)), settings)
+
+    low, high = whole.vertices.min(0).astype(np.float64), whole.vertices.max(0).astype(np.float64)
+    middle, factor = (low + high) / 2, 2 * MARGIN / max(float((high - low).max()), 1e-30)
+
+    def inside(points: Floats) -> Floats:
+        return cast(Floats, ((points - middle) * factor).astype(np.float32))
+
+    paint = _paint(pieces, inside, texture if wanted else None)
+    shrunk = _reduced(inside(whole.vertices), whole, settings, paint, notify)
+    if wanted and texture is not None:
+        shrunk = textured(shrunk, paint, texture, notify)
+    shrunk.vertices = cast(Floats, (shrunk.vertices / factor + middle).astype(np.float32))
+    return placed(_described(shrunk), settings)
+
+
+def _reduced(
+    points: Floats, whole: SurfaceMesh, settings: MeshSettings, paint: SamplePaint, notify: OnStage
+) -> SurfaceMesh:
+    notify("clean", 0.0)
+    vertices, faces = clean.weld(points.astype(np.float64), whole.faces)
+    if len(faces) == 0:
+        vertices, faces = points.astype(np.float64), whole.faces
+    vertices, faces, _, _ = clean.keep_components(vertices, faces, settings.component_share)
+    vertices = clean.smooth(vertices, faces, settings.smooth)
+    vertices, faces = clean.decimate(vertices, faces, settings.face_budget, lambda share: notify("clean", share))
+    notify("clean", 1.0)
+    small = np.ascontiguousarray(vertices, np.float32)
+    normals = color.face_weighted_normals(small, faces)
+    colors, _ = paint.texels(small, normals)
+    return SurfaceMesh(small, faces, normals, colors, whole.level)
+
+
+def _paint(
+    pieces: Sequence[SurfaceMesh], place: Callable[[Floats], Floats], texture: TextureSettings | None
+) -> SamplePaint:
+    """Colours at the vertices and at points scattered evenly over all pieces."""
+    wanted = SAMPLES if texture is None else min(SAMPLES, 2 * texture.size**2)
+    areas = [clean.face_areas(piece.vertices.astype(np.float64), piece.faces) for piece in pieces]
+    total = max(sum(float(area.sum()) for area in areas), 1e-30)
+    points, normals, colors = [], [], []
+    for number, (piece, area) in enumerate(zip(pieces, areas, strict=True)):
+        p, n, c = scatter(piece, area, int(wanted * float(area.sum()) / total), seed=number)
+        used = np.unique(piece.faces)
+        points += [piece.vertices[used], p]
+        normals += [piece.normals[used], n]
+        colors += [_vertex_colors(piece)[used], c]
+    return SamplePaint(place(np.concatenate(points)), np.concatenate(normals), np.concatenate(colors))
+
+
+def scatter(piece: SurfaceMesh, area: NDArray[np.float64], count: int, seed: int) -> tuple[Floats, Floats, Floats]:
+    """``count`` points ``(n, 3)`` spread over a mesh by area, with normals and colours there; the seed fixes them."""
+    share = area.cumsum() / max(float(area.sum()), 1e-30)
+    random = np.random.default_rng(seed)
+    spots = (np.arange(count) + random.random(count)) / max(count, 1)
+    face = np.searchsorted(share, spots).clip(0, len(area) - 1)
+    root, second = np.sqrt(random.random(count)), random.random(count)
+    weight = np.stack([1 - root, root * (1 - second), root * second], -1)
+    corners = piece.faces[face]
+
+    def at(values: NDArray) -> Floats:
+        return cast(Floats, np.einsum("nk,nkc->nc", weight, values[corners]).astype(np.float32))
+
+    normals = at(piece.normals)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    if piece.texture is not None and piece.uvs is not None:
+        picture = torch.from_numpy(piece.texture).float() / 255
+        return at(piece.vertices), normals, sample_texture(picture, torch.from_numpy(at(piece.uvs))).numpy()
+    return at(piece.vertices), normals, at(piece.colors)
+
+
+def _vertex_colors(piece: SurfaceMesh) -> Floats:
+    if piece.texture is None or piece.uvs is None:
+        return piece.colors
+    picture = torch.from_numpy(piece.texture).float() / 255
+    return cast(Floats, sample_texture(picture, torch.from_numpy(piece.uvs)).numpy())
+
+
+def _copy(mesh: SurfaceMesh) -> SurfaceMesh:
+    return SurfaceMesh(**{**vars(mesh), "vertices": mesh.vertices.copy(), "report": dict(mesh.report)})
+
+
+def _described(mesh: SurfaceMesh) -> SurfaceMesh:
+    """The mesh with the facts about its shape, seams closed."""
+    vertices, faces = clean.weld(mesh.vertices.astype(np.float64), mesh.faces, _weld_distance(mesh))
+    if len(faces):
+        facts = clean.inspect(vertices, faces)
+        mesh.report = {
+            **mesh.report,
+            **facts,
+            "warnings": [*mesh.report.get("warnings", ()), *closedness_warnings(facts)],
+        }
+    return mesh
+
+
+def _weld_distance(mesh: SurfaceMesh) -> float:
+    return clean.WELD_DISTANCE * max(float(np.ptp(mesh.vertices, axis=0).max()), 1e-30)

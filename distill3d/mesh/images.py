@@ -1,0 +1,21 @@
+"""Texture pictures in memory: PNG, exact, or JPEG, smaller."""
+
+from __future__ import annotations
+
+import io
+
+from .types import Bytes
+
+JPEG_QUALITY = 92
+
+
+def encode_image(pixels: Bytes, kind: str = "png") -> bytes:
+    """``(H, W, 3)`` or ``(H, W)`` uint8 as the bytes of a 'png' or 'jpeg' file, row 0 at the top."""
+    from PIL import Image
+
+    sink = io.BytesIO()
+    if kind == "jpeg":
+        Image.fromarray(pixels).save(sink, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    else:
+        Image.fromarray(pixels).save(sink, "PNG", compress_level=6)
+    return sink.getvalue()
