@@ -114,8 +114,8 @@ class DensityField(nn.Module):
         generator: draws the initial parameters, on the device it lives on; move the field with ``.to`` as usual.
 
     Attributes:
-        hardness: ``()`` buffer, 1 at first; every density is multiplied by it, so that raising it over a run turns
-            soft matter into a solid with the same surface. Normals do not depend on it.
+        hardness: ``()`` buffer h, 1 at first. The density is ``h f(h raw)`` for an activation f, so that raising h over
+            a run draws a soft edge together and makes the inside denser. Normals do not depend on it.
     """
 
     hardness: Tensor
@@ -170,10 +170,12 @@ class DensityField(nn.Module):
 
     def _activate(self, x: Tensor, raw: Tensor) -> Tensor:
         inside = x.detach().abs().amax(1) <= 1.0
+        scaled = self.hardness * raw
         if self.settings.activation == "laplace":
-            return laplace_cdf(self.hardness * raw) * (self.settings.peak * self.hardness * inside)
-        density: Tensor = F.softplus(raw) if self.settings.activation == "softplus" else truncated_exp(raw)
-        return density.mul(inside * self.hardness)
+            density = self.settings.peak * laplace_cdf(scaled)
+        else:
+            density = F.softplus(scaled) if self.settings.activation == "softplus" else truncated_exp(scaled)
+        return density * (self.hardness * inside)
 
 
 def _unit_cube(x: Tensor) -> Tensor:

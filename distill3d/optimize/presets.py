@@ -35,25 +35,28 @@ _FULL: Mapping[str, Mapping[str, Any]] = {
 def _tiny(name: str, method: MethodName) -> Settings:
     """What ``docs/tuning.md`` found for the bundled prior.
 
-    A coarse grid, because 64-pixel views say nothing of finer detail and only make the surface rough; a signed
-    distance that hardens from fog to a solid; the world's own lamp, without which the inside of a torus keeps any
-    profile; guidance that falls, because the prior exaggerates corners and holes under a high one; rates that fall, or
-    noise stays. Sparsity is weighed against a guidance loss of about 5 to 100.
+    A coarse grid, because 64-pixel views say nothing of finer detail and only make the surface rough; matter that
+    hardens from fog, through which a hole can open, to a solid; the world's own lamp, without which a surface may have
+    any profile; guidance that falls, because the prior exaggerates corners under a high one; rates that fall, or noise
+    stays. The methods without a noise term roughen the surface at low timesteps and are kept above 250.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
+    window = TimestepWindow(Constant(0.02), Linear(0.98, 0.5))
+    if method != "sds":
+        window = TimestepWindow(Constant(0.25), Linear(0.98, 0.6))
     return Settings(
         **_TINY[name],
         method=method,
-        sds=SDSSettings(Linear(8.5, 3.0)),
-        csd=CSDSettings(target=Linear(7.5, 2.0), null=Linear(-7.5, -2.0)),
-        asd=ASDSettings(Linear(7.5, 3.0)),
-        window=TimestepWindow(Constant(0.02), Linear(0.98, 0.5)),
-        field=FieldSettings(grid=grid, activation="laplace", blob_density=5.0),
-        hardness=Linear(1.0, 6.0, begin=0.2, until=0.9),
-        render=RenderSettings(samples_per_ray=48),
-        losses=LossSettings(sparsity=Constant(2.0)),
+        sds=SDSSettings(Linear(8.5, 2.0)),
+        csd=CSDSettings(target=Linear(6.5, 1.5), null=Linear(-6.5, -1.5)),
+        asd=ASDSettings(Linear(7.5, 2.5)),
+        window=window,
+        field=FieldSettings(grid=grid, blob_density=5.0),
+        hardness=Linear(1.0, 16.0, begin=0.2, until=0.8),
+        render=RenderSettings(samples_per_ray=48, normal_weight=0.01),
+        losses=LossSettings(sparsity=Linear(1.0, 0.0, until=0.5), opaque=Linear(0.0, 20.0, begin=0.2)),
         shading=ShadingSettings(
-            start=0.0, albedo_probability=0.2, textureless_probability=0.15, ambient=0.45, diffuse=0.55
+            start=0.0, albedo_probability=0.1, textureless_probability=0.4, ambient=0.45, diffuse=0.55
         ),
         optimizer=OptimizerSettings(Linear(0.02, 0.002, begin=0.4), Linear(0.01, 0.001, begin=0.4)),
     )
