@@ -137,6 +137,11 @@ def _clip(folder: Path) -> Any:
                 return_projected_pooled=False,
                 model_options=model_options or {},
             )
+            # the host fixes CLIP's own number of words
+            embedding = self.operations.Embedding(
+                int(config["vocab_size"]), int(config["hidden_size"]), dtype=dtype, device=device
+            )
+            self.transformer.text_model.embeddings.token_embedding = embedding.requires_grad_(False)
 
     class Tokenizers(comfy.sd1_clip.SD1Tokenizer):  # type: ignore[misc]
         def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
