@@ -13,6 +13,7 @@ from ..distill3d.errors import CheckpointError, SettingsError
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
 from ..distill3d.optimize.state import capture
+from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import contact_sheet, turntable
 from . import reflect
 from . import settings as assembled
@@ -23,7 +24,7 @@ from .host.watch import Watch
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
 
 PRESET_NAMES = ("draft", "standard", "fine")
-FRAMES, FRAME_SIZE = 12, 192
+FRAMES, FRAME_SIZE, SHEET_SIZE = 12, 128, 128
 
 
 class NeRFOptimizer(io.ComfyNode):
@@ -174,7 +175,9 @@ def _finish(run: Distillation) -> tuple[RadianceField, torch.Tensor, torch.Tenso
     images = turntable(
         run.field, frames=FRAMES, size=FRAME_SIZE, occupancy=run.occupancy, settings=None, device=run.device
     )
-    sheet = contact_sheet(field.saved.field, occupancy=field.saved.occupancy, title=run.prompts.prompt)
+    sheet = contact_sheet(
+        run.field, ring(4).to(run.device), size=SHEET_SIZE, occupancy=run.occupancy, title=run.prompts.prompt
+    )
     pixels = torch.frombuffer(bytearray(sheet.convert("RGB").tobytes()), dtype=torch.uint8)
     pixels = pixels.reshape(1, sheet.height, sheet.width, 3)
     built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME})

@@ -1,0 +1,73 @@
+// Makes workflows/*.json and their thumbnails with the real frontend: node tools/make_templates.mjs URL [name ...]
+// Needs a running ComfyUI with this pack, Chromium (CHROMIUM or /usr/bin/chromium) and `npm i playwright-core`.
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { TEMPLATES } from "./templates.mjs";
+import { open } from "./page.mjs";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const [url, ...names] = process.argv.slice(2);
+const { browser, page } = await open(url);
+mkdirSync(join(root, "workflows"), { recursive: true });
+
+for (const [name, template] of Object.entries(TEMPLATES)) {
+  if (names.length && !names.includes(name)) continue;
+  const { workflow, missing } = await page.evaluate(build, template.nodes);
+  if (missing.length) throw new Error(`${name}: ${missing.join("; ")}`);
+  writeFileSync(join(root, "workflows", `${name}.json`), `${JSON.stringify(workflow, null, 1)}\n`);
+  await page.waitForTimeout(1500);
+  const picture = await page.screenshot({ type: "jpeg", quality: 80, clip: { x: 60, y: 60, width: 1140, height: 640 } });
+  writeFileSync(join(root, "workflows", `${name}.jpg`), picture);
+  console.log(name);
+}
+await browser.close();
+
+/** Runs in the page: builds the graph and returns it as the page saves it. */
+async function build(nodes) {
+  const { app, LiteGraph } = window;
+  const missing = [];
+  app.graph.clear();
+  const made = {};
+  for (const [id, wanted] of Object.entries(nodes)) {
+    const node = LiteGraph.createNode(wanted.type);
+    if (!node) {
+      missing.push(`no node ${wanted.type}`);
+      continue;
+    }
+    node.pos = wanted.at ?? [0, 0];
+    app.graph.add(node);
+    made[id] = node;
+    for (const [name, value] of Object.entries(wanted.widgets ?? {})) {
+      const widget = /^\d+$/.test(name) ? node.widgets?.[Number(name)] : node.widgets?.find((w) => w.name === name);
+      if (!widget) {
+        missing.push(`${wanted.type} has no widget ${name}, only ${node.widgets?.map((w) => w.name)}`);
+        continue;
+      }
+      widget.value = value;
+      widget.callback?.(value);
+      await new Promise((done) => setTimeout(done, 30));
+    }
+  }
+  for (const [id, wanted] of Object.entries(nodes)) {
+    for (const [input, [from, slot]] of Object.entries(wanted.wires ?? {})) {
+      const index = made[id]?.inputs?.findIndex((i) => i.name === input) ?? -1;
+      if (index < 0 || !made[from]?.connect(slot, made[id], index)) missing.push(`${from}.${slot} -> ${id}.${input}`);
+    }
+  }
+  for (const [id, wanted] of Object.entries(nodes)) {
+    if (!made[id]) continue;
+    const fit = made[id].computeSize();
+    made[id].setSize(wanted.size ? [Math.max(wanted.size[0], fit[0]), Math.max(wanted.size[1], fit[1])] : [Math.max(320, fit[0]), fit[1]]);
+  }
+  app.graph.setDirtyCanvas(true, true);
+  const boxes = Object.values(made).map((node) => [...node.pos, ...node.size]);
+  const [left, top] = [0, 1].map((k) => Math.min(...boxes.map((box) => box[k])));
+  const [right, bottom] = [0, 1].map((k) => Math.max(...boxes.map((box) => box[k] + box[k + 2])));
+  const scale = Math.min(1100 / (right - left), 600 / (bottom - top), 1);
+  app.canvas.ds.scale = scale;
+  app.canvas.ds.offset = [80 / scale - left, 100 / scale - top];
+  const workflow = app.graph.serialize();
+  workflow.extra = { ...workflow.extra, ds: { scale: 0.6, offset: [80 - left, 100 - top] } };
+  return { workflow: JSON.parse(JSON.stringify(workflow)), missing };
+}
