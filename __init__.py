@@ -15,7 +15,9 @@ def check_host() -> None:
     parts = tuple(int(part) if part.isdigit() else 0 for part in found.split("."))
     if parts < NEEDS:
         needed = ".".join(map(str, NEEDS))
-        raise RuntimeError(f"Distill3D needs ComfyUI {needed} or newer and this is {found}: update ComfyUI and restart it")
+        raise RuntimeError(
+            f"Distill3D needs ComfyUI {needed} or newer and this is {found}: update ComfyUI and restart it"
+        )
 
 
 async def comfy_entrypoint() -> object:

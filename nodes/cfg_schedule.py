@@ -19,7 +19,12 @@ SIZE = (384, 192)
 def _ramp() -> list[Any]:
     return [
         io.Float.Input(
-            "begin", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the run at which the change begins, 0..1."
+            "begin",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the run at which the change begins, 0..1.",
         ),
         io.Float.Input(
             "until", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the run at which it ends, above begin."
@@ -31,7 +36,9 @@ class CFGSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         option = io.DynamicCombo.Option
-        at = io.Float.Input("at", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Share of the run of the jump, 0..1.")
+        at = io.Float.Input(
+            "at", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Share of the run of the jump, 0..1."
+        )
         curve = io.Curve.Input(
             "curve",
             socketless=False,
@@ -78,7 +85,8 @@ class CFGSchedule(io.ComfyNode):
                     "over",
                     options=["iterations", "timesteps"],
                     default="iterations",
-                    tooltip="What it runs over: the run (start is the first iteration), or the diffusion timestep (start "
+                    tooltip="What it runs over: the run (start is the first iteration), or the diffusion "
+                    "timestep (start "
                     "is the clean end, end the noisy one; each view has its own).",
                 ),
             ],
@@ -125,7 +133,10 @@ def draw(schedule: Schedule, over: str) -> torch.Tensor:
     pen = ImageDraw.Draw(image)
     pen.line([(left, top), (left, bottom), (width - 8, bottom)], fill=(120, 120, 120))
     flat = high == low
-    line = [(left + i, (bottom + top) / 2 if flat else bottom - (v - low) / span * (bottom - top)) for i, v in enumerate(values)]
+    line = [
+        (left + i, (bottom + top) / 2 if flat else bottom - (v - low) / span * (bottom - top))
+        for i, v in enumerate(values)
+    ]
     pen.line(line, fill=(30, 100, 200), width=2)
     pen.text((4, top - 4), f"{high:g}", fill=(40, 40, 40))
     if not flat:

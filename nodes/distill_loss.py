@@ -39,7 +39,8 @@ class DistillLoss(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Any text-to-image MODEL: SD 1.5, SD 2, SDXL, SD 3, Flux. LoRA, FreeU, ControlNet hooks and "
+                    tooltip="Any text-to-image MODEL: SD 1.5, SD 2, SDXL, SD 3, Flux. LoRA, FreeU, "
+                    "ControlNet hooks and "
                     "RescaleCFG on it are honoured. Inpainting and video models cannot be used.",
                 ),
                 PromptsType.Input("prompts", tooltip="What to build, from View Prompts."),
@@ -58,7 +59,8 @@ class DistillLoss(io.ComfyNode):
                 io.Conditioning.Input(
                     "extras",
                     optional=True,
-                    tooltip="A CONDITIONING whose ControlNet and hooks are used for every view, for instance from Apply "
+                    tooltip="A CONDITIONING whose ControlNet and hooks are used for every view, for "
+                    "instance from Apply "
                     "ControlNet. Its text is not used.",
                 ),
                 io.String.Input(
@@ -72,7 +74,8 @@ class DistillLoss(io.ComfyNode):
                     "t_max",
                     default=reflect.AUTO,
                     advanced=True,
-                    tooltip="Highest diffusion timestep as a share of 0..1; large ones shape the whole object, lower it "
+                    tooltip="Highest diffusion timestep as a share of 0..1; large ones shape the whole "
+                    "object, lower it "
                     "late in the run: 0.98->0.5. " + reflect.SCHEDULE_HINT,
                 ),
                 io.Combo.Input(
@@ -119,7 +122,9 @@ class DistillLoss(io.ComfyNode):
         check_model(model)
         check_width(model, prompts)
         given = {"weighting": weighting, "clip": clip, "normalise": normalise}
-        gradient: dict[str, Any] = {key: value for key, value in given.items() if value.strip() not in ("", reflect.AUTO)}
+        gradient: dict[str, Any] = {
+            key: value for key, value in given.items() if value.strip() not in ("", reflect.AUTO)
+        }
         if gradient.get("clip", "").strip().lower() == "none":
             gradient["clip"] = None
         GradientSettings(**gradient)
@@ -138,7 +143,8 @@ def check_model(model: Any) -> None:
     latent = base.latent_format
     if getattr(latent, "latent_dimensions", 2) != 2:
         raise PriorError(
-            f"expected a text-to-image MODEL, got {type(base).__name__}, which works on video, sound or 3D latents: use "
+            f"expected a text-to-image MODEL, got {type(base).__name__}, which works on video, sound or 3D "
+            f"latents: use "
             "an image model such as Stable Diffusion"
         )
     channels = base.model_config.unet_config.get("in_channels", latent.latent_channels)

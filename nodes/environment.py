@@ -64,7 +64,8 @@ class EnvironmentReport(io.ComfyNode):
             node_id="Distill3D_EnvironmentReport",
             display_name="Environment Report",
             category="Distill3D",
-            description="What this machine offers to Distill3D: versions, device, memory, accelerators found or refused.",
+            description="What this machine offers to Distill3D: versions, device, memory, accelerators "
+            "found or refused.",
             search_aliases=["debug", "versions", "system info"],
             inputs=[],
             outputs=[io.String.Output("report", display_name="report", tooltip="JSON; attach it to a bug report.")],

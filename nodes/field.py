@@ -31,7 +31,9 @@ def from_checkpoint(checkpoint: Checkpoint) -> RadianceField:
         try:
             background.load_state_dict(under(tensors, "background"))
         except RuntimeError as error:
-            raise CheckpointError(f"the checkpoint's background is of another version of distill3d ({error})") from error
+            raise CheckpointError(
+                f"the checkpoint's background is of another version of distill3d ({error})"
+            ) from error
     for module in (saved.field, saved.occupancy, background):
         module.requires_grad_(False)
     return RadianceField(saved, background, light)
@@ -63,7 +65,9 @@ class SaveField(io.ComfyNode):
                     tooltip="Folder and name inside the output folder; a number is added.",
                 ),
             ],
-            outputs=[io.String.Output("path", display_name="path", tooltip="The folder, relative to the output folder.")],
+            outputs=[
+                io.String.Output("path", display_name="path", tooltip="The folder, relative to the output folder.")
+            ],
             is_output_node=True,
         )
 

@@ -33,7 +33,9 @@ class FreeUPatch(io.ComfyNode):
             ),
             search_aliases=["freeu", "free lunch", "dynamic freeu"],
             inputs=[
-                io.Model.Input("model", tooltip="A MODEL with a UNet (SD 1.x, SD 2, SDXL). It is not changed; a copy is."),
+                io.Model.Input(
+                    "model", tooltip="A MODEL with a UNet (SD 1.x, SD 2, SDXL). It is not changed; a copy is."
+                ),
                 io.Combo.Input(
                     "version",
                     options=["v2", "v1"],
@@ -47,7 +49,8 @@ class FreeUPatch(io.ComfyNode):
                 ScheduleType.Input(
                     "schedule",
                     optional=True,
-                    tooltip="Strength 0 to 1 over the diffusion timestep, from CFG Schedule set to timesteps with start "
+                    tooltip="Strength 0 to 1 over the diffusion timestep, from CFG Schedule set to "
+                    "timesteps with start "
                     "and end within 0..1. Our reading of dynamic FreeU; the end points are ours.",
                 ),
             ],
@@ -81,7 +84,8 @@ def check(plan: Plan) -> Schedule:
     """The schedule of strengths. Raises ``SettingsError`` when it runs over iterations or leaves 0..1."""
     if plan.over != "timesteps":
         raise SettingsError(
-            "expected a schedule over timesteps, got one over iterations: a MODEL does not know the iteration. Set over "
+            "expected a schedule over timesteps, got one over iterations: a MODEL does not know the "
+            "iteration. Set over "
             "to timesteps in CFG Schedule"
         )
     values = [plan.schedule(index / 100) for index in range(101)]

@@ -51,7 +51,8 @@ class LoadSD(io.ComfyNode):
             display_name="Load SD",
             category="Distill3D",
             description=(
-                "The text-to-image model an object is distilled from. The bundled tiny prior needs no download and runs on "
+                "The text-to-image model an object is distilled from. The bundled tiny prior needs no "
+                "download and runs on "
                 "a CPU: eight plain solids in eight colours. Any other loader's MODEL, CLIP and VAE work as well."
             ),
             search_aliases=["checkpoint", "stable diffusion", "model", "prior", "loader", "tiny"],
@@ -59,7 +60,8 @@ class LoadSD(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "source",
                     options=[option(TINY, []), option("checkpoint", [checkpoint]), option("diffusers", [folder])],
-                    tooltip="Where the model comes from. Start with the bundled tiny prior to see the whole graph run in "
+                    tooltip="Where the model comes from. Start with the bundled tiny prior to see the whole "
+                    "graph run in "
                     "minutes; take a checkpoint for real objects.",
                 ),
             ],
@@ -85,7 +87,8 @@ def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
     path = folder_paths.get_full_path("checkpoints", name) if name else None
     if path is None:
         raise PriorError(
-            f"expected a .safetensors checkpoint in models/checkpoints, got {name or 'none'}: put one there and press R, "
+            f"expected a .safetensors checkpoint in models/checkpoints, got {name or 'none'}: put one there "
+            f"and press R, "
             "or choose the bundled tiny prior"
         )
     read_header(Path(path))

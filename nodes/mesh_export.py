@@ -55,7 +55,8 @@ class MeshExport(io.ComfyNode):
             display_name="Mesh Export",
             category="Distill3D",
             description=(
-                "The surface of a radiance field as a coloured mesh: the host's MESH for its own tools, and a GLB, OBJ or "
+                "The surface of a radiance field as a coloured mesh: the host's MESH for its own tools, and "
+                "a GLB, OBJ or "
                 "PLY in the output folder. A GLB carries this workflow: drop it on the page to get the graph back."
             ),
             search_aliases=["glb", "obj", "ply", "marching cubes", "isosurface", "nerf to mesh", "save mesh"],
@@ -78,7 +79,8 @@ class MeshExport(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Density at which the surface stands; 0 lets the field's own opacity decide, which is best.",
+                    tooltip="Density at which the surface stands; 0 lets the field's own opacity decide, "
+                    "which is best.",
                     advanced=True,
                 ),
                 *_settings(),

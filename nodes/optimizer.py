@@ -41,7 +41,9 @@ class NeRFOptimizer(io.ComfyNode):
             search_aliases=["nerf", "text to 3d", "dreamfusion", "distill", "optimize", "train"],
             inputs=[
                 LossType.Input("loss", tooltip="From Distill Loss."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the MODEL; its encoder passes gradients to the renders."),
+                io.Vae.Input(
+                    "vae", tooltip="The VAE that belongs to the MODEL; its encoder passes gradients to the renders."
+                ),
                 io.DynamicCombo.Input("preset", options=_presets(), tooltip=PRESET_TIP),
                 io.Int.Input(
                     "seed",
@@ -69,7 +71,9 @@ class NeRFOptimizer(io.ComfyNode):
                 io.Image.Output(
                     "images", display_name="images", tooltip=f"{FRAMES} views around the object, {FRAME_SIZE} pixels."
                 ),
-                io.String.Output("report", display_name="report", tooltip="The run as JSON: settings, seconds, versions."),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The run as JSON: settings, seconds, versions."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
@@ -90,7 +94,9 @@ class NeRFOptimizer(io.ComfyNode):
         size = int(preset.get("image_size", 0)) or tags.image_size(loss.model)
         ratio = int(vae.downscale_ratio) if isinstance(getattr(vae, "downscale_ratio", None), int) else 8
         if size % ratio:
-            raise SettingsError(f"expected an image size that is a multiple of {ratio}, got {size}: try {size // ratio * ratio}")
+            raise SettingsError(
+                f"expected an image size that is a multiple of {ratio}, got {size}: try {size // ratio * ratio}"
+            )
         folder = resume.folder if resume else folders.new_folder(prefix)
         task = Task(
             loss.model,
@@ -114,7 +120,8 @@ class NeRFOptimizer(io.ComfyNode):
 
 
 PRESET_TIP = (
-    "draft: the first shape (bundled prior: about 1-2 minutes on a CPU; Stable Diffusion on a GPU: about ten). standard: "
+    "draft: the first shape (bundled prior: about 1-2 minutes on a CPU; Stable Diffusion on a GPU: about "
+    "ten). standard: "
     "a presentable object, about three times draft. fine: the longest, for final results. custom: set things yourself."
 )
 
@@ -132,7 +139,8 @@ def _presets() -> list[Any]:
             min=0,
             max=2048,
             step=8,
-            tooltip="Side in pixels at which the MODEL sees the renders; 0 takes its own (SD 1.5 512, SDXL 1024). Smaller "
+            tooltip="Side in pixels at which the MODEL sees the renders; 0 takes its own (SD 1.5 512, SDXL "
+            "1024). Smaller "
             "is faster and rougher.",
         ),
         io.Int.Input("checkpoint_every", default=100, min=1, max=1_000_000, tooltip=_tip("checkpoint_every")),
@@ -140,7 +148,8 @@ def _presets() -> list[Any]:
             "more",
             default="",
             multiline=True,
-            tooltip="Any other setting of the library, one a line: losses.sparsity = 0->20, render.samples_per_ray = 96, "
+            tooltip="Any other setting of the library, one a line: losses.sparsity = 0->20, "
+            "render.samples_per_ray = 96, "
             "field.blob_density = 8, background.mode = white. The help page lists them all.",
         ),
     ]
@@ -198,13 +207,16 @@ class Resume(io.ComfyNode):
                     "run",
                     options=[folders.LATEST, *folders.found(folders.RUNS)],
                     default=folders.LATEST,
-                    tooltip="Which run, newest first; latest is whatever is newest when the graph runs. Press R to refresh.",
+                    tooltip="Which run, newest first; latest is whatever is newest when the graph runs. "
+                    "Press R to refresh.",
                 ),
             ],
             outputs=[
                 CheckpointType.Output("checkpoint", display_name="checkpoint", tooltip="For NeRF Optimizer's resume."),
                 FieldType.Output("field", display_name="field", tooltip="The object as far as it came."),
-                io.String.Output("info", display_name="info", tooltip="Prompt, method, seed and iterations of the run."),
+                io.String.Output(
+                    "info", display_name="info", tooltip="Prompt, method, seed and iterations of the run."
+                ),
             ],
         )
 

@@ -124,4 +124,3 @@ def convert(kind: Any, text: str) -> Any:
         separator = ".." if ".." in text else ","
         return tuple(float(part) for part in text.strip("()[] ").split(separator))
     raise ValueError("this setting cannot be written in one line")
-

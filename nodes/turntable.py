@@ -29,27 +29,56 @@ class RenderTurntable(io.ComfyNode):
             search_aliases=["turntable", "render", "orbit", "video", "views"],
             inputs=[
                 FieldType.Input("field", tooltip="From NeRF Optimizer, Load Radiance Field or Resume."),
-                io.Int.Input("frames", default=24, min=1, max=600, tooltip="Frames of one full turn; 24 to 60 is smooth."),
                 io.Int.Input(
-                    "size", default=192, min=16, max=2048, step=8, tooltip="Side of a frame in pixels; time grows with its square."
+                    "frames", default=24, min=1, max=600, tooltip="Frames of one full turn; 24 to 60 is smooth."
+                ),
+                io.Int.Input(
+                    "size",
+                    default=192,
+                    min=16,
+                    max=2048,
+                    step=8,
+                    tooltip="Side of a frame in pixels; time grows with its square.",
                 ),
                 io.Float.Input(
-                    "elevation", default=15.0, min=-80.0, max=80.0, step=1.0, tooltip="Height of the camera in degrees, 0 is level."
+                    "elevation",
+                    default=15.0,
+                    min=-80.0,
+                    max=80.0,
+                    step=1.0,
+                    tooltip="Height of the camera in degrees, 0 is level.",
                 ),
                 io.Combo.Input(
                     "kind",
                     options=list(KINDS),
                     default="colour",
-                    tooltip="colour (unlit), shaded (lit from the camera), normal (shape alone) or opacity (white is solid).",
+                    tooltip="colour (unlit), shaded (lit from the camera), normal (shape alone) or opacity "
+                    "(white is solid).",
                 ),
                 io.Float.Input(
-                    "radius", default=3.0, min=1.5, max=10.0, step=0.1, advanced=True, tooltip="Distance of the camera; the object lies in -1..1."
+                    "radius",
+                    default=3.0,
+                    min=1.5,
+                    max=10.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="Distance of the camera; the object lies in -1..1.",
                 ),
                 io.Float.Input(
-                    "fov", default=42.0, min=5.0, max=120.0, step=1.0, advanced=True, tooltip="Field of view in degrees."
+                    "fov",
+                    default=42.0,
+                    min=5.0,
+                    max=120.0,
+                    step=1.0,
+                    advanced=True,
+                    tooltip="Field of view in degrees.",
                 ),
             ],
-            outputs=[io.Image.Output("images", display_name="images", tooltip="The frames; the last is a step short of the first.")],
+            outputs=[
+                io.Image.Output(
+                    "images", display_name="images", tooltip="The frames; the last is a step short of the first."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
             has_intermediate_output=True,
         )

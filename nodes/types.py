@@ -1,4 +1,4 @@
-"""What travels on our own wires. Every type's name carries our prefix; MODEL, CLIP, VAE, MESH and IMAGE are the host's."""
+"""What travels on our own wires. Every type's name carries our prefix; MODEL, MESH and the like are the host's."""
 
 from __future__ import annotations
 

@@ -46,7 +46,8 @@ class ViewPromptsNode(io.ComfyNode):
                     default=format_sectors(DEFAULT_SECTORS),
                     multiline=True,
                     advanced=True,
-                    tooltip="One side a line: name | azimuth low..high | elevation low..high | words. Degrees; azimuth 0 "
+                    tooltip="One side a line: name | azimuth low..high | elevation low..high | words. "
+                    "Degrees; azimuth 0 "
                     "is the front. The first covers every view, later lines override earlier ones. Narrow the front "
                     "(-30..30) when an object has two faces.",
                 ),

@@ -1,7 +1,7 @@
 """A stand-in for the parts of ComfyUI 0.33 that the nodes use, so that they run without it.
 
-Only what has an observable effect is here: schemas, a model manager that counts, a guider that holds inference mode as the
-executor does, and a progress bar. ``test_nodes_fake.py`` checks every signature against those recorded from the real host.
+Only what has an observable effect is here: schemas, a model manager that counts, a guider that holds inference mode as
+the executor does, and a progress bar. ``test_nodes.py`` checks the signatures against those recorded from the real host.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ class File3D:
         self.source, self.format = source, file_format
 
 
-class InterruptProcessingException(Exception):  # noqa: N818 - the host's own name
+class InterruptProcessingException(Exception):
     pass
 
 
@@ -230,7 +230,7 @@ def cfg_function(
 
 
 class ProgressBar:
-    seen: list[tuple[float, Any]] = []
+    seen: ClassVar[list[tuple[float, Any]]] = []
 
     def __init__(self, total: int, node_id: str | None = None) -> None:
         self.total = total
@@ -279,7 +279,21 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
         made.__dict__.update(values)
         return made
 
-    names = "Model Clip Vae Image Conditioning Mesh File3DAny String Int Float Boolean Combo Curve".split()
+    names = [
+        "Model",
+        "Clip",
+        "Vae",
+        "Image",
+        "Conditioning",
+        "Mesh",
+        "File3DAny",
+        "String",
+        "Int",
+        "Float",
+        "Boolean",
+        "Combo",
+        "Curve",
+    ]
     io = module("io", **{name: kind(name.upper()) for name in names})
     io.__dict__.update(
         ComfyNode=ComfyNode, Schema=Schema, NodeOutput=NodeOutput, Hidden=Hidden, FolderType=FolderType,
@@ -297,7 +311,9 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
     empty = ["comfy", "comfy_api", "comfy.sd", "comfy.sd1_clip", "comfy.supported_models", "comfy.diffusers_load"]
     empty += ["comfy.supported_models_base", "comfy.model_base", "comfy.model_patcher"]
     found = {name: module(name) for name in empty}
-    found["comfy.sd1_clip"].__dict__.update(SDTokenizer=object, SDClipModel=object, SD1Tokenizer=object, SD1ClipModel=object)
+    found["comfy.sd1_clip"].__dict__.update(
+        SDTokenizer=object, SDClipModel=object, SD1Tokenizer=object, SD1ClipModel=object
+    )
     found |= {
         "comfy_api.latest": latest,
         "comfy_api.latest._ui": module("_ui", SavedResult=saved, SavedImages=Shown),
@@ -336,7 +352,9 @@ def installed(root: Path) -> Iterator[types.ModuleType]:
     before = dict(sys.modules)
     sys.modules.update(fake)
     place = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location("pack", place / "__init__.py", submodule_search_locations=[str(place)])
+    spec = importlib.util.spec_from_file_location(
+        "pack", place / "__init__.py", submodule_search_locations=[str(place)]
+    )
     assert spec and spec.loader
     pack = importlib.util.module_from_spec(spec)
     sys.modules["pack"] = pack
@@ -408,7 +426,10 @@ class Patcher:
     def clone(self) -> Patcher:
         made = Patcher(self.model)
         made.attachments = dict(self.attachments)
-        made.model_options = {**self.model_options, "transformer_options": dict(self.model_options["transformer_options"])}
+        made.model_options = {
+            **self.model_options,
+            "transformer_options": dict(self.model_options["transformer_options"]),
+        }
         return made
 
     def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None:
@@ -445,7 +466,9 @@ class Clip:
 class _Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]]), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]]), requires_grad=False
+        )
         self.decoder = nn.Linear(3, 3)
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -73,9 +73,7 @@ def _equal(a: Any, b: Any) -> bool:
 def join(conds: Sequence[list[Cond]]) -> list[Cond]:
     """One conditioning whose tensors have one row a sample; see ``joinable``."""
     first = conds[0][0]
-    joined = {
-        name: _join([cond["model_conds"][name] for (cond,) in conds]) for name in first["model_conds"]
-    }
+    joined = {name: _join([cond["model_conds"][name] for (cond,) in conds]) for name in first["model_conds"]}
     return [{**first, "model_conds": joined, "uuid": uuid.uuid4()}]
 
 

@@ -50,7 +50,7 @@ class EncoderCopy:
         return sum(p.numel() * p.element_size() for p in self.module.parameters())
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` float32 in 0..1 -> ``(B, C, h, w)`` float32. Raises ``PriorError`` for non-finite latents."""
+        """``(B, 3, H, W)`` float32 in 0..1 -> ``(B, C, h, w)`` float32."""
         pixels = self._prepare(resize(images, self._size)).to(self.dtype)
         z: Tensor = self.module.encode(pixels).float()
         return self._scale(z)

@@ -16,7 +16,7 @@ from ...distill3d.mesh.types import SurfaceMesh
 
 
 def to_mesh(surface: SurfaceMesh) -> Any:
-    """A batch of one: vertices, faces, normals, linear vertex colours, and UVs with their texture where there is one."""
+    """A batch of one: vertices, faces, normals, linear vertex colours, UVs and texture where there are any."""
     linear = srgb_to_linear(np.clip(surface.colors.astype(np.float64), 0, 1)).astype(np.float32)
     more: dict[str, Any] = {}
     uvs, texture = getattr(surface, "uvs", None), getattr(surface, "texture", None)

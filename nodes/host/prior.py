@@ -138,7 +138,9 @@ class HostPrior:
         x_in, s_in = x[:size], s[:size]
         conds = [self._cond(tuple(texts[i * size : (i + 1) * size])) for i in range(blocks)]
         if any(cond is None for cond in conds):
-            answers = torch.cat([self._ask([self._conds[k]], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
+            answers = torch.cat(
+                [self._ask([self._conds[k]], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)]
+            )
         else:
             known = [cond for cond in conds if cond is not None]
             parts = self._ask(known, x_in, s_in)

@@ -153,9 +153,7 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
             fingerprint=fingerprint.of(task.model, task.vae),
             describe=_describe(task),
         )
-        run = Distillation(
-            prior, task.views.prompt, task.settings, negative=task.views.negative, seed=task.seed
-        )
+        run = Distillation(prior, task.views.prompt, task.settings, negative=task.views.negative, seed=task.seed)
         guidance = getattr(task.settings.make_method().settings, "guidance", None)
         if isinstance(guidance, Schedule) and run.guidance.method.evaluations(0.0)[:2] == (TARGET, NEGATIVE):
             scale = guidance

@@ -6,6 +6,7 @@ and a sheet that comes while one is still being sent is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -147,10 +148,8 @@ class Watch:
             took = time.monotonic() - now
             self._next_sheet = now + max(1.0, took / SHARE)
             self._last_step = time.monotonic()
-            try:
+            with contextlib.suppress(queue.Full):
                 self._pictures.put_nowait((step.iteration, step.iterations, sheet))
-            except queue.Full:
-                pass
 
     def _send_pictures(self) -> None:
         from PIL import Image

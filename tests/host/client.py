@@ -95,9 +95,7 @@ class Server:
             async with session.ws_connect(url, max_msg_size=0) as socket_:
                 hello = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
                 await socket_.send_str(json.dumps(hello))
-                status, answer = await asyncio.to_thread(
-                    self.post, "/prompt", {"prompt": graph, "client_id": "test"}
-                )
+                status, answer = await asyncio.to_thread(self.post, "/prompt", {"prompt": graph, "client_id": "test"})
                 seen = Seen(status, answer)
                 if status != 200:
                     return seen

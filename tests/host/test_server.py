@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 from graphs import node, ours
 
-OURS = (
-    "LoadSD FreeUPatch CFGSchedule ViewPrompts DistillLoss NeRFOptimizer RenderTurntable MeshExport "
-    "SaveRadianceField LoadRadianceField Resume EnvironmentReport"
-).split()
+OURS = [
+    "LoadSD",
+    "FreeUPatch",
+    "CFGSchedule",
+    "ViewPrompts",
+    "DistillLoss",
+    "NeRFOptimizer",
+    "RenderTurntable",
+    "MeshExport",
+    "SaveRadianceField",
+    "LoadRadianceField",
+    "Resume",
+    "EnvironmentReport",
+]
 
 
 def checkpoints(server: Any) -> list[Path]:
@@ -95,7 +105,8 @@ def test_the_glb_carries_the_workflow_and_a_coloured_mesh(server: Any, everythin
     assert len(ours_mesh.faces) == len(theirs.faces) > 50
     np.testing.assert_allclose(np.sort(ours_mesh.vertices, 0), np.sort(theirs.vertices, 0), atol=1e-5)
     difference = np.abs(
-        np.asarray(ours_mesh.visual.vertex_colors, float).mean(0) - np.asarray(theirs.visual.vertex_colors, float).mean(0)
+        np.asarray(ours_mesh.visual.vertex_colors, float).mean(0)
+        - np.asarray(theirs.visual.vertex_colors, float).mean(0)
     )
     assert difference[:3].max() < 3
 
@@ -104,7 +115,13 @@ def test_report_and_environment_are_json(everything: Any) -> None:
     seen, _ = everything
     report = json.loads("".join(seen.outputs["text"]["text"]))
     assert report["iterations"]["done"] == 8 and report["prior"]["prediction_type"] == "EPS"
-    assert report["settings"]["sds"]["guidance"] == {"kind": "linear", "start": 10.0, "end": 7.0, "begin": 0.0, "until": 1.0}
+    assert report["settings"]["sds"]["guidance"] == {
+        "kind": "linear",
+        "start": 10.0,
+        "end": 7.0,
+        "begin": 0.0,
+        "until": 1.0,
+    }
     environment = json.loads("".join(seen.outputs["env"]["text"]))
     assert environment["accelerators"]["nerfacc"]["state"]
 
@@ -119,7 +136,10 @@ def test_a_saved_field_loads_and_gives_the_same_mesh(server: Any, everything: An
     seen, _ = everything
     name = seen.outputs["save"]["text"][0]
     loaded = server.run(
-        {"field": ours("LoadRadianceField", field=name), "export": graphs.export(("field", 0), prefix="distill3d/again")}
+        {
+            "field": ours("LoadRadianceField", field=name),
+            "export": graphs.export(("field", 0), prefix="distill3d/again"),
+        }
     )
     assert loaded.end == "execution_success", loaded.answer
     files = []
@@ -159,7 +179,7 @@ def test_cancel_writes_a_checkpoint_and_resume_equals_a_run_without_cancel(serve
     graph["nerf"] = graphs.optimizer(30, seed=5, resume=["resume", 0])
     resumed = server.run(graph)
     assert resumed.end == "execution_success", resumed.of("execution_error")
-    first = [data["value"] for data in resumed.of("progress") if data["node"] == "nerf"][0]
+    first = next(data["value"] for data in resumed.of("progress") if data["node"] == "nerf")
     assert first == stopped + 1
     straight = server.run(graphs.whole(30, seed=5))
     assert straight.end == "execution_success"

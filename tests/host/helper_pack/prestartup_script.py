@@ -5,6 +5,7 @@ For tests only; the host runs it before it imports anything heavy.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -14,10 +15,8 @@ import torch
 
 
 def _declare(name: str) -> None:
-    try:
+    with contextlib.suppress(RuntimeError):  # a torchvision that fits this torch has declared it
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # a torchvision that fits this torch has declared it
 
 
 def _stub(name: str) -> types.ModuleType:
