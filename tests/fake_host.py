@@ -1,7 +1,7 @@
 """A stand-in for the parts of ComfyUI 0.33 that the nodes use, so that they run without it.
 
-Only what has an observable effect is here: schemas, a model manager that counts, a guider that holds inference mode as
-the executor does, and a progress bar. ``test_nodes.py`` checks the signatures against those recorded from the real host.
+Only what has an observable effect is here: schemas, a model manager, a guider that holds inference mode as the executor
+does, and a progress bar. ``test_nodes.py`` checks their signatures against those recorded from the real host.
 """
 
 from __future__ import annotations
