@@ -33,9 +33,9 @@ export async function open(url, { settings = {}, width = 1280, height = 760 } = 
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
-  await page.goto(url, { waitUntil: "domcontentloaded", timeout: 240_000 });
+  await page.goto(url, { waitUntil: "domcontentloaded", timeout: 900_000 });
   await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types?.Distill3D_LoadSD, null,
-    { timeout: 240_000 });
+    { timeout: 900_000 });
   for (const [name, value] of Object.entries({ "Comfy.TutorialCompleted": true, ...settings })) {
     await page.evaluate(([key, wanted]) => window.app.extensionManager?.setting?.set(key, wanted), [name, value]);
   }
