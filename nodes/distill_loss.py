@@ -163,9 +163,7 @@ def check_width(model: Any, prompts: Prompts) -> None:
     """Raises ``SettingsError`` when the CLIP's conditioning is not as wide as the MODEL's UNet expects."""
     expected = model.model.model_config.unet_config.get("context_dim")
     text = prompts.views.texts[0]
-    if text not in prompts.known:
-        prompts.known[text] = encode(prompts.clip, text)
-    found = width(prompts.known[text])
+    found = width(prompts.known.get(text) or encode(prompts.clip, text))
     if isinstance(expected, int) and expected != found:
         raise SettingsError(
             f"the MODEL expects text conditioning {expected} wide and the CLIP of View Prompts makes {found}: wire "

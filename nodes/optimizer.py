@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import comfy.model_management as manager
 import torch
 from comfy_api.latest import io, ui
 
@@ -19,6 +20,7 @@ from . import reflect
 from . import settings as assembled
 from .field import from_checkpoint
 from .host import folders, tags
+from .host.encoder import check_vae
 from .host.run import Task, distill
 from .host.watch import Watch
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
@@ -92,7 +94,8 @@ class NeRFOptimizer(io.ComfyNode):
         tag = tags.get_tag(loss.model)
         settings = choose(loss, preset, bundled=tag.bundled)
         size = int(preset.get("image_size", 0)) or tags.image_size(loss.model)
-        ratio = int(vae.downscale_ratio) if isinstance(getattr(vae, "downscale_ratio", None), int) else 8
+        check_vae(vae, loss.model.model.latent_format.latent_channels)
+        ratio = int(vae.downscale_ratio)
         if size % ratio:
             raise SettingsError(
                 f"expected an image size that is a multiple of {ratio}, got {size}: try {size // ratio * ratio}"
@@ -120,9 +123,8 @@ class NeRFOptimizer(io.ComfyNode):
 
 
 PRESET_TIP = (
-    "draft: the first shape (bundled prior: about 1-2 minutes on a CPU; Stable Diffusion on a GPU: about "
-    "ten). standard: "
-    "a presentable object, about three times draft. fine: the longest, for final results. custom: set things yourself."
+    "draft: the first shape, 300 steps with the bundled prior (about two minutes of one CPU core), 2,000 with Stable "
+    "Diffusion. standard: a presentable object, about three times that. fine: the longest. custom: all yours."
 )
 
 
@@ -181,8 +183,12 @@ def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
 def _finish(run: Distillation) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
     """The node's outputs, made while the run is at hand: everything detached and on the CPU."""
     field = from_checkpoint(capture(run))
+
+    def on_frame(done: int, total: int) -> None:
+        manager.throw_exception_if_processing_interrupted()
+
     images = turntable(
-        run.field, frames=FRAMES, size=FRAME_SIZE, occupancy=run.occupancy, settings=None, device=run.device
+        run.field, frames=FRAMES, size=FRAME_SIZE, occupancy=run.occupancy, device=run.device, on_frame=on_frame
     )
     sheet = contact_sheet(
         run.field, ring(4).to(run.device), size=SHEET_SIZE, occupancy=run.occupancy, title=run.prompts.prompt

@@ -41,7 +41,7 @@ export const TEMPLATES = {
       view: viewer([1700, 0]),
       note: note(`## Quick draft
 
-**Hardware** any CPU, 2 GB of memory. **Time** one to four minutes. **Model** the bundled tiny prior, no download.
+**Hardware** any CPU, 2 GB of memory. **Time** about two minutes of one free core. **Model** the bundled tiny prior, no download.
 
 Press Run, watch the sheet grow in NeRF Optimizer, press *Stop & keep* when it is good enough.
 
@@ -73,7 +73,7 @@ Diffusion 1.5 checkpoint in \`models/checkpoints\`, as .safetensors: choose it i
       ...bakeOff(),
       note: note(`## Method bake-off
 
-**Hardware** any CPU. **Time** about a minute a method and more for three evaluations a step. **Model** the bundled tiny prior.
+**Hardware** any CPU. **Time** four runs of two thirds of a draft; ASD and TBSD ask the model three times a step, SDS and CSD twice. **Model** the bundled tiny prior.
 
 SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and first field. Compare the sheets.
 
@@ -98,7 +98,7 @@ SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and 
       save: { type: "Distill3D_SaveRadianceField", wires: { field: ["nerf", 0] }, at: [1700, 420] },
       note: note(`## Dynamic CFG and FreeU
 
-**Hardware** any CPU. **Time** two to five minutes. **Model** the bundled tiny prior.
+**Hardware** any CPU. **Time** as a draft: about two minutes of one free core. **Model** the bundled tiny prior.
 
 The guidance scale falls over the run; FreeU grows with the diffusion timestep, so that it works where shape is decided and leaves
 fine detail alone. The end points are ours.
@@ -154,7 +154,7 @@ Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, Control
       glb: { type: "SaveGLB", wires: { mesh: ["unwrap", 0] }, size: [380, 420], at: [1280, 0] },
       note: note(`## On to ComfyUI's own mesh tools
 
-**Hardware** any CPU. **Time** under a minute. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
+**Hardware** any CPU. **Time** seconds. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
 
 Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it.
 

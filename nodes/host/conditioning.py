@@ -18,7 +18,7 @@ from ...distill3d.errors import SettingsError
 
 Conditioning = list[list[Any]]
 Cond = dict[str, Any]
-SHARED = ("control", "control_apply_to_uncond", "hooks", "gligen", "start_percent", "end_percent", "strength")
+SHARED = ("control", "control_apply_to_uncond", "hooks", "gligen")
 """Keys of a CONDITIONING that belong to a whole graph, not to its text."""
 
 
@@ -75,6 +75,21 @@ def join(conds: Sequence[list[Cond]]) -> list[Cond]:
     first = conds[0][0]
     joined = {name: _join([cond["model_conds"][name] for (cond,) in conds]) for name in first["model_conds"]}
     return [{**first, "model_conds": joined, "uuid": uuid.uuid4()}]
+
+
+def mix(first: list[Cond], second: list[Cond], share: float) -> list[Cond]:
+    """``share * first + (1 - share) * second`` in every tensor; ControlNet and hooks are the first's."""
+    pairs = {name: (a, second[0]["model_conds"].get(name)) for name, a in first[0]["model_conds"].items()}
+    mixed = {name: _mix(a, b, share) for name, (a, b) in pairs.items()}
+    return [{**first[0], "model_conds": mixed, "uuid": uuid.uuid4()}]
+
+
+def _mix(a: Any, b: Any, share: float) -> Any:
+    if b is None or not isinstance(a.cond, Tensor) or not a.cond.is_floating_point():
+        return a
+    length = math.lcm(a.cond.shape[1], b.cond.shape[1]) if a.cond.ndim == 3 else 0
+    x, y = (c.repeat(1, length // c.shape[1], 1) if length else c for c in (a.cond, b.cond))
+    return a._copy_with(share * x + (1 - share) * y)
 
 
 def _join(values: Sequence[Any]) -> Any:

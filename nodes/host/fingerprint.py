@@ -41,9 +41,8 @@ def patch_names(model: Any) -> list[str]:
     found = [key for key in sorted(options) if key != "transformer_options" and options[key]]
     for kind, functions in sorted(options.get("transformer_options", {}).get("patches", {}).items()):
         for function in functions:
-            place = (
-                f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-            )
+            module = str(getattr(function, "__module__", "")).rsplit(".", 1)[-1]
+            place = f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
             found.append(f"{kind} {getattr(function, 'label', place)}")
     return found
 

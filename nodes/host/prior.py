@@ -1,8 +1,8 @@
 """The host's MODEL, CLIP and VAE behind the library's ``Prior``: what the optimisation loop sees of ComfyUI.
 
 Lives inside a sampler run by ``CFGGuider`` (see ``run``), so the host has loaded and patched the model and cleans up
-after it. An embedding here is a number, the place of a text's prepared conditioning: its tensors, ControlNet and hooks
-stay with the host, and every sample of a batch still has a text of its own.
+after it. An embedding here is a handle, ``(first, second, share)``: the places of two texts' prepared conditionings and
+the share of the first. Their tensors, ControlNet and hooks stay with the host, and every sample has a text of its own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ...distill3d.errors import PriorError
-from .conditioning import Cond, join, joinable
+from .conditioning import Cond, join, joinable, mix
 from .encoder import EncoderCopy
 from .space import Space
 
+Handle = tuple[int, int, float]
 Guide = Callable[[list[Tensor], Tensor, Tensor, list[list[Cond]]], list[Tensor]]
 """``(x0 of every block, x, sigma, conds) -> x0 of every block``: see ``guide``."""
 
@@ -58,7 +59,7 @@ class HostPrior:
         self._model, self._options, self._encoder, self._decode = model, options, encoder, decode
         self._order = {text: index for index, text in enumerate(conds)}
         self._conds = list(conds.values())
-        self._joined: dict[tuple[int, ...], list[Cond] | None] = {}
+        self._joined: dict[tuple[Handle, ...], list[Cond] | None] = {}
         self._describe, self.guide = dict(describe), guide
         self.space = Space.of(model.model_sampling)
         self.device, self.image_size, self.latent_shape = device, image_size, latent_shape
@@ -90,11 +91,17 @@ class HostPrior:
         return self.space.alpha_sigma(t)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """``n`` texts -> ``(n, 1, 1)``: handles of their conditionings. Raises ``PriorError`` for an unknown text."""
+        """``n`` texts -> ``(n, 1, 3)``: handles of their conditionings. Raises ``PriorError`` for an unknown text."""
         unknown = [text for text in texts if text not in self._order]
         if unknown:
             raise PriorError(f"the text {unknown[0]!r} was not encoded before the run: run the prompts node again")
-        return torch.tensor([float(self._order[text]) for text in texts], device=self.device).reshape(-1, 1, 1)
+        handles = [(float(self._order[text]), float(self._order[text]), 1.0) for text in texts]
+        return torch.tensor(handles, device=self.device).reshape(-1, 1, 3)
+
+    @staticmethod
+    def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        """Handles of ``share * first + (1 - share) * second``; ``(N, 1, 3)`` of whole texts, share ``(N, 1, 1)``."""
+        return torch.cat([first[..., :1], second[..., :1], share.to(first)], -1)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See ``Prior.encode``; always the posterior mean, which is what the host's VAE gives."""
@@ -117,12 +124,12 @@ class HostPrior:
         """
         if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4:
             raise ValueError(
-                f"expected x_t (N, C, h, w), t (N,) and cond (N, 1, 1) with one N, got {tuple(x_t.shape)}, "
+                f"expected x_t (N, C, h, w), t (N,) and cond (N, 1, 3) with one N, got {tuple(x_t.shape)}, "
                 f"{tuple(t.shape)} and {tuple(cond.shape)}: repeat t and cond per sample"
             )
         s = self.space.sigma(t)
         x = x_t.float() * self.space.length(s)
-        texts = [round(value) for value in cond.reshape(-1).tolist()]
+        texts = [(round(a), round(b), share) for a, b, share in cond.reshape(-1, 3).tolist()]
         cuts = _cuts(x, s, self.max_batch, apart=self.guide is not None)
         out = torch.cat([self._predict(x[a:b], s[a:b], texts[a:b]) for a, b in itertools.pairwise(cuts)])
         if not torch.isfinite(out).all() and torch.isfinite(x_t).all():
@@ -132,15 +139,13 @@ class HostPrior:
             )
         return out
 
-    def _predict(self, x: Tensor, s: Tensor, texts: list[int]) -> Tensor:
+    def _predict(self, x: Tensor, s: Tensor, texts: list[Handle]) -> Tensor:
         blocks = _blocks(x, s)
         size = len(x) // blocks
         x_in, s_in = x[:size], s[:size]
         conds = [self._cond(tuple(texts[i * size : (i + 1) * size])) for i in range(blocks)]
         if any(cond is None for cond in conds):
-            answers = torch.cat(
-                [self._ask([self._conds[k]], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)]
-            )
+            answers = torch.cat([self._ask([self._one(k)], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
         else:
             known = [cond for cond in conds if cond is not None]
             parts = self._ask(known, x_in, s_in)
@@ -153,12 +158,16 @@ class HostPrior:
         answers = comfy.samplers.calc_cond_batch(self._model, conds, x.clone(), s.clone(), self._options)
         return [answer.float() for answer in answers]
 
-    def _cond(self, texts: tuple[int, ...]) -> list[Cond] | None:
+    def _one(self, text: Handle) -> list[Cond]:
+        first, second, share = text
+        return self._conds[first] if share == 1 else mix(self._conds[first], self._conds[second], share)
+
+    def _cond(self, texts: tuple[Handle, ...]) -> list[Cond] | None:
         """The conditioning of a batch of texts; None where each needs an evaluation of its own."""
         if texts not in self._joined:
             if len(self._joined) >= 256:
                 self._joined.clear()
-            parts = [self._conds[k] for k in texts]
+            parts = [self._one(k) for k in texts]
             self._joined[texts] = parts[0] if len(set(texts)) == 1 else join(parts) if joinable(parts) else None
         return self._joined[texts]
 

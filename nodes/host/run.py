@@ -74,7 +74,9 @@ class _Recorder:
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         self.texts += texts
-        return torch.zeros(len(texts), 1, 1)
+        return torch.zeros(len(texts), 1, 3)
+
+    blend = staticmethod(HostPrior.blend)
 
 
 def texts_of(views: ViewPrompts, settings: Settings) -> tuple[str, ...]:
@@ -178,7 +180,7 @@ def _describe(task: Task) -> dict[str, Any]:
 
 def _reads_one_timestep(model: Any, conds: Mapping[str, Conditioning]) -> bool:
     """Whether something looks at the first sample's timestep only: ControlNet ranges, hook keyframes, CFG patches."""
-    keys = {"control", "hooks", "start_percent", "end_percent"}
+    keys = {"control", "hooks"}
     return has_patches(model.model_options) or any(keys & set(c[1]) for cond in conds.values() for c in cond)
 
 
