@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,6 +10,7 @@ from comfy_api.latest import io
 from ..distill3d.errors import PriorError, SettingsError
 from ..distill3d.methods import METHODS, GradientSettings
 from ..distill3d.methods.weights import WEIGHTS
+from ..distill3d.optimize import Settings
 from . import reflect
 from .host.conditioning import encode, width
 from .host.space import Space
@@ -98,6 +100,7 @@ class DistillLoss(io.ComfyNode):
                     advanced=True,
                     tooltip=reflect.docs(GradientSettings)["normalise"],
                 ),
+                *perp_neg_input(),
             ],
             outputs=[LossType.Output("loss", display_name="loss", tooltip="Wire it to NeRF Optimizer.")],
         )
@@ -115,6 +118,7 @@ class DistillLoss(io.ComfyNode):
         weighting: str = reflect.AUTO,
         clip: str = reflect.AUTO,
         normalise: str = reflect.AUTO,
+        perp_neg: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         name = str(method["method"])
         settings = METHODS[name].settings
@@ -131,8 +135,29 @@ class DistillLoss(io.ComfyNode):
         window = {"minimum": t_min, "maximum": t_max}
         window = {key: value for key, value in window.items() if value.strip() not in ("", reflect.AUTO)}
         return io.NodeOutput(
-            Loss(model, prompts, name.lower(), own, window, gradient, cfg, extras, settings_type=settings)
+            Loss(model, prompts, name.lower(), own, window, gradient, cfg, extras, settings, perp_neg_choice(perp_neg))
         )
+
+
+def perp_neg_input() -> list[Any]:
+    """Perp-Neg off or on with its settings, where the library has it."""
+    kind = typing.get_type_hints(Settings).get("perp_neg")
+    if kind is None:
+        return []
+    options = [
+        io.DynamicCombo.Option("off", []),
+        io.DynamicCombo.Option("on", reflect.inputs(kind, skip=("enabled",))),
+    ]
+    tip = reflect.docs(kind).get("enabled", "") or "Pushes away from the wrong view's prompt."
+    return [io.DynamicCombo.Input("perp_neg", options=options, tooltip=tip)]
+
+
+def perp_neg_choice(given: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``Settings.perp_neg`` is changed by; empty for off."""
+    kind = typing.get_type_hints(Settings).get("perp_neg")
+    if kind is None or not given or given.get("perp_neg") != "on":
+        return {}
+    return {"enabled": True, **reflect.chosen(kind, {k: v for k, v in given.items() if k != "perp_neg"})}
 
 
 def check_model(model: Any) -> None:

@@ -30,6 +30,8 @@ def assemble(loss: Loss, name: str, *, bundled: bool) -> Settings:
     if loss.plan is not None and loss.plan.over == "iterations" and _has_guidance(loss):
         own["guidance"] = loss.plan.schedule
     window = {name: _schedule(f"t_{name}", text) for name, text in loss.window.items()}
+    if loss.perp_neg:
+        base = replace(base, **{"perp_neg": replace(base.perp_neg, **loss.perp_neg)})  # type: ignore[attr-defined]
     return replace(
         base,
         **{loss.method: replace(getattr(base, loss.method), **own)},

@@ -48,6 +48,7 @@ class Loss:
         method: sds, csd ...; ``chosen`` holds the settings that differ from the preset's.
         window: lowest and highest timestep, as text; "auto" takes the preset's. ``gradient`` likewise.
         plan: the CFG schedule, or None for the method's own.
+        perp_neg: settings of Perp-Neg that differ from the preset's; empty without it.
         extras: a CONDITIONING whose ControlNet and hooks belong to every view.
     """
 
@@ -60,6 +61,7 @@ class Loss:
     plan: Plan | None = None
     extras: Any = None
     settings_type: type[MethodSettings] = MethodSettings
+    perp_neg: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import { open } from "./page.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const [url, ...names] = process.argv.slice(2);
-const { browser, page } = await open(url);
+const settings = { "LiteGraph.Canvas.MinFontSizeForLOD": 0, "Comfy.Minimap.Visible": false };
+const { browser, page } = await open(url, { settings });
 mkdirSync(join(root, "workflows"), { recursive: true });
 
 for (const [name, template] of Object.entries(TEMPLATES)) {

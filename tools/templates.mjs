@@ -6,8 +6,8 @@ const prompts = (prompt, at) => ({
   type: "Distill3D_ViewPrompts", widgets: { prompt }, wires: { clip: ["load", 1] }, at,
 });
 const load = (widgets, at = [0, 0]) => ({ type: "Distill3D_LoadSD", widgets, at });
-const loss = (widgets, at, model = ["load", 0]) => ({
-  type: "Distill3D_DistillLoss", widgets, wires: { model, prompts: ["prompts", 0] }, at,
+const loss = (widgets, at, model = ["load", 0], wires = {}) => ({
+  type: "Distill3D_DistillLoss", widgets, wires: { model, prompts: ["prompts", 0], ...wires }, at,
 });
 const nerf = (widgets, at, from = "loss", wires = {}) => ({
   type: "Distill3D_NeRFOptimizer", widgets: { seed: 0, ...widgets },
@@ -90,7 +90,7 @@ SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and 
         widgets: { version: "v2", b1: 1.1, b2: 1.1, s1: 0.9, s2: 0.9 } },
       cfg: { type: "Distill3D_CFGSchedule", at: [440, 320],
         widgets: { start: 10, end: 7, shape: "linear", over: "iterations" }, size: [320, 400] },
-      loss: loss({ method: "SDS" }, [860, 0], ["freeu", 0]),
+      loss: loss({ method: "SDS" }, [860, 0], ["freeu", 0], { cfg: ["cfg", 0] }),
       nerf: nerf({ preset: "draft" }, [1280, 0]),
       turn: { type: "Distill3D_RenderTurntable", widgets: { frames: 16, size: 128 }, wires: { field: ["nerf", 0] },
         at: [1700, 0] },
