@@ -1,6 +1,7 @@
-// Makes workflows/*.json and their thumbnails with the real frontend: node tools/make_templates.mjs URL [name ...]
+// Makes workflows/*.json, their thumbnails and the pictures of the help pages with the real frontend:
+// node tools/make_templates.mjs URL [template ... | pictures]
 // Needs a running ComfyUI with this pack, Chromium (CHROMIUM or /usr/bin/chromium) and `npm i playwright-core`.
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { TEMPLATES } from "./templates.mjs";
@@ -22,7 +23,32 @@ for (const [name, template] of Object.entries(TEMPLATES)) {
   writeFileSync(join(root, "workflows", `${name}.jpg`), picture);
   console.log(name);
 }
+if (!names.length || names.includes("pictures")) {
+  const types = readdirSync(join(root, "js", "docs")).filter((file) => file.endsWith(".md")).map((file) => file.slice(0, -3));
+  for (const type of types) {
+    const clip = await page.evaluate(alone, type);
+    await page.waitForTimeout(700);
+    await page.screenshot({ path: join(root, "js", "docs", `${type}.png`), clip });
+    console.log(type);
+  }
+}
 await browser.close();
+
+/** Runs in the page: one node alone at its own size; returns where it is on the page. */
+async function alone(type) {
+  const { app, LiteGraph } = window;
+  app.graph.clear();
+  const node = LiteGraph.createNode(type);
+  app.graph.add(node);
+  node.pos = [0, 0];
+  const fit = node.computeSize();
+  node.setSize([Math.max(340, fit[0]), Math.min(640, fit[1])]);
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [160, 110];
+  app.canvas.setDirty(true, true);
+  const box = app.canvas.canvas.getBoundingClientRect();
+  return { x: box.x + 150, y: box.y + 70, width: node.size[0] + 20, height: Math.min(node.size[1] + 50, 640) };
+}
 
 /** Runs in the page: builds the graph and returns it as the page saves it. */
 async function build(nodes) {

@@ -249,3 +249,37 @@ def test_a_checkpoint_of_other_settings_lists_the_differences(server: Any, every
     seen = server.run(graph)
     assert seen.end == "execution_error" and seen.error["node_id"] == "nerf"
     assert "77 now" in seen.error["exception_message"]
+
+
+def test_the_bundled_prior_is_a_model_like_any_other(server: Any) -> None:
+    """CLIPTextEncode, KSampler and VAEDecode on it; 128 here because the host's empty latent divides by 8, not by 4."""
+    graph = graphs.base()
+    graph |= {
+        "yes": node("CLIPTextEncode", clip=["load", 1], text="a red cube, front view"),
+        "no": node("CLIPTextEncode", clip=["load", 1], text=""),
+        "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "sample": node(
+            "KSampler",
+            model=["load", 0],
+            positive=["yes", 0],
+            negative=["no", 0],
+            latent_image=["empty", 0],
+            seed=1,
+            steps=8,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "show": node("SaveImage", images=["decode", 0], filename_prefix="sample"),
+    }
+    graph.pop("prompts")
+    seen = server.run(graph)
+    assert seen.end == "execution_success", seen.of("execution_error")
+    image = pytest.importorskip("PIL.Image")
+    entry = seen.outputs["show"]["images"][0]
+    picture = np.asarray(image.open(server.base / "output" / entry["subfolder"] / entry["filename"]), float)
+    assert picture.shape == (64, 64, 3)
+    red = picture[20:44, 20:44].mean((0, 1))
+    assert red[0] > red[1] + 30 and red[0] > red[2] + 30
