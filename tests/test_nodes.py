@@ -561,3 +561,38 @@ def test_the_environment_says_what_was_refused_and_why(pack: ModuleType, monkeyp
 
     monkeypatch.setattr(environment.importlib, "import_module", broken)
     assert environment.find("nerfacc") == "refused: RuntimeError: CUDA kernel image is missing"
+
+
+def test_texts_are_joined_one_a_sample_and_blended_by_share(pack: ModuleType) -> None:
+    conditioning = get("host.conditioning")
+    g = torch.Generator().manual_seed(0)
+    short, long = torch.randn(1, 2, 3, generator=g), torch.randn(1, 4, 3, generator=g)
+    control = object()
+
+    def cond(tensor: torch.Tensor, **more: Any) -> list[dict[str, Any]]:
+        return [{"model_conds": {"c_crossattn": fake_host.Cond(tensor)}, "uuid": 1, "control": control, **more}]
+
+    first, second = cond(short), cond(long)
+    assert conditioning.joinable([first, second])
+    assert not conditioning.joinable([first, cond(long, control=object())])
+    assert not conditioning.joinable([first, cond(long, mask=torch.ones(1))])
+    joined = conditioning.join([first, second])[0]["model_conds"]["c_crossattn"].cond
+    assert torch.equal(joined, torch.cat([short.repeat(1, 2, 1), long]))
+    mixed = conditioning.mix(first, second, 0.25)[0]
+    assert mixed["control"] is control
+    torch.testing.assert_close(mixed["model_conds"]["c_crossattn"].cond, 0.25 * short.repeat(1, 2, 1) + 0.75 * long)
+    prior = get("host.prior").HostPrior
+    handles = torch.tensor([[[0.0, 0.0, 1.0]], [[2.0, 2.0, 1.0]]])
+    blended = prior.blend(handles, handles.flip(0), torch.tensor([0.3, 1.0]).reshape(2, 1, 1))
+    torch.testing.assert_close(blended, torch.tensor([[[0, 2, 0.3]], [[2, 0, 1.0]]]))
+
+
+def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack: ModuleType) -> None:
+    control = object()
+    conditioning, run = get("host.conditioning"), get("host.run")
+    text = [[torch.zeros(1, 1, 1), {"pooled_output": 1}]]
+    extras = [[torch.ones(1, 1, 1), {"control": control, "pooled_output": 2, "start_percent": 0.5}]]
+    out = conditioning.with_extras(text, extras)
+    assert out[0][1] == {"pooled_output": 1, "control": control} and out[0][0] is text[0][0]
+    assert text[0][1] == {"pooled_output": 1}
+    assert run._reads_one_timestep(model(), {"a": out}) and not run._reads_one_timestep(model(), {"a": text})
