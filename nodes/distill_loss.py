@@ -1,4 +1,7 @@
-"""Distill Loss: a MODEL, view prompts and a method; only the chosen method's own settings are shown."""
+"""Distill Loss: a MODEL, view prompts and a method; only the chosen method's own settings are shown.
+
+The method comes last: saved workflows hold widget values by place, and a new setting must not move the others.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +49,6 @@ class DistillLoss(io.ComfyNode):
                     "RescaleCFG on it are honoured. Inpainting and video models cannot be used.",
                 ),
                 PromptsType.Input("prompts", tooltip="What to build, from View Prompts."),
-                io.DynamicCombo.Input(
-                    "method",
-                    options=method_options(),
-                    tooltip="How the MODEL's predictions become a gradient. Start with SDS; try ASD when faces repeat, "
-                    "CSD when colours burn out.",
-                ),
                 ScheduleType.Input(
                     "cfg",
                     optional=True,
@@ -101,6 +98,12 @@ class DistillLoss(io.ComfyNode):
                     tooltip=reflect.docs(GradientSettings)["normalise"],
                 ),
                 *perp_neg_input(),
+                io.DynamicCombo.Input(
+                    "method",
+                    options=method_options(),
+                    tooltip="How the MODEL's predictions become a gradient. Start with SDS; try ASD when faces repeat, "
+                    "CSD when colours burn out.",
+                ),
             ],
             outputs=[LossType.Output("loss", display_name="loss", tooltip="Wire it to NeRF Optimizer.")],
         )

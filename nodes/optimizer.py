@@ -46,13 +46,12 @@ class NeRFOptimizer(io.ComfyNode):
                 io.Vae.Input(
                     "vae", tooltip="The VAE that belongs to the MODEL; its encoder passes gradients to the renders."
                 ),
-                io.DynamicCombo.Input("preset", options=_presets(), tooltip=PRESET_TIP),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=2**31 - 1,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Same seed, same settings, same device: same object. Try another when the shape is wrong.",
                 ),
                 io.String.Input(
@@ -67,6 +66,7 @@ class NeRFOptimizer(io.ComfyNode):
                     tooltip="From Resume: continue that run. Prompt, seed, method and settings must be the ones it was "
                     "started with; every difference is listed.",
                 ),
+                io.DynamicCombo.Input("preset", options=_presets(), tooltip=PRESET_TIP),
             ],
             outputs=[
                 FieldType.Output("field", display_name="field", tooltip="For Mesh Export, Render Turntable and Save."),

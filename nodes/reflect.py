@@ -34,10 +34,9 @@ def docs_in(source: str) -> dict[str, dict[str, str]]:
             continue
         docs: dict[str, str] = {}
         for field, after in zip(node.body, node.body[1:], strict=False):
-            named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-            if named and isinstance(text, str):
-                docs[field.target.id] = " ".join(text.split())  # type: ignore[union-attr]
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, str):
+                docs[field.target.id] = " ".join(text.split())
         found[node.name] = docs
     return found
 

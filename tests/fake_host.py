@@ -297,7 +297,7 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
     io = module("io", **{name: kind(name.upper()) for name in names})
     io.__dict__.update(
         ComfyNode=ComfyNode, Schema=Schema, NodeOutput=NodeOutput, Hidden=Hidden, FolderType=FolderType,
-        DynamicCombo=DynamicCombo, Custom=kind,
+        DynamicCombo=DynamicCombo, Custom=kind, ControlAfterGenerate=types.SimpleNamespace(fixed="fixed"),
     )  # fmt: skip
     ui = module("ui", PreviewImage=PreviewImage, PreviewText=PreviewText)
     latest = module(

@@ -38,6 +38,7 @@ await browser.close();
 async function alone(type) {
   const { app, LiteGraph } = window;
   app.graph.clear();
+  app.graph.last_node_id = window.distill3dNext = (window.distill3dNext ?? 0) + 1;
   const node = LiteGraph.createNode(type);
   app.graph.add(node);
   node.pos = [0, 0];
@@ -55,6 +56,7 @@ async function build(nodes) {
   const { app, LiteGraph } = window;
   const missing = [];
   app.graph.clear();
+  app.graph.last_node_id = window.distill3dNext ?? 0; // the page remembers widget values by node id
   const made = {};
   for (const [id, wanted] of Object.entries(nodes)) {
     const node = LiteGraph.createNode(wanted.type);
@@ -87,6 +89,7 @@ async function build(nodes) {
     const fit = made[id].computeSize();
     made[id].setSize(wanted.size ? [Math.max(wanted.size[0], fit[0]), Math.max(wanted.size[1], fit[1])] : [Math.max(320, fit[0]), fit[1]]);
   }
+  window.distill3dNext = app.graph.last_node_id;
   app.graph.setDirtyCanvas(true, true);
   const boxes = Object.values(made).map((node) => [...node.pos, ...node.size]);
   const [left, top] = [0, 1].map((k) => Math.min(...boxes.map((box) => box[k])));

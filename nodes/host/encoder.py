@@ -61,9 +61,9 @@ def _release(module: nn.Module, device: torch.device) -> None:
     for name, value in list(module._parameters.items()):
         if value is not None:
             module._parameters[name] = nn.Parameter(_fresh(value, device), requires_grad=False)
-    for name, value in list(module._buffers.items()):
-        if value is not None:
-            module._buffers[name] = _fresh(value, device)
+    for name, buffer in list(module._buffers.items()):
+        if buffer is not None:
+            module._buffers[name] = _fresh(buffer, device)
     for name in ("weight_function", "bias_function"):
         if getattr(module, name, None):
             setattr(module, name, [])
