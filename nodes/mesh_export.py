@@ -27,7 +27,7 @@ def _settings() -> list[Any]:
     """Inputs for ``MeshSettings``, read from its source: importing the mesh floor would cost seconds at start-up."""
     source = _SOURCE.read_text(encoding="utf-8")
     said = reflect.docs_in(source)["MeshSettings"]
-    made = []
+    made: list[Any] = []
     kinds = {"int": int, "float": float, "bool": bool, "str": str}
     body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "MeshSettings").body
     for node in body:

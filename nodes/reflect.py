@@ -96,7 +96,7 @@ def defaults(cls: type) -> dict[str, Any]:
 def inputs(cls: type, *, skip: tuple[str, ...] = (), advanced: tuple[str, ...] = ()) -> list[Any]:
     """An input for every field of a settings class that a widget can show, in the class's order."""
     hints, said = typing.get_type_hints(cls), docs(cls)
-    made = []
+    made: list[Any] = []
     for name, default in defaults(cls).items():
         if name not in skip:
             made.append(widget(name, hints[name], default, said.get(name, ""), advanced=name in advanced))
