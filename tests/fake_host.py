@@ -305,8 +305,7 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
         ComfyExtension=type("ComfyExtension", (), {}),
     )  # fmt: skip
     saved = type("SavedResult", (dict,), {"__init__": lambda s, f, d, t: dict.__init__(s, filename=f, subfolder=d)})
-    server = Server()
-    manager = Manager()
+    place, server, manager = {"root": root}, Server(), Manager()
     wrappers = types.SimpleNamespace(PREPARE_SAMPLING="prepare_sampling")
     empty = ["comfy", "comfy_api", "comfy.sd", "comfy.sd1_clip", "comfy.supported_models", "comfy.diffusers_load"]
     empty += ["comfy.supported_models_base", "comfy.model_base", "comfy.model_patcher"]
@@ -329,10 +328,10 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
         "server": module("server", PromptServer=types.SimpleNamespace(instance=server)),
         "folder_paths": module(
             "folder_paths",
-            get_output_directory=lambda: str(root / "output"),
-            get_temp_directory=lambda: str(root / "temp"),
+            place=place, get_output_directory=lambda: str(place["root"] / "output"),
+            get_temp_directory=lambda: str(place["root"] / "temp"),
             get_filename_list=lambda name: [],
-            get_folder_paths=lambda name: [str(root / name)],
+            get_folder_paths=lambda name: [str(place["root"] / name)],
             get_full_path=lambda name, file: None,
             get_save_image_path=get_save_image_path,
         ),

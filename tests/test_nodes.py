@@ -23,13 +23,24 @@ SIZE = 16
 COARSE = "field.grid.levels = 2\nrender.samples_per_ray = 16\noccupancy_resolution = 16\nresolution = 16"
 
 
-@pytest.fixture()
-def pack(tmp_path: Path) -> Iterator[ModuleType]:
-    with fake_host.installed(tmp_path) as found:
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    with fake_host.installed(tmp_path_factory.mktemp("host")) as found:
         importlib.import_module("pack.nodes.extension")
         optimizer = get("optimizer")
         optimizer.FRAMES, optimizer.FRAME_SIZE, optimizer.SHEET_SIZE = 2, 32, 32
         yield found
+
+
+@pytest.fixture()
+def pack(loaded: ModuleType, tmp_path: Path) -> ModuleType:
+    """The pack on a host with empty folders, no messages and no interrupt."""
+    (tmp_path / "output").mkdir()
+    sys.modules["folder_paths"].place["root"] = tmp_path
+    server = sys.modules["server"].PromptServer.instance
+    server.sent.clear(), server.texts.clear(), fake_host.ProgressBar.seen.clear()
+    sys.modules["comfy.model_management"].interrupt = False
+    return loaded
 
 
 def get(name: str) -> Any:

@@ -1,15 +1,21 @@
-// Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue]
+// Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue] [make]
+// "make" first makes templates and pictures anew in the same page.
 // Fails loudly when a node or widget is missing, or when preview, chart or viewer stay empty.
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { SETTINGS, makeAll } from "./make_templates.mjs";
 import { open } from "./page.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-const [url, out, iterations = "40", renderer = "litegraph"] = process.argv.slice(2);
+const [url, out, iterations = "40", renderer = "litegraph", make = ""] = process.argv.slice(2);
 mkdirSync(out, { recursive: true });
-const settings = { "Comfy.VueNodes.Enabled": renderer === "vue", "Comfy.Minimap.Visible": false };
-const { browser, page, errors } = await open(url, { settings, width: 1900, height: 1000 });
+const settings = { ...SETTINGS, "Comfy.VueNodes.Enabled": renderer === "vue" };
+const { browser, page, errors } = await open(url, { settings, width: make ? 1280 : 1600, height: make ? 760 : 900 });
+if (make) {
+  await makeAll(page, []);
+  await page.setViewportSize({ width: 1600, height: 900 });
+}
 const problems = [];
 
 for (const file of readdirSync(join(root, "workflows")).filter((name) => name.endsWith(".json"))) {
@@ -29,6 +35,7 @@ const draft = JSON.parse(readFileSync(join(root, "workflows", "quick-draft.json"
 await page.evaluate(async ([graph, steps]) => {
   const { app } = window;
   await app.loadGraphData(graph);
+  await new Promise((done) => setTimeout(done, 300));
   const node = app.graph.nodes.find((n) => n.type === "Distill3D_NeRFOptimizer");
   const choose = (name, value) => {
     const widget = node.widgets.find((w) => w.name === name);
@@ -42,7 +49,7 @@ await page.evaluate(async ([graph, steps]) => {
   }
   node.setSize([360, 820]);
   const boxes = app.graph.nodes.map((n) => [...n.pos, ...n.size]);
-  app.canvas.ds.scale = 0.85;
+  app.canvas.ds.scale = 0.74;
   app.canvas.ds.offset = [40 - Math.min(...boxes.map((b) => b[0])), 90 - Math.min(...boxes.map((b) => b[1]))];
   app.canvas.setDirty(true, true);
   window.seen = {};

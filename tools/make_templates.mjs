@@ -8,31 +8,38 @@ import { TEMPLATES } from "./templates.mjs";
 import { open } from "./page.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-const [url, ...names] = process.argv.slice(2);
-const settings = { "LiteGraph.Canvas.MinFontSizeForLOD": 0, "Comfy.Minimap.Visible": false };
-const { browser, page } = await open(url, { settings });
-mkdirSync(join(root, "workflows"), { recursive: true });
+export const SETTINGS = { "LiteGraph.Canvas.MinFontSizeForLOD": 0, "Comfy.Minimap.Visible": false };
 
-for (const [name, template] of Object.entries(TEMPLATES)) {
-  if (names.length && !names.includes(name)) continue;
-  const { workflow, missing } = await page.evaluate(build, template.nodes);
-  if (missing.length) throw new Error(`${name}: ${missing.join("; ")}`);
-  writeFileSync(join(root, "workflows", `${name}.json`), `${JSON.stringify(workflow, null, 1)}\n`);
-  await page.waitForTimeout(1500);
-  const picture = await page.screenshot({ type: "jpeg", quality: 80, clip: { x: 60, y: 60, width: 1140, height: 640 } });
-  writeFileSync(join(root, "workflows", `${name}.jpg`), picture);
-  console.log(name);
-}
-if (!names.length || names.includes("pictures")) {
-  const types = readdirSync(join(root, "js", "docs")).filter((file) => file.endsWith(".md")).map((file) => file.slice(0, -3));
+/** Builds the named templates in an open page and writes them, and the help pages' pictures when `names` is empty. */
+export async function makeAll(page, names) {
+  mkdirSync(join(root, "workflows"), { recursive: true });
+  for (const [name, template] of Object.entries(TEMPLATES)) {
+    if (names.length && !names.includes(name)) continue;
+    const { workflow, missing } = await page.evaluate(build, template.nodes);
+    if (missing.length) throw new Error(`${name}: ${missing.join("; ")}`);
+    writeFileSync(join(root, "workflows", `${name}.json`), `${JSON.stringify(workflow, null, 1)}\n`);
+    await page.waitForTimeout(1500);
+    const clip = { x: 60, y: 60, width: 1140, height: 640 };
+    writeFileSync(join(root, "workflows", `${name}.jpg`), await page.screenshot({ type: "jpeg", quality: 80, clip }));
+    console.log(name);
+  }
+  if (names.length && !names.includes("pictures")) return;
+  const docs = join(root, "js", "docs");
+  const types = readdirSync(docs).filter((file) => file.endsWith(".md")).map((file) => file.slice(0, -3));
   for (const type of types) {
     const clip = await page.evaluate(alone, type);
     await page.waitForTimeout(700);
-    await page.screenshot({ path: join(root, "js", "docs", `${type}.png`), clip });
+    await page.screenshot({ path: join(docs, `${type}.png`), clip });
     console.log(type);
   }
 }
-await browser.close();
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const [url, ...names] = process.argv.slice(2);
+  const { browser, page } = await open(url, { settings: SETTINGS });
+  await makeAll(page, names);
+  await browser.close();
+}
 
 /** Runs in the page: one node alone at its own size; returns where it is on the page. */
 async function alone(type) {
