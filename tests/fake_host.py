@@ -377,6 +377,8 @@ class Base(nn.Module):
     def __init__(self, dreams: dict[str, Tensor], sampling: Any) -> None:
         super().__init__()
         self.diffusion_model = nn.Linear(1, 1)
+        for parameter in self.diffusion_model.requires_grad_(False).parameters():
+            parameter.fill_(1)
         self.dreams, self.model_sampling = list(dreams.values()), sampling
         self.calls: list[tuple[int, int]] = []
         self.latent_format = types.SimpleNamespace(latent_channels=4, latent_dimensions=2)

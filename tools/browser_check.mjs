@@ -46,6 +46,9 @@ await page.evaluate(async ([graph, steps]) => {
     choose("preset", "custom");
     await new Promise((done) => setTimeout(done, 100));
     choose("preset.iterations", steps);
+    choose("preset.more", "render.samples_per_ray = 32\nfield.grid.levels = 3");
+    const mesh = app.graph.nodes.find((n) => n.type === "Distill3D_MeshExport");
+    mesh.widgets.find((w) => w.name === "resolution").value = 48;
   }
   node.setSize([360, 820]);
   const boxes = app.graph.nodes.map((n) => [...n.pos, ...n.size]);
@@ -61,7 +64,7 @@ await page.evaluate(async ([graph, steps]) => {
 }, [draft, Number(iterations)]);
 
 const began = Date.now();
-await page.waitForFunction(() => window.seen["distill3d.step"]?.iteration > 20, null, { timeout: 1_800_000 });
+await page.waitForFunction(() => window.seen["distill3d.step"]?.iteration > 12, null, { timeout: 1_800_000 });
 await page.screenshot({ path: join(out, `${renderer}-running.png`) });
 await page.waitForFunction(() => Object.keys(window.seen).some((kind) => kind.startsWith("execution_")), null,
   { timeout: 3_600_000 });
