@@ -1,19 +1,20 @@
 // Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue] [make]
-// "make" first makes templates and pictures anew in the same page.
+// "make" first makes the templates anew in the same page, "pictures" makes the help pages' pictures at the end.
 // Fails loudly when a node or widget is missing, or when preview, chart or viewer stay empty.
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SETTINGS, makeAll } from "./make_templates.mjs";
 import { open } from "./page.mjs";
+import { TEMPLATES } from "./templates.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const [url, out, iterations = "40", renderer = "litegraph", make = ""] = process.argv.slice(2);
 mkdirSync(out, { recursive: true });
 const settings = { ...SETTINGS, "Comfy.VueNodes.Enabled": renderer === "vue" };
-const { browser, page, errors } = await open(url, { settings, width: make ? 1280 : 1600, height: make ? 760 : 900 });
-if (make) {
-  await makeAll(page, []);
+const { browser, page, errors } = await open(url, { settings, width: make === "make" ? 1280 : 1600, height: make === "make" ? 760 : 900 });
+if (make === "make") {
+  await makeAll(page, Object.keys(TEMPLATES));
   await page.setViewportSize({ width: 1600, height: 900 });
 }
 const problems = [];
@@ -83,7 +84,7 @@ if (!/done/.test(state.words)) problems.push(`the chart's words say ${state.word
 if (!state.seen.preview) problems.push("no preview came");
 writeFileSync(join(out, `${renderer}.json`), JSON.stringify({ ...state, errors, problems,
   seconds: (Date.now() - began) / 1000 }, null, 1));
-await page.reload({ waitUntil: "domcontentloaded" });
+if (make === "pictures") await makeAll(page, ["pictures"]);
 await browser.close();
 for (const problem of problems) console.error(problem);
 console.log(`${renderer}: ${state.words}; ${problems.length} problems, ${errors.length} messages from the page`);
