@@ -119,6 +119,7 @@ class NeRFOptimizer(io.ComfyNode):
         node = str(cls.hidden.unique_id)
         with Watch(node, settings.iterations, facts) as watch:
             field, images, sheet, text = distill(task, (watch,), watch.stop, _finish, started=watch.attach)
+            watch.show((sheet[0] * 255).round().to(torch.uint8))
         return io.NodeOutput(field, images, text, ui=ui.PreviewImage(sheet, cls=cls))
 
 
