@@ -52,10 +52,10 @@ async function alone(type) {
   const fit = node.computeSize();
   node.setSize([Math.max(340, fit[0]), Math.min(640, fit[1])]);
   app.canvas.ds.scale = 1;
-  app.canvas.ds.offset = [160, 110];
+  app.canvas.ds.offset = [160, 170];
   app.canvas.setDirty(true, true);
   const box = app.canvas.canvas.getBoundingClientRect();
-  return { x: box.x + 150, y: box.y + 70, width: node.size[0] + 20, height: Math.min(node.size[1] + 50, 640) };
+  return { x: box.x + 150, y: box.y + 130, width: node.size[0] + 20, height: Math.min(node.size[1] + 50, 640) };
 }
 
 /** Runs in the page: builds the graph and returns it as the page saves it. */
