@@ -295,3 +295,16 @@ def test_the_bundled_prior_is_a_model_like_any_other(server: Any) -> None:
     assert picture.shape == (64, 64, 3)
     red = picture[20:44, 20:44].mean((0, 1))
     assert red[0] > red[1] + 30 and red[0] > red[2] + 30
+
+
+def test_a_schedule_drawn_by_hand_is_drawn_again(server: Any) -> None:
+    curve = {"points": [[0.0, 0.0], [0.5, 1.0], [1.0, 1.0]], "interpolation": "linear"}
+    graph = {
+        "cfg": ours(
+            "CFGSchedule", start=10.0, end=2.0, over="timesteps", **graphs.nested("shape", "curve", {"curve": curve})
+        ),
+        "show": node("SaveImage", images=["cfg", 1], filename_prefix="curve"),
+    }
+    seen = server.run(graph)
+    assert seen.end == "execution_success", (seen.answer, seen.of("execution_error"))
+    assert seen.outputs["cfg"]["images"] and seen.outputs["show"]["images"]
