@@ -471,6 +471,8 @@ class _Encoder(nn.Module):
             torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]]), requires_grad=False
         )
         self.decoder = nn.Linear(3, 3)
+        for parameter in self.decoder.requires_grad_(False).parameters():
+            parameter.fill_(1)
 
     def encode(self, pixels: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(torch.einsum("kc,bchw->bkhw", self.weight, pixels), 2)
