@@ -26,7 +26,7 @@ from .stop import BOARD
 if TYPE_CHECKING:
     from ...distill3d.optimize import Distillation
 
-SHARE = 0.04
+SHARE = 0.08
 """Largest share of a run's time that live pictures may take."""
 TEXT_EVERY = 0.5
 POINT_EVERY = 0.25
