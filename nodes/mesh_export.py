@@ -19,7 +19,7 @@ from .host import folders
 from .types import FieldType
 
 FORMATS = ("glb", "obj", "ply")
-HIDDEN = ("level", "chunk")
+HIDDEN, SHOWN = ("level", "chunk"), ("resolution", "face_budget")
 _SOURCE = Path(__file__).resolve().parents[1] / "distill3d" / "mesh" / "types.py"
 
 
@@ -37,7 +37,7 @@ def _settings() -> list[Any]:
         if name in HIDDEN or not isinstance(node.value, ast.Constant):
             continue
         tip, value = said.get(name, ""), node.value.value
-        advanced = len(made) > 1 or None
+        advanced = name not in SHOWN or None
         if kind.startswith("Literal["):
             options = [str(v) for v in ast.literal_eval(f"({kind[8:-1]},)")]
             made.append(io.Combo.Input(name, options=options, default=str(value), tooltip=tip, advanced=advanced))
