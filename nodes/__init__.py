@@ -1,1 +1,1 @@
-"""Where the ComfyUI nodes live: the only code that may import the host. Empty in this release."""
+"""Where the ComfyUI nodes live: the only code that may import the host."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -116,3 +119,30 @@ def make_pipeline() -> Callable[..., Path]:
 def tiny_pipeline(make_pipeline: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random toy pipeline that predicts epsilon. Read only: copy it before you damage it."""
     return make_pipeline(tmp_path_factory.mktemp("prior") / "tiny")
+
+
+# ---- the nodes on a stand-in host
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    import fake_host
+
+    with fake_host.installed(tmp_path_factory.mktemp("host")) as found:
+        importlib.import_module("pack.nodes.extension")
+        optimizer = importlib.import_module("pack.nodes.optimizer")
+        optimizer.FRAMES, optimizer.FRAME_SIZE, optimizer.SHEET_SIZE = 2, 32, 32
+        yield found
+
+
+@pytest.fixture()
+def pack(loaded: ModuleType, tmp_path: Path) -> ModuleType:
+    """The pack on a host with empty folders, no messages and no interrupt."""
+    import fake_host
+
+    (tmp_path / "output").mkdir()
+    sys.modules["folder_paths"].place["root"] = tmp_path
+    server = sys.modules["server"].PromptServer.instance
+    server.sent.clear(), server.texts.clear(), fake_host.ProgressBar.seen.clear()
+    sys.modules["comfy.model_management"].interrupt = False
+    return loaded

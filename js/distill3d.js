@@ -1,0 +1,157 @@
+// The NeRF Optimizer's chart and its Stop & keep button. One DOM widget; works with canvas and Vue nodes alike.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { drawChart, summary } from "./chart.js";
+
+const NODE = "Distill3D_NeRFOptimizer";
+const SERIES = 600;
+const panels = new Map();
+
+/** The execution id the server will use for a node: its id below every subgraph it lies in. */
+function executionId(node) {
+  return String(node.executionId ?? node.id);
+}
+
+function panelOf(data) {
+  const id = String(data?.node ?? "");
+  for (const panel of panels.values()) {
+    if (executionId(panel.node) === id) return panel;
+  }
+  const local = id.split(":").pop();
+  for (const panel of panels.values()) {
+    if (String(panel.node.id) === local) return panel;
+  }
+  return null;
+}
+
+function element(tag, style, text = "") {
+  const made = document.createElement(tag);
+  Object.assign(made.style, style);
+  made.textContent = text;
+  return made;
+}
+
+class Panel {
+  constructor(node) {
+    this.node = node;
+    this.points = [];
+    this.note = "";
+    this.running = false;
+    this.root = element("div", {
+      display: "flex", flexDirection: "column", gap: "4px", width: "100%", height: "100%", minHeight: "150px",
+      boxSizing: "border-box", padding: "4px", color: "var(--input-text, #ddd)", font: "12px sans-serif",
+    });
+    this.root.className = "distill3d-panel";
+    this.canvas = element("canvas", { width: "100%", flex: "1 1 auto", minHeight: "90px", borderRadius: "4px",
+      background: "var(--comfy-input-bg, #222)" });
+    this.canvas.setAttribute("role", "img");
+    this.text = element("div", { lineHeight: "1.35", whiteSpace: "normal" }, "Not run yet");
+    this.text.className = "distill3d-summary";
+    this.text.setAttribute("aria-live", "polite");
+    this.button = element("button", { padding: "5px 8px", borderRadius: "4px", cursor: "pointer",
+      border: "1px solid var(--border-color, #555)", color: "inherit", background: "var(--comfy-menu-bg, #333)" },
+      "Stop & keep");
+    this.button.className = "distill3d-stop";
+    this.button.title = "Finish with the object as it is now; the graph goes on. To abandon the run, use Cancel.";
+    this.button.addEventListener("click", () => this.stop());
+    this.root.append(this.canvas, this.text, this.button);
+    this.resize = new ResizeObserver(() => this.draw());
+    this.resize.observe(this.canvas);
+    this.update();
+  }
+
+  async stop() {
+    this.button.disabled = true;
+    this.button.textContent = "Stopping after this step";
+    const answer = await api.fetchApi("/distill3d/stop", {
+      method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ node: this.id ?? executionId(this.node) }),
+    });
+    if (!answer.ok) this.setRunning(false);
+  }
+
+  setRunning(running) {
+    this.running = running;
+    this.update();
+  }
+
+  add(point) {
+    const last = this.points.at(-1);
+    if (last && (point.iteration <= last.iteration || point.iterations !== last.iterations)) this.points = [];
+    this.points.push(point);
+    if (this.points.length > SERIES) this.points = this.points.filter((_, index) => index % 2 === 0);
+    this.id = String(point.node ?? this.id ?? "");
+    if (!this.running) this.running = true;
+    this.update();
+  }
+
+  /** After a reload the server still knows the last run of this node. */
+  async restore() {
+    const query = encodeURIComponent(executionId(this.node));
+    const answer = await api.fetchApi(`/distill3d/history?node=${query}`);
+    if (!answer.ok) return;
+    const found = await answer.json();
+    if (!found.points?.length || this.points.length) return;
+    this.points = found.points;
+    this.note = found.note ?? "";
+    this.running = Boolean(found.running);
+    this.update();
+  }
+
+  update() {
+    this.button.disabled = !this.running;
+    this.button.textContent = "Stop & keep";
+    const words = summary(this.points, this.running);
+    this.text.textContent = this.note ? `${words} (${this.note})` : words;
+    this.canvas.setAttribute("aria-label", words);
+    this.draw();
+  }
+
+  draw() {
+    drawChart(this.canvas, this.points);
+  }
+
+  remove() {
+    this.resize.disconnect();
+  }
+}
+
+app.registerExtension({
+  name: "distill3d.optimizer",
+
+  setup() {
+    api.addEventListener("distill3d.step", ({ detail }) => panelOf(detail)?.add(detail));
+    api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail)?.setRunning(false));
+    api.addEventListener("distill3d.warning", ({ detail }) => {
+      const panel = panelOf(detail);
+      if (!panel) return;
+      panel.note = detail.message;
+      panel.update();
+    });
+  },
+
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    const panel = new Panel(node);
+    panels.set(node, panel);
+    const widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
+      serialize: false,
+      hideOnZoom: false,
+      getMinHeight: () => 170,
+      getValue: () => "",
+      setValue: () => {},
+    });
+    widget.serialize = false;
+    const removed = node.onRemoved;
+    node.onRemoved = function (...rest) {
+      panel.remove();
+      panels.delete(node);
+      return removed?.apply(this, rest);
+    };
+  },
+
+  loadedGraphNode(node) {
+    if (node.comfyClass !== NODE) return;
+    panels.get(node)?.restore().catch(() => {});
+  },
+});

@@ -1,0 +1,199 @@
+"""Distill Loss: a MODEL, view prompts and a method; only the chosen method's own settings are shown.
+
+The method comes last: saved workflows hold widget values by place, and a new setting must not move the others.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..distill3d.errors import PriorError, SettingsError
+from ..distill3d.methods import METHODS, GradientSettings
+from ..distill3d.methods.weights import WEIGHTS
+from ..distill3d.optimize import Settings
+from . import reflect
+from .host.conditioning import encode, width
+from .host.space import Space
+from .types import Loss, LossType, Plan, Prompts, PromptsType, ScheduleType
+
+LABELS = {"TBSD": "TBSD (our reading of its abstract, not a reproduction)"}
+
+
+def method_options() -> list[Any]:
+    """One option a method, with its own settings."""
+    return [io.DynamicCombo.Option(name, reflect.inputs(entry.settings)) for name, entry in METHODS.items()]
+
+
+class DistillLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        notes = "; ".join(f"{name}: {text}" for name, text in LABELS.items())
+        return io.Schema(
+            node_id="Distill3D_DistillLoss",
+            display_name="Distill Loss",
+            category="Distill3D",
+            description=(
+                "Score distillation: asks the MODEL how each render should change to look more like the prompt. SDS is "
+                "the classic; CSD needs no large guidance scale; ASD gives finer detail at ordinary scales; TBSD "
+                f"balances shape against texture. {notes}."
+            ),
+            search_aliases=["SDS", "CSD", "ASD", "TBSD", "score distillation", "dreamfusion", "text to 3d"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Any text-to-image MODEL: SD 1.5, SD 2, SDXL, SD 3, Flux. LoRA, FreeU, "
+                    "ControlNet hooks and "
+                    "RescaleCFG on it are honoured. Inpainting and video models cannot be used.",
+                ),
+                PromptsType.Input("prompts", tooltip="What to build, from View Prompts."),
+                ScheduleType.Input(
+                    "cfg",
+                    optional=True,
+                    tooltip="Guidance scale over the run or over the diffusion timestep, from CFG Schedule. It takes "
+                    "the place of the method's guidance; CSD and TBSD have none, and leave it unused.",
+                ),
+                io.Conditioning.Input(
+                    "extras",
+                    optional=True,
+                    tooltip="A CONDITIONING whose ControlNet and hooks are used for every view, for "
+                    "instance from Apply "
+                    "ControlNet. Its text is not used.",
+                ),
+                io.String.Input(
+                    "t_min",
+                    default=reflect.AUTO,
+                    advanced=True,
+                    tooltip="Lowest diffusion timestep as a share of 0..1; small ones shape texture. "
+                    + reflect.SCHEDULE_HINT,
+                ),
+                io.String.Input(
+                    "t_max",
+                    default=reflect.AUTO,
+                    advanced=True,
+                    tooltip="Highest diffusion timestep as a share of 0..1; large ones shape the whole "
+                    "object, lower it "
+                    "late in the run: 0.98->0.5. " + reflect.SCHEDULE_HINT,
+                ),
+                io.Combo.Input(
+                    "weighting",
+                    options=[reflect.AUTO, *WEIGHTS],
+                    default=reflect.AUTO,
+                    advanced=True,
+                    tooltip=reflect.docs(GradientSettings)["weighting"],
+                ),
+                io.String.Input(
+                    "clip",
+                    default=reflect.AUTO,
+                    advanced=True,
+                    tooltip=reflect.docs(GradientSettings)["clip"] + " Write none for no limit.",
+                ),
+                io.Combo.Input(
+                    "normalise",
+                    options=[reflect.AUTO, "none", "norm", "std"],
+                    default=reflect.AUTO,
+                    advanced=True,
+                    tooltip=reflect.docs(GradientSettings)["normalise"],
+                ),
+                *perp_neg_input(),
+                io.DynamicCombo.Input(
+                    "method",
+                    options=method_options(),
+                    tooltip="How the MODEL's predictions become a gradient. Start with SDS; try ASD when faces repeat, "
+                    "CSD when colours burn out.",
+                ),
+            ],
+            outputs=[LossType.Output("loss", display_name="loss", tooltip="Wire it to NeRF Optimizer.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        prompts: Prompts,
+        method: dict[str, Any],
+        cfg: Plan | None = None,
+        extras: Any = None,
+        t_min: str = reflect.AUTO,
+        t_max: str = reflect.AUTO,
+        weighting: str = reflect.AUTO,
+        clip: str = reflect.AUTO,
+        normalise: str = reflect.AUTO,
+        perp_neg: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        name = str(method["method"])
+        settings = METHODS[name].settings
+        own = reflect.chosen(settings, {key: value for key, value in method.items() if key != "method"})
+        check_model(model)
+        check_width(model, prompts)
+        given = {"weighting": weighting, "clip": clip, "normalise": normalise}
+        gradient: dict[str, Any] = {
+            key: value for key, value in given.items() if value.strip() not in ("", reflect.AUTO)
+        }
+        if gradient.get("clip", "").strip().lower() == "none":
+            gradient["clip"] = None
+        GradientSettings(**gradient)
+        window = {"minimum": t_min, "maximum": t_max}
+        window = {key: value for key, value in window.items() if value.strip() not in ("", reflect.AUTO)}
+        return io.NodeOutput(
+            Loss(model, prompts, name.lower(), own, window, gradient, cfg, extras, settings, perp_neg_choice(perp_neg))
+        )
+
+
+def perp_neg_input() -> list[Any]:
+    """Perp-Neg off or on with its settings, where the library has it."""
+    kind = typing.get_type_hints(Settings).get("perp_neg")
+    if kind is None:
+        return []
+    options = [
+        io.DynamicCombo.Option("off", []),
+        io.DynamicCombo.Option("on", reflect.inputs(kind, skip=("enabled",))),
+    ]
+    tip = reflect.docs(kind).get("enabled", "") or "Pushes away from the wrong view's prompt."
+    return [io.DynamicCombo.Input("perp_neg", options=options, tooltip=tip)]
+
+
+def perp_neg_choice(given: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``Settings.perp_neg`` is changed by; empty for off."""
+    kind = typing.get_type_hints(Settings).get("perp_neg")
+    if kind is None or not given or given.get("perp_neg") != "on":
+        return {}
+    return {"enabled": True, **reflect.chosen(kind, {k: v for k, v in given.items() if k != "perp_neg"})}
+
+
+def check_model(model: Any) -> None:
+    """Raises ``PriorError`` for a MODEL that is not a plain text-to-image one."""
+    if model is None:
+        raise PriorError("expected a MODEL, got none: wire Load SD or Load Checkpoint")
+    base = model.model
+    latent = base.latent_format
+    if getattr(latent, "latent_dimensions", 2) != 2:
+        raise PriorError(
+            f"expected a text-to-image MODEL, got {type(base).__name__}, which works on video, sound or 3D "
+            f"latents: use "
+            "an image model such as Stable Diffusion"
+        )
+    channels = base.model_config.unet_config.get("in_channels", latent.latent_channels)
+    if getattr(base, "concat_keys", ()):
+        raise PriorError(
+            f"expected a plain text-to-image MODEL, got one for inpainting or editing (its UNet reads {channels} "
+            f"channels, latents have {latent.latent_channels}): load the plain version of the checkpoint"
+        )
+    try:
+        Space.of(model.get_model_object("model_sampling"))
+    except AttributeError as error:
+        raise PriorError(f"expected a diffusion MODEL, got {type(base).__name__}, which has no noise levels") from error
+
+
+def check_width(model: Any, prompts: Prompts) -> None:
+    """Raises ``SettingsError`` when the CLIP's conditioning is not as wide as the MODEL's UNet expects."""
+    expected = model.model.model_config.unet_config.get("context_dim")
+    text = prompts.views.texts[0]
+    found = width(prompts.known.get(text) or encode(prompts.clip, text))
+    if isinstance(expected, int) and expected != found:
+        raise SettingsError(
+            f"the MODEL expects text conditioning {expected} wide and the CLIP of View Prompts makes {found}: wire "
+            "the CLIP that was loaded with this MODEL into View Prompts"
+        )

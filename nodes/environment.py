@@ -1,0 +1,83 @@
+"""Environment Report: what this machine offers, what was refused and why; also one line in the host's log."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+from typing import Any
+
+import comfy.model_management as manager
+import comfyui_version
+import torch
+from comfy_api.latest import io, ui
+
+from ..distill3d import __version__
+
+OPTIONAL = {
+    "tinycudann": "a compiled hash grid; this release has none of its code and uses its own in PyTorch",
+    "nerfacc": "compiled ray marching; this release uses its own in PyTorch",
+    "av": "needed by the command line to write MP4",
+}
+NEEDED = ("numpy", "safetensors", "PIL", "scipy", "skimage", "trimesh", "fast_simplification")
+
+
+def find(name: str) -> str:
+    """``0.5.3``, ``missing``, or why the import failed. The package is imported, because only that proves it works."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return "missing" if error.name == name else f"refused: {error}"
+    except Exception as error:
+        return f"refused: {type(error).__name__}: {error}"
+    try:
+        return str(getattr(module, "__version__", None) or importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return "found"
+
+
+def gather() -> dict[str, Any]:
+    """Versions, device, memory, packages."""
+    device = manager.get_torch_device()
+    return {
+        "distill3d": __version__,
+        "comfyui": comfyui_version.__version__,
+        "torch": torch.__version__,
+        "device": manager.get_torch_device_name(device),
+        "free_memory_gb": round(manager.get_free_memory(device) / 2**30, 1),
+        "vram_mode": manager.vram_state.name,
+        "threads": torch.get_num_threads(),
+        "needed": {name: find(name) for name in NEEDED},
+        "accelerators": {name: {"state": find(name), "what": text} for name, text in OPTIONAL.items()},
+    }
+
+
+def line() -> str:
+    """The line for the log; imports nothing that the host has not imported already."""
+    return f"Distill3D {__version__}: torch {torch.__version__}, hash grid and ray marching in PyTorch"
+
+
+class EnvironmentReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_EnvironmentReport",
+            display_name="Environment Report",
+            category="Distill3D",
+            description="What this machine offers to Distill3D: versions, device, memory, accelerators "
+            "found or refused.",
+            search_aliases=["debug", "versions", "system info"],
+            inputs=[],
+            outputs=[io.String.Output("report", display_name="report", tooltip="JSON; attach it to a bug report.")],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls) -> float:
+        return float("nan")
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        text = json.dumps(gather(), indent=1)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))

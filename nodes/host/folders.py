@@ -1,0 +1,90 @@
+"""Where runs, fields and meshes lie: in the host's output folder, under ``distill3d``, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ...distill3d.errors import CheckpointError, OutputError
+from ...distill3d.files import make_folder
+from ...distill3d.optimize.checkpoint import FILE_NAME
+
+ROOT = "distill3d"
+RUNS = f"{ROOT}/run"
+FIELDS = f"{ROOT}/field"
+LATEST = "latest"
+
+
+def output() -> Path:
+    return Path(folder_paths.get_output_directory())
+
+
+def numbered(prefix: str) -> tuple[Path, str, int, str]:
+    """``(folder, name, number, subfolder)`` as the host's own save nodes count.
+
+    Raises:
+        OutputError: a prefix that leads out of the output folder.
+    """
+    try:
+        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix.strip() or ROOT, str(output()))
+    except Exception as error:
+        raise OutputError(
+            f"expected a file prefix inside the output folder, got {prefix!r} ({error}): write e.g. {ROOT}/cube"
+        ) from error
+    return Path(folder), name, number, subfolder
+
+
+def new_folder(prefix: str) -> Path:
+    """A folder of a number not used yet, made and proven writable. Raises ``OutputError``."""
+    parent, name, number, _ = numbered(prefix)
+    while (parent / f"{name}_{number:05}_").exists():
+        number += 1
+    return make_folder(parent / f"{name}_{number:05}_")
+
+
+def found(kind: str) -> list[str]:
+    """Runs or fields on the disk, newest first, as paths relative to the output folder."""
+    root = output() / ROOT
+    files = [path for path in root.rglob(FILE_NAME) if _is_run(path) == (kind == RUNS)] if root.is_dir() else []
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent.relative_to(output()).as_posix() for path in files]
+
+
+def _is_run(path: Path) -> bool:
+    return not (path.parent / "field.json").exists()
+
+
+def inside(name: str, kind: str) -> Path:
+    """The folder of a run or field by what a menu shows; ``latest`` is the newest.
+
+    Raises:
+        CheckpointError: nothing there, or a path outside the output folder.
+    """
+    if name == LATEST:
+        names = found(kind)
+        if not names:
+            raise CheckpointError(
+                f"there is nothing to load in {output() / ROOT}: run NeRF Optimizer first, or choose another file"
+            )
+        name = names[0]
+    root = output().resolve()
+    path = (root / name).resolve()
+    if root not in path.parents:
+        raise CheckpointError(
+            f"expected a folder inside the host's output folder, got {name!r}: copy it into {root / ROOT} first"
+        )
+    if not (path / FILE_NAME).is_file():
+        raise CheckpointError(
+            f"expected {FILE_NAME} in {path}, found none: refresh the page (R) and choose one from the menu"
+        )
+    return path
+
+
+def stamp(name: str, kind: str) -> str:
+    """What changes when the file behind a menu entry does, for the host's cache."""
+    try:
+        file = inside(name, kind) / FILE_NAME
+        return f"{file} {file.stat().st_mtime_ns}"
+    except (CheckpointError, OSError):
+        return name

@@ -1,0 +1,198 @@
+"""The host's MODEL, CLIP and VAE behind the library's ``Prior``: what the optimisation loop sees of ComfyUI.
+
+Lives inside a sampler run by ``CFGGuider`` (see ``run``), so the host has loaded and patched the model and cleans up
+after it. An embedding here is a handle, ``(first, second, share)``: the places of two texts' prepared conditionings and
+the share of the first. Their tensors, ControlNet and hooks stay with the host, and every sample has a text of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...distill3d.errors import PriorError
+from .conditioning import Cond, join, joinable, mix
+from .encoder import EncoderCopy
+from .space import Space
+
+Handle = tuple[int, int, float]
+Guide = Callable[[list[Tensor], Tensor, Tensor, list[list[Cond]]], list[Tensor]]
+"""``(x0 of every block, x, sigma, conds) -> x0 of every block``: see ``guide``."""
+
+
+class HostPrior:
+    """Implements ``Prior`` over a loaded model.
+
+    Args:
+        model: the host's ``BaseModel``, inside a run of its guider.
+        conds: each text's prepared conditioning.
+        options: the run's ``model_options``, with every patch the user put on the MODEL.
+        encoder: gradient to the image.
+        decode: scaled latents to images, for looking at them.
+        device: where the model computes.
+        image_size: side in pixels.
+        fingerprint: see ``fingerprint.of``.
+        describe: what a report says of the model.
+        guide: changes a step's answers, for patches and schedules that act on guidance.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        conds: Mapping[str, list[Cond]],
+        options: dict[str, Any],
+        encoder: EncoderCopy,
+        decode: Callable[[Tensor], Tensor],
+        *,
+        device: torch.device,
+        image_size: int,
+        latent_shape: tuple[int, int, int],
+        fingerprint: str,
+        describe: Mapping[str, Any],
+        guide: Guide | None = None,
+    ) -> None:
+        self._model, self._options, self._encoder, self._decode = model, options, encoder, decode
+        self._order = {text: index for index, text in enumerate(conds)}
+        self._conds = list(conds.values())
+        self._joined: dict[tuple[Handle, ...], list[Cond] | None] = {}
+        self._describe, self.guide = dict(describe), guide
+        self.space = Space.of(model.model_sampling)
+        self.device, self.image_size, self.latent_shape = device, image_size, latent_shape
+        self.fingerprint = fingerprint
+        self.source = str(describe.get("source", ""))
+        self.max_batch: int | None = None
+
+    @property
+    def T(self) -> int:
+        return self.space.T
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._model.get_dtype_inference()  # type: ignore[no-any-return]
+
+    def describe(self) -> dict[str, Any]:
+        """What a run report says of the model; plain JSON values."""
+        return {
+            **self._describe,
+            "image_size": self.image_size,
+            "latent_shape": list(self.latent_shape),
+            "timesteps": self.T,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Prior.alpha_sigma``."""
+        return self.space.alpha_sigma(t)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """``n`` texts -> ``(n, 1, 3)``: handles of their conditionings. Raises ``PriorError`` for an unknown text."""
+        unknown = [text for text in texts if text not in self._order]
+        if unknown:
+            raise PriorError(f"the text {unknown[0]!r} was not encoded before the run: run the prompts node again")
+        handles = [(float(self._order[text]), float(self._order[text]), 1.0) for text in texts]
+        return torch.tensor(handles, device=self.device).reshape(-1, 1, 3)
+
+    @staticmethod
+    def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        """Handles of ``share * first + (1 - share) * second``; ``(N, 1, 3)`` of whole texts, share ``(N, 1, 1)``."""
+        return torch.cat([first[..., :1], second[..., :1], share.to(first)], -1)
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See ``Prior.encode``; always the posterior mean, which is what the host's VAE gives."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}: move the channels to axis 1")
+        return self._encoder(images)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See ``Prior.decode``."""
+        return self._decode(latents)
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """See ``Prior.predict_noise``. Samples that differ only in their text share one evaluation of the model.
+
+        Raises:
+            ValueError: shapes that do not agree.
+            PriorError: finite inputs and a non-finite answer.
+        """
+        if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4:
+            raise ValueError(
+                f"expected x_t (N, C, h, w), t (N,) and cond (N, 1, 3) with one N, got {tuple(x_t.shape)}, "
+                f"{tuple(t.shape)} and {tuple(cond.shape)}: repeat t and cond per sample"
+            )
+        s = self.space.sigma(t)
+        x = x_t.float() * self.space.length(s)
+        texts = [(round(a), round(b), share) for a, b, share in cond.reshape(-1, 3).tolist()]
+        cuts = _cuts(x, s, self.max_batch, apart=self.guide is not None)
+        out = torch.cat([self._predict(x[a:b], s[a:b], texts[a:b]) for a, b in itertools.pairwise(cuts)])
+        if not torch.isfinite(out).all() and torch.isfinite(x_t).all():
+            raise PriorError(
+                "the MODEL answered finite input with non-finite noise: float16 overflows in some models. Start the "
+                "host with --force-fp32, or load the model in bf16 or fp32"
+            )
+        return out
+
+    def _predict(self, x: Tensor, s: Tensor, texts: list[Handle]) -> Tensor:
+        blocks = _blocks(x, s)
+        size = len(x) // blocks
+        x_in, s_in = x[:size], s[:size]
+        conds = [self._cond(tuple(texts[i * size : (i + 1) * size])) for i in range(blocks)]
+        if any(cond is None for cond in conds):
+            answers = torch.cat([self._ask([self._one(k)], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
+        else:
+            known = [cond for cond in conds if cond is not None]
+            parts = self._ask(known, x_in, s_in)
+            if self.guide is not None and blocks > 1:
+                parts = self.guide(parts, x_in, s_in, known)
+            answers = torch.cat(parts)
+        return self.space.noise(x, answers, s)
+
+    def _ask(self, conds: list[list[Cond]], x: Tensor, s: Tensor) -> list[Tensor]:
+        answers = comfy.samplers.calc_cond_batch(self._model, conds, x.clone(), s.clone(), self._options)
+        return [answer.float() for answer in answers]
+
+    def _one(self, text: Handle) -> list[Cond]:
+        first, second, share = text
+        return self._conds[first] if share == 1 else mix(self._conds[first], self._conds[second], share)
+
+    def _cond(self, texts: tuple[Handle, ...]) -> list[Cond] | None:
+        """The conditioning of a batch of texts; None where each needs an evaluation of its own."""
+        if texts not in self._joined:
+            if len(self._joined) >= 256:
+                self._joined.clear()
+            parts = [self._one(k) for k in texts]
+            self._joined[texts] = parts[0] if len(set(texts)) == 1 else join(parts) if joinable(parts) else None
+        return self._joined[texts]
+
+
+def _cuts(x: Tensor, s: Tensor, max_batch: int | None, *, apart: bool) -> list[int]:
+    """Where the batch is cut into evaluations; ``apart`` parts what no guide may touch from positive and negative."""
+    if max_batch is not None and max_batch < len(x):
+        return [*range(0, len(x), max_batch), len(x)]
+    if apart and _blocks(x, s) == 1:
+        for size in range(len(x) // 3, 0, -1):
+            if len(x) % size == 0 and torch.equal(x[:size], x[size : 2 * size]):
+                return [0, 2 * size, len(x)]
+    return [0, len(x)]
+
+
+def _blocks(x: Tensor, s: Tensor) -> int:
+    """How many equal stretches the batch consists of: the evaluations of one noised latent under several texts.
+
+    Told apart, the host sees them as it sees positive and negative, which some patches look at. Latents of
+    different stretches are equal bit for bit or differ in their noise everywhere.
+    """
+    for blocks in range(len(x), 1, -1):
+        if len(x) % blocks:
+            continue
+        parts, levels = x.chunk(blocks), s.chunk(blocks)
+        if all(torch.equal(part, parts[0]) for part in parts) and all(torch.equal(v, levels[0]) for v in levels):
+            return blocks
+    return 1

@@ -1,0 +1,205 @@
+"""One run of the optimisation loop as a sampler under the host's ``CFGGuider``.
+
+The guider loads the model and its ControlNets through the manager, installs hooks and wrappers, and puts everything
+back, also after an error or an interrupt. Inside, the executor's inference mode is left for good: the field trains.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as manager
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...distill3d.methods.base import NEGATIVE, TARGET
+from ...distill3d.optimize import Distillation, Listener, Settings
+from ...distill3d.optimize.checkpoint import Checkpoint
+from ...distill3d.optimize.guidance import Guidance
+from ...distill3d.prompts import ViewPrompts
+from ...distill3d.schedules import Schedule
+from . import fingerprint
+from .conditioning import Conditioning, encode, with_extras
+from .encoder import EncoderCopy, check_vae
+from .guidance import has_patches, make_guide
+from .prior import HostPrior
+from .space import Space
+from .tags import get_tag
+
+BACKWARD_NUMBERS = 1000
+"""Numbers the encoder keeps per pixel and channel for its backward pass: 1.5 GB at 512 pixels in half precision."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one run needs.
+
+    Attributes:
+        views: prompt, negative and sectors.
+        over_timesteps: guidance as a schedule over the timestep, or None.
+        extras: CONDITIONING whose ControlNet and hooks belong to every text.
+        resume: a checkpoint to continue from, or None.
+        folder: where checkpoints go.
+    """
+
+    model: Any
+    clip: Any
+    vae: Any
+    views: ViewPrompts
+    settings: Settings
+    seed: int
+    image_size: int
+    folder: Path
+    over_timesteps: Schedule | None = None
+    extras: Conditioning | None = None
+    known: dict[str, Conditioning] | None = None
+    resume: Checkpoint | None = None
+
+
+Body = Callable[[Distillation], Any]
+"""What is done with a run before the host takes its model back."""
+
+
+class _Recorder:
+    """Stands in for a prior to learn which texts a run will embed."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        self.texts += texts
+        return torch.zeros(len(texts), 1, 3)
+
+    blend = staticmethod(HostPrior.blend)
+
+
+def texts_of(views: ViewPrompts, settings: Settings) -> tuple[str, ...]:
+    """Every text a run with these settings asks the model about, each once."""
+    recorder = _Recorder()
+    Guidance(recorder, views, settings)  # type: ignore[arg-type]
+    return tuple(dict.fromkeys(recorder.texts))
+
+
+def distill(
+    task: Task, listeners: Sequence[Listener], stop: Callable[[], bool], finish: Body, started: Body = lambda run: None
+) -> Any:
+    """Optimise, and return what ``finish`` makes of the run; ``started`` sees it before its first step.
+
+    Raises:
+        Distill3DError: see ``Distillation.run``; the host's interrupt goes through after a checkpoint was written.
+    """
+    latent = task.model.model.latent_format
+    check_vae(task.vae, latent.latent_channels)
+    settings = task.settings
+    known = task.known if task.known is not None else {}
+    for text in texts_of(task.views, settings):
+        if text not in known:
+            known[text] = encode(task.clip, text)
+    conds = {text: with_extras(known[text], task.extras) for text in texts_of(task.views, settings)}
+    if _reads_one_timestep(task.model, conds):
+        settings = replace(settings, window=replace(settings.window, shared=True))
+
+    side = task.image_size // int(task.vae.downscale_ratio)
+    shape = (int(latent.latent_channels), side, side)
+    model = task.model.clone()
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "distill3d", _reserve(task, settings))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({f"text {index}": cond for index, cond in enumerate(conds.values())})
+    sampler = _Loop(replace(task, settings=settings), tuple(conds), shape, listeners, stop, started, finish)
+    empty = torch.zeros(settings.batch, *shape)
+    guider.sample(empty, empty, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=task.seed)
+    return sampler.result
+
+
+class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
+    def __init__(
+        self,
+        task: Task,
+        texts: tuple[str, ...],
+        shape: tuple[int, int, int],
+        listeners: Sequence[Listener],
+        stop: Callable[[], bool],
+        started: Body,
+        finish: Body,
+    ) -> None:
+        self.task, self.texts, self.shape = task, texts, shape
+        self.listeners, self.stop, self.started, self.finish = listeners, stop, started, finish
+        self.result: Any = None
+
+    def sample(self, model_wrap: Any, sigmas: Any, extra_args: Any, *rest: Any, **_: Any) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            self.result = self._run(model_wrap, extra_args["model_options"])
+        return torch.zeros(1, *self.shape)
+
+    def _run(self, guider: Any, options: dict[str, Any]) -> Any:
+        task = self.task
+        base = guider.inner_model
+        conds = {text: guider.conds[f"text {index}"] for index, text in enumerate(self.texts)}
+        device = guider.model_patcher.load_device
+        encoder = EncoderCopy(task.vae, base.process_latent_in, task.image_size, device)
+        prior = HostPrior(
+            base,
+            conds,
+            options,
+            encoder,
+            lambda z: task.vae.decode(base.process_latent_out(z)).movedim(-1, 1).float(),
+            device=device,
+            image_size=task.image_size,
+            latent_shape=self.shape,
+            fingerprint=fingerprint.of(task.model, task.vae),
+            describe=_describe(task),
+        )
+        run = Distillation(prior, task.views.prompt, task.settings, negative=task.views.negative, seed=task.seed)
+        guidance = getattr(task.settings.make_method().settings, "guidance", None)
+        if isinstance(guidance, Schedule) and run.guidance.method.evaluations(0.0)[:2] == (TARGET, NEGATIVE):
+            scale = guidance
+            prior.guide = make_guide(base, options, lambda: scale(run.progress), prior.space, task.over_timesteps)
+        if task.resume is not None:
+            run.load(task.resume)
+        self.started(run)
+        run.run(listeners=self.listeners, folder=task.folder, stop=self.stop)
+        return self.finish(run)
+
+
+def _describe(task: Task) -> dict[str, Any]:
+    base = task.model.model
+    return {
+        "source": get_tag(task.model).source or type(base).__name__,
+        "prediction_type": base.model_type.name,
+        "patches": fingerprint.patch_names(task.model),
+        "lora_patches": len(task.model.patches),
+        "unet_parameters": fingerprint.parameters(base.diffusion_model),
+    }
+
+
+def _reads_one_timestep(model: Any, conds: Mapping[str, Conditioning]) -> bool:
+    """Whether something looks at the first sample's timestep only: ControlNet ranges, hook keyframes, CFG patches."""
+    keys = {"control", "hooks"}
+    return has_patches(model.model_options) or any(keys & set(c[1]) for cond in conds.values() for c in cond)
+
+
+def _reserve(task: Task, settings: Settings) -> Callable[..., Any]:
+    """Frees what the encoder's backward pass and the renderer will need before the manager loads the model."""
+
+    def prepare(executor: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        device = model.load_device
+        if not manager.is_device_cpu(device):
+            size = torch.empty(0, dtype=task.vae.vae_dtype).element_size()
+            images = settings.batch * task.image_size**2 * 3 * size * BACKWARD_NUMBERS
+            rays = settings.batch * max(settings.resolution(i / 10) for i in range(11)) ** 2
+            points = rays * settings.render.samples_per_ray * 4 * 64
+            manager.free_memory(images + points + task.vae.model_size(), device)
+        return executor(model, *args, **kwargs)
+
+    return prepare
+
+
+def space_of(model: Any) -> Space:
+    """The noise levels of a MODEL that is not running, with the sampling the user may have patched in."""
+    return Space.of(copy.copy(model.get_model_object("model_sampling")))

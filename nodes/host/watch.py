@@ -1,0 +1,176 @@
+"""What a user sees of a run: progress, its text, the chart's points, and a live contact sheet.
+
+The sheet is rendered beside the training, within a share of its time; encoding and sending happen on another thread,
+and a sheet that comes while one is still being sent is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management as manager
+import comfy.utils
+import torch
+from server import PromptServer
+
+from ...distill3d.optimize.events import Checkpointed, Event, Step, Warned
+from ...distill3d.render.cameras import ring
+from ...distill3d.render.pictures import to_uint8
+from ...distill3d.render.volume import render
+from .stop import BOARD
+
+if TYPE_CHECKING:
+    from ...distill3d.optimize import Distillation
+
+SHARE = 0.08
+"""Largest share of a run's time that live pictures may take."""
+TEXT_EVERY = 0.5
+POINT_EVERY = 0.25
+
+
+def clock(seconds: float) -> str:
+    """``75`` -> ``1:15``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def text_of(step: Step, pace: float) -> str:
+    """The line under the node: iteration, speed, time left, occupancy, CFG, timestep window."""
+    left = clock((step.iterations - step.iteration) * pace)
+    rate = f"{1 / pace:.1f} it/s" if pace < 1 else f"{pace:.1f} s/it"
+    scale = step.diagnostics.get("guidance")
+    cfg = f" · CFG {scale:.1f}" if scale is not None else ""
+    return (
+        f"{step.iteration}/{step.iterations} · {rate} · {left} left · occupancy {100 * step.occupancy:.0f} %{cfg} · "
+        f"t {step.timesteps[0]}-{step.timesteps[1]} · {step.resolution} px"
+    )
+
+
+@torch.no_grad()
+def live_sheet(run: Distillation, size: int = 96) -> torch.Tensor:
+    """``(3 size, 4 size, 3)`` uint8: colour, normal and opacity of front, left, back and right, one render a view."""
+    columns = []
+    cameras = ring(4).to(run.device)
+    for index in range(len(cameras)):
+        white = torch.ones(3, device=run.device)
+        shown = render(
+            run.field,
+            cameras[index : index + 1],
+            size,
+            size,
+            background=white,
+            occupancy=run.occupancy,
+            settings=run.settings.render,
+            normals=True,
+        )
+        solid = shown.opacity[..., None]
+        normal = 0.5 * (shown.normal + solid) + (1 - solid) if shown.normal is not None else shown.rgb
+        columns.append(torch.cat([shown.rgb[0], normal[0], solid[0].expand_as(shown.rgb[0])]))
+    return to_uint8(torch.cat(columns, 1))
+
+
+class Watch:
+    """A listener for one run. Use as a context manager around it.
+
+    Args:
+        node: the node's execution id.
+        facts: method, prompt and the like, shown with the chart.
+    """
+
+    def __init__(self, node: str, iterations: int, facts: dict[str, Any]) -> None:
+        self.node = node
+        self.run: Distillation | None = None
+        self.stopping = BOARD.begin(node, facts)
+        self._server = PromptServer.instance
+        self._client = self._server.client_id
+        self._bar = comfy.utils.ProgressBar(iterations, node_id=node)
+        self._pictures: queue.Queue[tuple[int, int, torch.Tensor] | None] = queue.Queue(maxsize=1)
+        self._thread = threading.Thread(target=self._send_pictures, daemon=True, name="distill3d preview")
+        self._began = self._last_text = self._last_point = self._last_step = time.monotonic()
+        self._next_sheet = self._began
+        self._pace: float | None = None
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        BOARD.end(self.node)
+        self._pictures.put(None)
+        self._thread.join(timeout=5)
+        self._send("distill3d.end", {})
+
+    def attach(self, run: Distillation) -> None:
+        """The run whose pictures are shown."""
+        self.run = run
+        self._last_step = time.monotonic()
+
+    def stop(self) -> bool:
+        """Whether the user asked to stop and keep; raises the host's interrupt when they cancelled instead."""
+        manager.throw_exception_if_processing_interrupted()
+        return self.stopping.is_set()
+
+    def show(self, sheet: torch.Tensor) -> None:
+        """The last picture: the page prefers a node's previews to its results, so the final sheet is one too."""
+        done = self.run.iteration if self.run is not None else 0
+        with contextlib.suppress(queue.Full):
+            self._pictures.put((done, max(1, self._bar.total), sheet), timeout=10)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self._step(event)
+        elif isinstance(event, Warned):
+            self._send("distill3d.warning", {"message": event.message, "iteration": event.iteration})
+        elif isinstance(event, Checkpointed):
+            self._send("distill3d.checkpoint", {"iteration": event.iteration})
+
+    def _step(self, step: Step) -> None:
+        now = time.monotonic()
+        seconds, self._last_step = now - self._last_step, now
+        self._pace = seconds if self._pace is None else 0.9 * self._pace + 0.1 * seconds
+        last = step.iteration == step.iterations
+        self._bar.update_absolute(step.iteration, step.iterations)
+        if last or now - self._last_text >= TEXT_EVERY:
+            self._last_text = now
+            self._server.send_progress_text(text_of(step, self._pace), self.node, self._client)
+        if last or step.iteration == 1 or now - self._last_point >= POINT_EVERY:
+            self._last_point = now
+            point = {
+                "iteration": step.iteration,
+                "iterations": step.iterations,
+                "loss": _finite(step.loss),
+                "gradient": _finite(step.gradient_norm),
+                "occupancy": _finite(step.occupancy),
+            }
+            BOARD.add(self.node, point)
+            self._send("distill3d.step", point)
+        if self.run is not None and now >= self._next_sheet and self._pictures.empty():
+            sheet = live_sheet(self.run)
+            took = time.monotonic() - now
+            self._next_sheet = now + max(1.0, took / SHARE)
+            self._last_step = time.monotonic()
+            with contextlib.suppress(queue.Full):
+                self._pictures.put_nowait((step.iteration, step.iterations, sheet))
+
+    def _send_pictures(self) -> None:
+        from PIL import Image
+
+        while (item := self._pictures.get()) is not None:
+            iteration, iterations, sheet = item
+            image = Image.fromarray(sheet.numpy())
+            try:
+                self._bar.update_absolute(iteration, iterations, ("JPEG", image, None))
+            except manager.InterruptProcessingException:
+                manager.interrupt_current_processing()  # the hook cleared it; the training thread has to see it
+
+    def _send(self, event: str, data: dict[str, Any]) -> None:
+        self._server.send_sync(event, {"node": self.node, **data}, self._client)
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

@@ -1,0 +1,120 @@
+"""Load SD: a checkpoint, a diffusers folder, or the bundled tiny prior, as the host's own MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.diffusers_load
+import comfy.sd
+import folder_paths
+from comfy_api.latest import io
+
+from ..distill3d.errors import PriorError
+from ..distill3d.priors.load import bundled_prior_path
+from ..distill3d.priors.weights import read_header
+from .host.tags import Tag, put_tag
+from .host.tiny import is_tiny, load_tiny
+
+SAFE = (".safetensors", ".sft")
+TINY = "bundled tiny prior"
+
+
+def checkpoints() -> list[str]:
+    """The host's checkpoints in safetensors; pickles are never read."""
+    return [name for name in folder_paths.get_filename_list("checkpoints") if name.lower().endswith(SAFE)]
+
+
+def diffusers() -> dict[str, Path]:
+    """Folders in diffusers layout under the host's ``models/diffusers``, by their path below it."""
+    found = {}
+    for root in map(Path, folder_paths.get_folder_paths("diffusers")):
+        for index in sorted(root.rglob("model_index.json")) if root.is_dir() else []:
+            found[index.parent.relative_to(root).as_posix()] = index.parent
+    return found
+
+
+class LoadSD(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        option = io.DynamicCombo.Option
+        checkpoint = io.Combo.Input(
+            "ckpt_name",
+            options=checkpoints(),
+            tooltip="A .safetensors checkpoint in models/checkpoints; .ckpt pickles can run code and are not listed.",
+        )
+        folder = io.Combo.Input(
+            "folder", options=list(diffusers()), tooltip="A model in diffusers layout below models/diffusers."
+        )
+        return io.Schema(
+            node_id="Distill3D_LoadSD",
+            display_name="Load SD",
+            category="Distill3D",
+            description=(
+                "The text-to-image model an object is distilled from. The bundled tiny prior needs no "
+                "download and runs on "
+                "a CPU: eight plain solids in eight colours. Any other loader's MODEL, CLIP and VAE work as well."
+            ),
+            search_aliases=["checkpoint", "stable diffusion", "model", "prior", "loader", "tiny"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=[option(TINY, []), option("checkpoint", [checkpoint]), option("diffusers", [folder])],
+                    tooltip="Where the model comes from. Start with the bundled tiny prior to see the whole "
+                    "graph run in "
+                    "minutes; take a checkpoint for real objects.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="MODEL", tooltip="For Distill Loss, KSampler, LoRA loaders ..."),
+                io.Clip.Output("clip", display_name="CLIP", tooltip="For View Prompts and CLIP Text Encode."),
+                io.Vae.Output("vae", display_name="VAE", tooltip="For NeRF Optimizer and VAE Decode."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, source: dict[str, Any]) -> io.NodeOutput:
+        kind = source["source"]
+        if kind == TINY:
+            return io.NodeOutput(*load_tiny(bundled_prior_path()))
+        if kind == "checkpoint":
+            return io.NodeOutput(*load_checkpoint(source.get("ckpt_name")))
+        return io.NodeOutput(*load_folder(source.get("folder")))
+
+
+def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a checkpoint file. Raises ``PriorError`` when it is missing, damaged or no checkpoint."""
+    path = folder_paths.get_full_path("checkpoints", name) if name else None
+    if path is None:
+        raise PriorError(
+            f"expected a .safetensors checkpoint in models/checkpoints, got {name or 'none'}: put one there "
+            f"and press R, "
+            "or choose the bundled tiny prior"
+        )
+    read_header(Path(path))
+    directories = folder_paths.get_folder_paths("embeddings")
+    loaded = comfy.sd.load_checkpoint_guess_config(
+        path, output_vae=True, output_clip=True, embedding_directory=directories
+    )
+    if loaded is None or loaded[0] is None:
+        raise PriorError(f"{name} is no checkpoint the host knows: choose a Stable Diffusion checkpoint")
+    put_tag(loaded[0], Tag(source=path))
+    return loaded[0], loaded[1], loaded[2]
+
+
+def load_folder(name: str | None) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of a diffusers folder. Raises ``PriorError`` when it is missing or damaged."""
+    path = diffusers().get(name or "")
+    if path is None:
+        raise PriorError(
+            f"expected a diffusers folder below models/diffusers, got {name or 'none'}: put one there and press R, or "
+            "choose the bundled tiny prior"
+        )
+    if is_tiny(path):
+        return load_tiny(path)
+    directories = folder_paths.get_folder_paths("embeddings")
+    model, clip, vae = comfy.diffusers_load.load_diffusers(
+        str(path), output_vae=True, output_clip=True, embedding_directory=directories
+    )
+    put_tag(model, Tag(source=str(path)))
+    return model, clip, vae

@@ -1,0 +1,250 @@
+"""NeRF Optimizer: the loop. Watch it grow, stop and keep it, cancel and continue it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import comfy.model_management as manager
+import torch
+from comfy_api.latest import io, ui
+
+from ..distill3d.errors import CheckpointError, SettingsError
+from ..distill3d.optimize import Distillation, Settings, report
+from ..distill3d.optimize import checkpoint as checkpoints
+from ..distill3d.optimize.state import capture
+from ..distill3d.render.cameras import ring
+from ..distill3d.render.pictures import contact_sheet, turntable
+from . import reflect
+from . import settings as assembled
+from .field import from_checkpoint
+from .host import folders, tags
+from .host.encoder import check_vae
+from .host.run import Task, distill
+from .host.watch import Watch
+from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
+
+PRESET_NAMES = ("draft", "standard", "fine")
+FRAMES, FRAME_SIZE, SHEET_SIZE = 12, 128, 128
+
+
+class NeRFOptimizer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_NeRFOptimizer",
+            display_name="NeRF Optimizer",
+            category="Distill3D",
+            description=(
+                "Grows a radiance field until its renders look like the prompt from every side. Stop & keep ends early "
+                "with what there is; Cancel writes a checkpoint that Resume continues."
+            ),
+            search_aliases=["nerf", "text to 3d", "dreamfusion", "distill", "optimize", "train"],
+            inputs=[
+                LossType.Input("loss", tooltip="From Distill Loss."),
+                io.Vae.Input(
+                    "vae", tooltip="The VAE that belongs to the MODEL; its encoder passes gradients to the renders."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Same seed, same settings, same device: same object. Try another when the shape is wrong.",
+                ),
+                io.String.Input(
+                    "prefix",
+                    default=f"{folders.RUNS}/run",
+                    tooltip="Where checkpoints go, inside the output folder; numbered.",
+                    advanced=True,
+                ),
+                CheckpointType.Input(
+                    "resume",
+                    optional=True,
+                    tooltip="From Resume: continue that run. Prompt, seed, method and settings must be the ones it was "
+                    "started with; every difference is listed.",
+                ),
+                io.DynamicCombo.Input("preset", options=_presets(), tooltip=PRESET_TIP),
+            ],
+            outputs=[
+                FieldType.Output("field", display_name="field", tooltip="For Mesh Export, Render Turntable and Save."),
+                io.Image.Output(
+                    "images", display_name="images", tooltip=f"{FRAMES} views around the object, {FRAME_SIZE} pixels."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The run as JSON: settings, seconds, versions."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        loss: Loss,
+        vae: Any,
+        preset: dict[str, Any],
+        seed: int,
+        prefix: str = "",
+        resume: Stopped | None = None,
+    ) -> io.NodeOutput:
+        tag = tags.get_tag(loss.model)
+        settings = choose(loss, preset, bundled=tag.bundled)
+        size = int(preset.get("image_size", 0)) or tags.image_size(loss.model)
+        check_vae(vae, loss.model.model.latent_format.latent_channels)
+        ratio = int(vae.downscale_ratio)
+        if size % ratio:
+            raise SettingsError(
+                f"expected an image size that is a multiple of {ratio}, got {size}: try {size // ratio * ratio}"
+            )
+        folder = resume.folder if resume else folders.new_folder(prefix)
+        task = Task(
+            loss.model,
+            loss.prompts.clip,
+            vae,
+            loss.prompts.views,
+            settings,
+            seed,
+            size,
+            folder,
+            over_timesteps=assembled.over_timesteps(loss),
+            extras=loss.extras,
+            known=dict(loss.prompts.known),
+            resume=resume.checkpoint if resume else None,
+        )
+        facts = {"method": loss.method.upper(), "prompt": loss.prompts.views.prompt, "note": assembled.unused(loss)}
+        node = str(cls.hidden.unique_id)
+        with Watch(node, settings.iterations, facts) as watch:
+            field, images, sheet, text = distill(task, (watch,), watch.stop, _finish, started=watch.attach)
+            watch.show((sheet[0] * 255).round().to(torch.uint8))
+        return io.NodeOutput(field, images, text, ui=ui.PreviewImage(sheet, cls=cls))
+
+
+PRESET_TIP = (
+    "draft: the first shape, 300 steps with the bundled prior (about two minutes of one CPU core), 2,000 with Stable "
+    "Diffusion. standard: a presentable object, about three times that. fine: the longest. custom: all yours."
+)
+
+
+def _presets() -> list[Any]:
+    said = {"tooltip": "What everything that is not set here is taken from."}
+    custom = [
+        io.Combo.Input("base", options=list(PRESET_NAMES), default="draft", **said),
+        io.Int.Input("iterations", default=300, min=1, max=1_000_000, tooltip=_tip("iterations")),
+        io.Int.Input("batch", default=2, min=1, max=64, tooltip=_tip("batch")),
+        io.String.Input("resolution", default="auto", tooltip=f"{_tip('resolution')} auto takes the preset's."),
+        io.Int.Input(
+            "image_size",
+            default=0,
+            min=0,
+            max=2048,
+            step=8,
+            tooltip="Side in pixels at which the MODEL sees the renders; 0 takes its own (SD 1.5 512, SDXL "
+            "1024). Smaller "
+            "is faster and rougher.",
+        ),
+        io.Int.Input("checkpoint_every", default=100, min=1, max=1_000_000, tooltip=_tip("checkpoint_every")),
+        io.String.Input(
+            "more",
+            default="",
+            multiline=True,
+            tooltip="Any other setting of the library, one a line: losses.sparsity = 0->20, "
+            "render.samples_per_ray = 96, "
+            "field.blob_density = 8, background.mode = white. The help page lists them all.",
+        ),
+    ]
+    plain = [io.DynamicCombo.Option(name, []) for name in PRESET_NAMES]
+    return [*plain, io.DynamicCombo.Option("custom", custom)]
+
+
+def _tip(name: str) -> str:
+    return reflect.docs(Settings).get(name, "")
+
+
+def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
+    """The run's settings. Raises ``SettingsError``."""
+    name = str(preset["preset"])
+    if name != "custom":
+        return assembled.assemble(loss, name, bundled=bundled)
+    settings = assembled.assemble(loss, str(preset["base"]), bundled=bundled)
+    settings = replace(
+        settings,
+        iterations=int(preset["iterations"]),
+        batch=int(preset["batch"]),
+        checkpoint_every=int(preset["checkpoint_every"]),
+    )
+    if str(preset["resolution"]).strip().lower() not in ("", "auto"):
+        settings = assembled.override(settings, f"resolution = {preset['resolution']}")
+    return assembled.override(settings, str(preset.get("more", "")))
+
+
+def _finish(run: Distillation) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
+    """The node's outputs, made while the run is at hand: everything detached and on the CPU."""
+    field = from_checkpoint(capture(run))
+
+    def on_frame(done: int, total: int) -> None:
+        manager.throw_exception_if_processing_interrupted()
+
+    images = turntable(
+        run.field, frames=FRAMES, size=FRAME_SIZE, occupancy=run.occupancy, device=run.device, on_frame=on_frame
+    )
+    sheet = contact_sheet(
+        run.field, ring(4).to(run.device), size=SHEET_SIZE, occupancy=run.occupancy, title=run.prompts.prompt
+    )
+    pixels = torch.frombuffer(bytearray(sheet.convert("RGB").tobytes()), dtype=torch.uint8)
+    pixels = pixels.reshape(1, sheet.height, sheet.width, 3)
+    built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME})
+    return field, images.float() / 255, pixels.float() / 255, json.dumps(built, indent=1)
+
+
+class Resume(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_Resume",
+            display_name="Resume",
+            category="Distill3D",
+            description="A stopped, cancelled or crashed run. Wire it into the same graph's NeRF Optimizer to go on.",
+            search_aliases=["continue", "checkpoint", "restart"],
+            inputs=[
+                io.Combo.Input(
+                    "run",
+                    options=[folders.LATEST, *folders.found(folders.RUNS)],
+                    default=folders.LATEST,
+                    tooltip="Which run, newest first; latest is whatever is newest when the graph runs. "
+                    "Press R to refresh.",
+                ),
+            ],
+            outputs=[
+                CheckpointType.Output("checkpoint", display_name="checkpoint", tooltip="For NeRF Optimizer's resume."),
+                FieldType.Output("field", display_name="field", tooltip="The object as far as it came."),
+                io.String.Output(
+                    "info", display_name="info", tooltip="Prompt, method, seed and iterations of the run."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, run: str) -> bool | str:
+        try:
+            folders.inside(run, folders.RUNS)
+        except CheckpointError as error:
+            return str(error) if run != folders.LATEST else True
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, run: str) -> str:
+        return folders.stamp(run, folders.RUNS)
+
+    @classmethod
+    def execute(cls, run: str) -> io.NodeOutput:
+        folder = folders.inside(run, folders.RUNS)
+        checkpoint = checkpoints.load(folder)
+        field = from_checkpoint(checkpoint)
+        facts = field.saved.facts
+        planned = field.saved.settings.iterations
+        info = f"{facts['prompt']} · {facts['method'].upper()} · seed {facts['seed']} · {facts['iterations']}/{planned}"
+        return io.NodeOutput(Stopped(checkpoint, folder), field, info, ui=ui.PreviewText(info))

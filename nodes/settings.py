@@ -1,0 +1,128 @@
+"""From widgets to the library's ``Settings``: a preset, the loss's own choices, and what the user overrides by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import replace
+from typing import Any
+
+from ..distill3d.errors import SettingsError
+from ..distill3d.methods import METHODS, GradientSettings
+from ..distill3d.optimize import Settings, preset
+from ..distill3d.prompts import Sector
+from ..distill3d.schedules import Schedule, TimestepWindow, parse
+from . import reflect
+from .types import Loss
+
+OWNED = ("method", "sectors", "window", "gradient")
+"""Settings that belong to Distill Loss and View Prompts."""
+
+
+def assemble(loss: Loss, name: str, *, bundled: bool) -> Settings:
+    """The settings of preset ``name`` with the choices of Distill Loss.
+
+    Raises:
+        SettingsError: a choice that cannot be used.
+    """
+    base = preset(name, loss.method, bundled=bundled)
+    own = dict(loss.chosen)
+    if loss.plan is not None and loss.plan.over == "iterations" and _has_guidance(loss):
+        own["guidance"] = loss.plan.schedule
+    window = {name: _schedule(f"t_{name}", text) for name, text in loss.window.items()}
+    if loss.perp_neg:
+        base = replace(base, **{"perp_neg": replace(base.perp_neg, **loss.perp_neg)})  # type: ignore[attr-defined]
+    return replace(
+        base,
+        **{loss.method: replace(getattr(base, loss.method), **own)},
+        window=TimestepWindow(**{**_fields(base.window), **window}),
+        gradient=GradientSettings(**{**_fields(base.gradient), **loss.gradient}),
+        sectors=loss.prompts.views.sectors,
+    )
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _has_guidance(loss: Loss) -> bool:
+    return "guidance" in reflect.defaults(loss.settings_type)
+
+
+def over_timesteps(loss: Loss) -> Schedule | None:
+    """The CFG schedule over the diffusion timestep, where the method has a guidance scale."""
+    plan = loss.plan
+    return plan.schedule if plan is not None and plan.over == "timesteps" and _has_guidance(loss) else None
+
+
+def unused(loss: Loss) -> str:
+    """What of the graph has no effect with this method, in words; empty for nothing."""
+    if loss.plan is not None and not _has_guidance(loss):
+        return f"{loss.method.upper()} has no guidance scale: the CFG schedule is not used"
+    return ""
+
+
+def _schedule(name: str, text: str) -> Schedule:
+    try:
+        return parse(text)
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from error
+
+
+def override(settings: Settings, text: str) -> Settings:
+    """``settings`` changed by lines such as ``losses.sparsity = 0->20``; ``#`` begins a remark.
+
+    Raises:
+        SettingsError: a line, name or value that cannot be used; the message lists the names that are known there.
+    """
+    for line in text.splitlines():
+        line = line.split("#", 1)[0].strip()
+        if not line:
+            continue
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not value:
+            raise SettingsError(f"expected a line such as losses.sparsity = 2, got {line!r}: write name = value")
+        settings = _set(settings, name.replace("-", "_").split("."), value, name)
+    return settings
+
+
+def _set(owner: Any, path: list[str], value: str, name: str) -> Any:
+    known = [field.name for field in dataclasses.fields(owner)]
+    if isinstance(owner, Settings):
+        known = [field for field in known if field not in OWNED and field.upper() not in METHODS]
+    head = path[0]
+    if head not in known:
+        raise SettingsError(f"unknown setting {name!r}: expected one of {', '.join(known)} at {head!r}")
+    inner = getattr(owner, head)
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(inner) or isinstance(inner, Schedule):
+            raise SettingsError(f"{name!r} goes too deep: {head} is a single value")
+        return replace(owner, **{head: _set(inner, path[1:], value, name)})
+    kind = typing.get_type_hints(type(owner))[head]
+    try:
+        return replace(owner, **{head: convert(kind, value)})
+    except SettingsError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
+        raise SettingsError(f"{name} cannot be {value!r} ({error}): it is {inner} now") from error
+
+
+def convert(kind: Any, text: str) -> Any:
+    """``text`` as a field of type ``kind`` takes it."""
+    if text.lower() == "none" and type(None) in typing.get_args(kind):
+        return None
+    kind = reflect.plain(kind)
+    if isinstance(kind, type) and issubclass(kind, Schedule):
+        return parse(text)
+    if kind is bool:
+        return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[text.lower()]
+    if kind in (int, float, str):
+        return kind(text)
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in typing.get_args(kind):
+            raise ValueError(f"expected one of {', '.join(map(str, typing.get_args(kind)))}")
+        return text
+    if typing.get_origin(kind) is tuple and Sector not in typing.get_args(kind):
+        separator = ".." if ".." in text else ","
+        return tuple(float(part) for part in text.strip("()[] ").split(separator))
+    raise ValueError("this setting cannot be written in one line")

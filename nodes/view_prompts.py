@@ -1,0 +1,74 @@
+"""View Prompts: what to build, in words for each side of the object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..distill3d.prompts import DEFAULT_SECTORS, ViewPrompts, format_sectors, parse_sectors
+from .host.conditioning import encode
+from .types import Prompts, PromptsType
+
+
+class ViewPromptsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_ViewPrompts",
+            display_name="View Prompts",
+            category="Distill3D",
+            description=(
+                "One prompt, with the words that belong to each side of the object (front, side, back, overhead). They "
+                "keep a face from growing on every side."
+            ),
+            search_aliases=["prompt", "view dependent", "janus", "negative prompt", "text to 3d"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Text encoder of the MODEL that Distill Loss gets; LoRA on it counts."),
+                io.String.Input(
+                    "prompt",
+                    default="a red cube",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip='One object, without view words: "a DSLR photo of a corgi". The bundled tiny prior knows '
+                    "eight plain solids in eight colours, for instance a blue torus.",
+                ),
+                io.String.Input(
+                    "negative",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What to move away from, for instance blurry, oversaturated. Empty is the usual choice. It "
+                    "gets no view words.",
+                ),
+                io.String.Input(
+                    "sectors",
+                    default=format_sectors(DEFAULT_SECTORS),
+                    multiline=True,
+                    advanced=True,
+                    tooltip="One side a line: name | azimuth low..high | elevation low..high | words. "
+                    "Degrees; azimuth 0 "
+                    "is the front. The first covers every view, later lines override earlier ones. Narrow the front "
+                    "(-30..30) when an object has two faces.",
+                ),
+            ],
+            outputs=[
+                PromptsType.Output("prompts", display_name="prompts", tooltip="Wire it to Distill Loss."),
+                io.Conditioning.Output(
+                    "front",
+                    display_name="front",
+                    tooltip="The front view's prompt as CONDITIONING, to test it with a KSampler.",
+                ),
+                io.Conditioning.Output(
+                    "negative_out", display_name="negative", tooltip="The negative prompt as CONDITIONING."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, prompt: str, negative: str, sectors: str) -> io.NodeOutput:
+        views = ViewPrompts(prompt, negative, parse_sectors(sectors))
+        known = {text: encode(clip, text) for text in dict.fromkeys((*views.texts, views.negative))}
+        names = views.names
+        front = views.texts[names.index("front") if "front" in names else 0]
+        return io.NodeOutput(Prompts(views, clip, known), known[front], known[views.negative])

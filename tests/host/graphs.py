@@ -1,0 +1,80 @@
+"""Graphs in API format, small enough for a test: a few iterations of a coarse field on the bundled prior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TINY = "bundled tiny prior"
+SECTORS = "side | -180..180 | -90..90 | , side view\nfront | -45..45 | -90..90 | , front view"
+COARSE = "field.grid.levels = 3\nrender.samples_per_ray = 32"
+METHODS: dict[str, dict[str, Any]] = {
+    "SDS": {"guidance": "auto"},
+    "CSD": {"target": "auto", "negative": "auto", "null": "auto"},
+    "ASD": {"guidance": "auto", "eta": 0.1, "random": True},
+    "TBSD": {
+        "omega": "auto",
+        "a": "auto",
+        "start": 0.0,
+        "end": 1.0,
+        "unit_norm": False,
+        "source": "target_negative",
+        "modifier": "blurry",
+    },
+}
+
+
+def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def ours(name: str, /, **inputs: Any) -> dict[str, Any]:
+    return node(f"Distill3D_{name}", **inputs)
+
+
+def nested(name: str, choice: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A DynamicCombo's inputs."""
+    return {name: choice, **{f"{name}.{key}": value for key, value in values.items()}}
+
+
+def loss(method: str = "SDS", model: Any = ("load", 0), **more: Any) -> dict[str, Any]:
+    auto = dict.fromkeys(("t_min", "t_max", "weighting", "clip", "normalise"), "auto")
+    inputs = {"model": list(model), "prompts": ["prompts", 0], **auto, **more}
+    return ours("DistillLoss", **inputs, **nested("method", method, METHODS[method]))
+
+
+def optimizer(iterations: int = 8, *, seed: int = 0, every: int = 100, extra: str = "", **more: Any) -> dict[str, Any]:
+    values = {
+        "base": "draft",
+        "iterations": iterations,
+        "batch": 2,
+        "resolution": "auto",
+        "image_size": 0,
+        "checkpoint_every": every,
+        "more": f"{COARSE}\n{extra}",
+    }
+    inputs = {"loss": ["loss", 0], "vae": ["load", 2], "seed": seed, "prefix": "distill3d/run/test", **more}
+    return ours("NeRFOptimizer", **inputs, **nested("preset", "custom", values))
+
+
+def export(field: Any = ("nerf", 0), **more: Any) -> dict[str, Any]:
+    settings = {"resolution": 40, "face_budget": 2000, "refine": 2, "fill_cavities": True, "component_share": 0.05}
+    inputs = {"field": list(field), "prefix": "distill3d/mesh", "format": "glb", "level": 0.0, "normals": "faces"}
+    return ours("MeshExport", **{**inputs, **settings, **more})
+
+
+def base(prompt: str = "a red cube") -> dict[str, Any]:
+    """Loader and prompts."""
+    return {
+        "load": ours("LoadSD", source=TINY),
+        "prompts": ours("ViewPrompts", clip=["load", 1], prompt=prompt, negative="", sectors=SECTORS),
+    }
+
+
+def whole(iterations: int = 8, *, method: str = "SDS", prompt: str = "a red cube", **more: Any) -> dict[str, Any]:
+    """From the loader to a file."""
+    return {
+        **base(prompt),
+        "loss": loss(method),
+        "nerf": optimizer(iterations, **more),
+        "export": export(),
+    }

@@ -1,0 +1,240 @@
+"""The prior over the host's own model against the library's diffusers prior, in one process. Needs COMFYUI_PATH."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import comfy_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT, NEGATIVE = "a red cube", "blue"
+
+
+@pytest.fixture(scope="module")
+def host() -> ModuleType:
+    """The pack, imported beside the real host on the CPU."""
+    place = comfy_path()
+    sys.path.insert(0, str(place))
+    helper = Path(__file__).parent / "helper_pack" / "prestartup_script.py"
+    spec = importlib.util.spec_from_file_location("helper", helper)
+    assert spec and spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    if "pack" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        assert spec and spec.loader
+        sys.modules["pack"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["pack"])
+    return sys.modules["pack"]
+
+
+def get(name: str) -> Any:
+    return importlib.import_module(f"pack.{name}")
+
+
+@pytest.fixture(scope="module")
+def tiny(host: ModuleType) -> Any:
+    """MODEL, CLIP and VAE made in inference mode, as the executor makes them."""
+    import torch
+
+    with torch.inference_mode():
+        model, clip, vae = get("nodes.host.tiny").load_tiny(get("distill3d.priors.load").bundled_prior_path())
+    return SimpleNamespace(model=model, clip=clip, vae=vae)
+
+
+@pytest.fixture(scope="module")
+def theirs(host: ModuleType) -> Any:
+    return get("distill3d.priors.load").load_prior(device="cpu", dtype="fp32")
+
+
+def inside(tiny: Any, body: Callable[[Any], Any], tmp_path: Path, method: str = "sds", **changes: Any) -> Any:
+    """``body`` of a run with two views and no steps, where the host has the model loaded."""
+    import torch
+
+    run = get("nodes.host.run")
+    settings = get("distill3d.optimize").preset("draft", method)
+    grid = replace(settings.field, grid=replace(settings.field.grid, levels=2))
+    settings = replace(settings, iterations=1, field=grid, **changes.pop("settings", {}))
+    views = get("distill3d.prompts").ViewPrompts(PROMPT, NEGATIVE)
+    task = run.Task(tiny.model, tiny.clip, tiny.vae, views, settings, 0, 64, tmp_path, **changes)
+    with torch.inference_mode():
+        return run.distill(task, (), lambda: True, body)
+
+
+def test_predictions_and_latents_equal_the_librarys_prior(tiny: Any, theirs: Any, tmp_path: Path) -> None:
+    import torch
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 16, 16, generator=g)
+    t = torch.tensor([30, 900])
+    images = torch.rand(2, 3, 64, 64, generator=g)
+    texts = [f"{PROMPT}, front view", f"{PROMPT}, side view", NEGATIVE]
+
+    def body(run: Any) -> Any:
+        prior = run.prior
+        e = prior.embed(texts)
+        alpha, sigma = prior.alpha_sigma(t)
+        x_t = alpha * x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+        noise = prior.predict_noise(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([e[[0, 1]], e[[2, 2]]]))
+        pixels = images.clone().requires_grad_()
+        z = prior.encode(pixels)
+        (z * z.detach().cos()).sum().backward()
+        return alpha, sigma, x_t, noise, z.detach(), pixels.grad, prior.fingerprint, type(prior)
+
+    alpha, sigma, x_t, noise, z, gradient, name, kind = inside(tiny, body, tmp_path)
+    expected = theirs.alpha_sigma(t)
+    torch.testing.assert_close(alpha, expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sigma, expected[1], rtol=1e-5, atol=1e-6)
+    e = theirs.embed(texts)
+    wanted = theirs.predict_noise(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([e[[0, 1]], e[[2, 2]]]))
+    torch.testing.assert_close(noise, wanted, rtol=1e-4, atol=2e-4)
+    pixels = images.clone().requires_grad_()
+    latents = theirs.encode(pixels)
+    (latents * latents.detach().cos()).sum().backward()
+    torch.testing.assert_close(z, latents.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, pixels.grad, rtol=1e-4, atol=1e-4)
+    assert "tiny-prior" in name and kind.__name__ == "HostPrior"
+
+
+def test_a_whole_gradient_of_every_method_equals_the_librarys(tiny: Any, theirs: Any, tmp_path: Path) -> None:
+    """One step's latent gradient with the same generators, through both priors."""
+    import torch
+
+    loop = get("distill3d.optimize.loop")
+    tbsd_settings = get("distill3d.methods").TBSDSettings
+    cameras = get("distill3d.render.cameras").ring(2)
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def gradient(guidance: Any) -> Any:
+        purposes = ("timesteps", "shift", "noise")
+        generators = {name: loop.seeded(3, name) for name in purposes}
+        return guidance(latents, cameras, 0.5, generators).gradient
+
+    for method in ("sds", "csd", "asd", "tbsd"):
+        settings = {}
+
+        def body(run: Any, settings: dict[str, Any] = settings) -> Any:
+            settings["used"] = run.settings
+            return gradient(run.guidance)
+
+        # the host reads texts beyond 22 tokens, the library cuts them
+        short = {"tbsd": tbsd_settings(modifier="blurry")}
+        found = inside(tiny, body, tmp_path, method, settings=short)
+        guidance = get("distill3d.optimize.guidance").Guidance(
+            theirs, get("distill3d.prompts").ViewPrompts(PROMPT, NEGATIVE), settings["used"]
+        )
+        wanted = gradient(guidance)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=2e-3 * float(wanted.abs().max()))
+
+
+def test_lora_and_freeu_change_the_prediction_and_the_base_model_stays(tiny: Any, tmp_path: Path) -> None:
+    import torch
+
+    x, t = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([400])
+
+    def body(run: Any) -> Any:
+        return run.prior.predict_noise(x, t, run.prior.embed([NEGATIVE])), run.prior.fingerprint
+
+    plain, name = inside(tiny, body, tmp_path)
+    weight = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    shape = tiny.model.model.state_dict()[weight].shape
+    patched = tiny.model.clone()
+    patched.add_patches({weight: (torch.full(shape, 0.05),)}, 1.0)
+    with_lora, lora_name = inside(SimpleNamespace(**{**vars(tiny), "model": patched}), body, tmp_path)
+    node = get("nodes.freeu").FreeUPatch
+    free = node.execute(tiny.model, "v2", 1.4, 1.4, 0.5, 0.5).args[0]
+    with_freeu, freeu_name = inside(SimpleNamespace(**{**vars(tiny), "model": free}), body, tmp_path)
+    ones = node.execute(tiny.model, "v2", 1.0, 1.0, 1.0, 1.0).args[0]
+    with_ones, _ = inside(SimpleNamespace(**{**vars(tiny), "model": ones}), body, tmp_path)
+    again, name_again = inside(tiny, body, tmp_path)
+    assert torch.equal(plain, again) and name == name_again
+    assert torch.equal(plain, with_ones)
+    assert (plain - with_lora).abs().max() > 1e-3 and (plain - with_freeu).abs().max() > 1e-3
+    assert len({name, lora_name, freeu_name}) == 3
+
+
+KINDS = ["EPS", "V_PREDICTION", "EDM", "V_PREDICTION_EDM", "V_PREDICTION_CONTINUOUS", "FLOW", "FLUX"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameterisation_gives_back_the_noise_of_its_own_x0(tiny: Any, tmp_path: Path, kind: str) -> None:
+    """Whatever the network says is an x0 to the host; its noise and it must combine to x again, at the host's sigma."""
+    import comfy.model_base
+    import torch
+
+    build = get("nodes.host.tiny")
+    config = build.unet_config(
+        {
+            "block_out_channels": [32, 64],
+            "layers_per_block": 1,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "in_channels": 4,
+            "out_channels": 4,
+            "cross_attention_dim": 128,
+        }
+    )
+    kind_of = getattr(comfy.model_base.ModelType, kind)
+    supported = comfy.supported_models.SD15(config)
+    supported.unet_config |= {"num_heads": 4, "num_head_channels": -1}
+    supported.set_inference_dtype(torch.float32, None)
+    blank = comfy.model_base.BaseModel(supported, model_type=kind_of, device=torch.device("cpu"))
+    g = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randn(value.shape, generator=g) * 0.05 for name, value in blank.diffusion_model.state_dict().items()
+    }
+    model = build.make_model(config, state, heads=4, groups=32, model_type=kind_of)
+    x = torch.randn(2, 4, 16, 16, generator=g)
+
+    def body(run: Any) -> Any:
+        prior, base = run.prior, model.model
+        t = torch.tensor([prior.T // 2, prior.T - 2])
+        s = prior.space.sigma(t)
+        eps = prior.predict_noise(x, t, prior.embed([PROMPT + ", side view", NEGATIVE]))
+        host_x = x * prior.space.length(s)
+        scaled = base.model_sampling.noise_scaling(s, eps.clone(), prior.space.clean(host_x, eps, s).clone(), False)
+        return host_x, scaled, prior.alpha_sigma(t), prior.space.flow, eps
+
+    host_x, scaled, (alpha, sigma), flow, eps = inside(
+        SimpleNamespace(**{**vars(tiny), "model": model}), body, tmp_path
+    )
+    assert flow == (kind in ("FLOW", "FLUX"))
+    torch.testing.assert_close(scaled, host_x, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
+    assert torch.isfinite(eps).all() and eps.std() > 0
+
+
+def test_rescale_cfg_of_the_host_is_honoured(tiny: Any, tmp_path: Path) -> None:
+    import torch
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    cameras = get("distill3d.render.cameras").ring(2)
+    loop = get("distill3d.optimize.loop")
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def body(run: Any) -> Any:
+        generators = {name: loop.seeded(3, name) for name in ("timesteps", "shift", "noise")}
+        return run.guidance(latents, cameras, 0.0, generators).gradient
+
+    window = {"window": get("distill3d.schedules").TimestepWindow(shared=True)}
+    plain = inside(tiny, body, tmp_path, settings=window)
+
+    def with_multiplier(multiplier: float) -> Any:
+        out = RescaleCFG().patch(tiny.model, multiplier)
+        model = out[0] if isinstance(out, tuple) else out.args[0]
+        return inside(SimpleNamespace(**{**vars(tiny), "model": model}), body, tmp_path, settings=window)
+
+    torch.testing.assert_close(with_multiplier(0.0), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    assert (with_multiplier(0.7) - plain).abs().max() > 0.01 * plain.abs().max()

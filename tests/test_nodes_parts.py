@@ -1,0 +1,310 @@
+"""The parts of the nodes on a stand-in host: noise levels, encoder, guidance, FreeU, schedules, settings, errors."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import fake_host
+import pytest
+import torch
+from nodes_kit import SIZE, get, loss, model, optimise, preset, prompts
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ---- the prior's arithmetic
+
+
+@pytest.mark.parametrize("sampling", [fake_host.EPS, fake_host.CONST])
+def test_noise_added_in_vp_form_comes_back_as_itself(pack: ModuleType, sampling: type) -> None:
+    """x0 is known, so the predicted noise must be the noise that was added: eps and flow models alike."""
+    space = get("host.space").Space.of(sampling())
+    t = torch.tensor([3, 50, 98])
+    alpha, sigma = space.alpha_sigma(t)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(3, 1, 1, 1))
+    x0, eps = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    s = space.sigma(t)
+    x = (alpha * x0 + sigma * eps) * space.length(s)
+    by_hand = (
+        (1 - s.reshape(-1, 1, 1, 1)) * x0 + s.reshape(-1, 1, 1, 1) * eps
+        if space.flow
+        else x0 + s.reshape(-1, 1, 1, 1) * eps
+    )
+    torch.testing.assert_close(x, by_hand)
+    torch.testing.assert_close(space.noise(x, x0, s), eps, rtol=1e-3, atol=1e-3)
+
+
+def test_the_encoder_copy_gives_the_vaes_latents_and_their_gradient(pack: ModuleType) -> None:
+    vae = fake_host.Vae()
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = get("host.encoder").EncoderCopy(vae, lambda z: 2 * z, SIZE, torch.device("cpu"))
+        images = torch.rand(1, 3, SIZE, SIZE, dtype=torch.float64).float().requires_grad_()
+        z = copy(images)
+        z[0, 0, 0, 0].backward()
+    with torch.no_grad():
+        expected = 2 * vae.first_stage_model.encode(images.detach() * 2 - 1)
+    torch.testing.assert_close(z.detach(), expected)
+    assert images.grad is not None
+    by_hand = torch.zeros(1, 3, SIZE, SIZE)
+    by_hand[0, 0, :2, :2] = 2 * 2 / 4
+    torch.testing.assert_close(images.grad, by_hand)
+    assert isinstance(copy.module.decoder, torch.nn.Identity)
+
+
+def test_a_schedule_over_timesteps_scales_each_samples_own_guidance(pack: ModuleType) -> None:
+    schedules = importlib.import_module("pack.distill3d.schedules")
+    space = get("host.space").Space.of(fake_host.EPS())
+    guide = get("host.guidance").make_guide(None, {}, lambda: 5.0, space, schedules.Linear(2, 12))
+    positive, negative = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(1)).unbind()
+    t = torch.tensor([0, 33, 99])
+    moved = guide([positive, negative], torch.zeros(3, 4, 2, 2), space.sigma(t), [])[0]
+    guided = negative + 5.0 * (moved - negative)
+    scale = torch.tensor([2 + 10 * k / 99 for k in (0, 33, 99)]).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(guided, negative + scale * (positive - negative))
+
+
+def test_the_hosts_cfg_patches_act_through_any_method(pack: ModuleType) -> None:
+    def halve(arguments: dict[str, Any]) -> torch.Tensor:
+        return arguments["denoised"] / 2
+
+    options = {"sampler_post_cfg_function": [halve]}
+    space = get("host.space").Space.of(fake_host.EPS())
+    guide = get("host.guidance").make_guide(None, options, lambda: 7.5, space, None)
+    positive, negative, x = torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(2)).unbind()
+    moved = guide([positive, negative], x, space.sigma(torch.tensor([5, 5])), [None, None])[0]
+    guided = negative + 7.5 * (moved - negative)
+    torch.testing.assert_close(guided, (negative + 7.5 * (positive - negative)) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_of_a_batch_are_told_apart(pack: ModuleType) -> None:
+    prior = get("host.prior")
+    g = torch.Generator().manual_seed(0)
+    x, other = torch.randn(2, 2, 4, 2, 2, generator=g).unbind()
+    s = torch.tensor([1.0, 2.0])
+    assert prior._blocks(torch.cat([x, x, x]), s.repeat(3)) == 3
+    assert prior._blocks(torch.cat([x, x, other]), s.repeat(3)) == 1
+    assert prior._cuts(torch.cat([x, x, other]), s.repeat(3), None, apart=True) == [0, 4, 6]
+    assert prior._cuts(torch.cat([x, x, other]), s.repeat(3), None, apart=False) == [0, 6]
+    assert prior._cuts(torch.cat([x, x]), s.repeat(2), 3, apart=False) == [0, 3, 4]
+
+
+# ---- FreeU
+
+
+def by_hand_v2(h: torch.Tensor, b: float) -> torch.Tensor:
+    """FreeU v2's backbone as the authors write it, one sample at a time."""
+    out = h.clone()
+    for k in range(len(h)):
+        mean = h[k].mean(0)
+        m = (mean - mean.min()) / (mean.max() - mean.min())
+        out[k, : h.shape[1] // 2] *= (b - 1) * m + 1
+    return out
+
+
+def low_by_hand(x: torch.Tensor) -> torch.Tensor:
+    """The frequencies -1 and 0 by an explicit sum, for any size."""
+    height, width = x.shape[-2:]
+    out = torch.zeros(x.shape, dtype=torch.complex64)
+    rows, columns = torch.arange(height), torch.arange(width)
+    for p in (-1, 0) if height > 1 else (0,):
+        for q in (-1, 0) if width > 1 else (0,):
+            wave = torch.exp(-2j * torch.pi * (p * rows[:, None] / height + q * columns[None] / width))
+            out += (x * wave).sum((-2, -1), keepdim=True) * wave.conj() / (height * width)
+    return out.real
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 4), (3, 2)])
+def test_freeu_is_the_papers_on_any_size(pack: ModuleType, size: tuple[int, int]) -> None:
+    freeu = get("host.freeu")
+    g = torch.Generator().manual_seed(0)
+    h, skip = torch.randn(2, 2, 8, *size, generator=g).unbind()
+    patch = freeu.Patch({8: (1.3, 0.4)}, 2, None)
+    got_h, got_skip = patch(h.clone(), skip.clone(), {"sigmas": torch.ones(1)})
+    torch.testing.assert_close(got_h, by_hand_v2(h, 1.3))
+    torch.testing.assert_close(got_skip, skip + (0.4 - 1) * low_by_hand(skip), rtol=1e-4, atol=1e-5)
+    other, same = freeu.Patch({16: (1.3, 0.4)}, 2, None)(h, skip, {})
+    assert other is h and same is skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("version", [1, 2])
+def test_all_ones_is_exactly_the_identity_and_constants_are_safe(
+    pack: ModuleType, version: int, dtype: torch.dtype
+) -> None:
+    freeu = get("host.freeu")
+    h = torch.randn(2, 8, 6, 6).to(dtype)
+    got, skip = freeu.Patch({8: (1.0, 1.0)}, version, None)(h, h, {})
+    assert got is h and skip is h
+    flat = torch.full((1, 8, 6, 6), 3.0, dtype=dtype)
+    got, skip = freeu.Patch({8: (1.5, 0.5)}, version, None)(flat, flat, {})
+    assert torch.isfinite(got).all() and torch.isfinite(skip).all() and got.dtype == dtype
+    factor = 1.5 if version == 1 else 1.0
+    torch.testing.assert_close(got[:, :4].float(), torch.full((1, 4, 6, 6), 3.0 * factor))
+    torch.testing.assert_close(skip.float(), torch.full((1, 8, 6, 6), 1.5), rtol=1e-2, atol=1e-2)
+
+
+def test_freeu_by_timestep_gives_each_sample_its_own_strength(pack: ModuleType) -> None:
+    freeu, node = get("host.freeu"), get("freeu")
+    schedules = importlib.import_module("pack.distill3d.schedules")
+    space = get("host.space").Space.of(fake_host.EPS())
+    strength = node.ByTimestep(schedules.Linear(0, 1), space)
+    patch = freeu.Patch({8: (2.0, 1.0)}, 1, strength)
+    h = torch.ones(6, 8, 4, 4)
+    sigmas = space.sigma(torch.tensor([0, 99]))
+    got, _ = patch(h, h, {"sigmas": sigmas})
+    torch.testing.assert_close(got[:, 0, 0, 0], torch.tensor([1.0, 2, 1, 2, 1, 2]))
+    assert torch.equal(got[0], h[0])
+
+
+# ---- schedules, settings, errors
+
+
+def test_schedules_of_every_shape(pack: ModuleType) -> None:
+    module = get("cfg_schedule")
+    assert module.make(100, 60, {"shape": "linear", "begin": 0.0, "until": 1.0})(0.5) == 80
+    assert module.make(100, 60, {"shape": "cosine", "begin": 0.0, "until": 1.0})(0.25) == pytest.approx(
+        94.142, abs=1e-3
+    )
+    assert module.make(100, 60, {"shape": "step", "at": 0.5})(0.5) == 60
+    assert module.make(100, 60, {"shape": "constant"})(0.9) == 100
+    image = module.draw(module.make(100, 60, {"shape": "step", "at": 0.5}), "iterations")
+    assert image.shape == (1, 192, 384, 3) and float(image.min()) < 0.3
+
+
+def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:
+    settings = get("settings")
+    schedules = importlib.import_module("pack.distill3d.schedules")
+    made = settings.assemble(loss(t_max="0.9->0.4", weighting="uniform"), "draft", bundled=True)
+    assert made.sds.guidance(0) == 8.5 and made.window.maximum(0) == 0.9 and made.gradient.weighting == "uniform"
+    full = settings.assemble(loss(), "draft", bundled=False)
+    assert full.sds.guidance(0) == 101
+    cfg = get("types").Plan(schedules.Linear(20, 10))
+    assert settings.assemble(loss(cfg=cfg), "draft", bundled=True).sds.guidance(0.5) == 15
+    assert "not used" in settings.unused(loss("CSD", cfg=cfg))
+    more = (
+        "losses.sparsity = 0->20  # haze\n\nbackground.mode = white\nfield.grid.levels = 3\ncameras.elevation = -5..40"
+    )
+    changed = settings.override(made, more)
+    assert changed.losses.sparsity(1) == 20 and changed.background.mode == "white"
+    assert changed.field.grid.levels == 3 and changed.cameras.elevation == (-5.0, 40.0)
+
+
+BAD = {
+    "unknown name": ("losses.sparcity = 1", "expected one of sparsity"),
+    "no value": ("losses.sparsity", "write name = value"),
+    "not a number": ("field.grid.levels = many", "cannot be 'many'"),
+    "too deep": ("iterations.x = 1", "too deep"),
+    "another node's": ("method = csd", "unknown setting"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD.keys())
+def test_lines_that_cannot_be_used_say_why(pack: ModuleType, line: str, message: str) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    settings = get("settings")
+    made = settings.assemble(loss(), "draft", bundled=True)
+    with pytest.raises(errors.SettingsError, match=re.escape(message)):
+        settings.override(made, line)
+
+
+def test_models_that_cannot_be_distilled_are_refused_with_advice(pack: ModuleType) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    check = get("distill_loss").check_model
+    inpainting, video, editing = model(), model(), model()
+    inpainting.model.concat_keys = ("mask", "masked_image")
+    video.model.latent_format = SimpleNamespace(latent_channels=16, latent_dimensions=3)
+    editing.model.model_sampling = type("IMG_TO_IMG", (fake_host.EPS,), {})()
+    for bad, message in ((inpainting, "plain version"), (video, "image model"), (editing, "image-to-image")):
+        with pytest.raises(errors.Distill3DError, match=message):
+            check(bad)
+    wide = model()
+    wide.model.model_config.unet_config["context_dim"] = 2048
+    with pytest.raises(errors.SettingsError, match="2048 wide and the CLIP of View Prompts makes 1"):
+        loss(patcher=wide)
+    flow = fake_host.Vae()
+    flow.latent_channels = 16
+    with pytest.raises(errors.PriorError, match="different families"):
+        get("optimizer").NeRFOptimizer.execute(loss(), flow, preset(2), 0, "distill3d/run/t")
+    with pytest.raises(errors.SettingsError, match="describe one object"):
+        prompts("   ")
+    with pytest.raises(errors.SettingsError, match="expected a radiance field, got Tensor"):
+        get("mesh_export").MeshExport.execute(torch.zeros(1), "x", "glb")
+
+
+def test_files_outside_the_output_folder_are_refused(pack: ModuleType, tmp_path: Path) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    folders = get("host.folders")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "checkpoint.safetensors").write_bytes(b"x")
+    assert get("field").LoadField.validate_inputs("../secret").startswith("expected a folder inside")
+    assert "found none" in get("optimizer").Resume.validate_inputs("distill3d/none")
+    assert get("optimizer").Resume.validate_inputs("latest") is True
+    with pytest.raises(errors.CheckpointError, match="run NeRF Optimizer first"):
+        folders.inside("latest", folders.RUNS)
+    with pytest.raises(errors.OutputError, match="inside the output folder"):
+        folders.new_folder("../../elsewhere/run")
+
+
+def test_a_full_disk_is_an_output_error_and_leaves_no_half_file(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    field = optimise(iterations=2).args[0]
+
+    def full(self: Path, data: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(errors.OutputError, match="free some space"):
+        get("field").SaveField.execute(field, "distill3d/field/full")
+    assert not list((tmp_path / "output").rglob("full*/*"))
+
+
+def test_the_environment_says_what_was_refused_and_why(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = get("environment")
+    assert environment.find("numpy")[0].isdigit() and environment.find("no_such_package") == "missing"
+
+    def broken(name: str) -> Any:
+        raise RuntimeError("CUDA kernel image is missing")
+
+    monkeypatch.setattr(environment.importlib, "import_module", broken)
+    assert environment.find("nerfacc") == "refused: RuntimeError: CUDA kernel image is missing"
+
+
+def test_texts_are_joined_one_a_sample_and_blended_by_share(pack: ModuleType) -> None:
+    conditioning = get("host.conditioning")
+    g = torch.Generator().manual_seed(0)
+    short, long = torch.randn(1, 2, 3, generator=g), torch.randn(1, 4, 3, generator=g)
+    control = object()
+
+    def cond(tensor: torch.Tensor, **more: Any) -> list[dict[str, Any]]:
+        return [{"model_conds": {"c_crossattn": fake_host.Cond(tensor)}, "uuid": 1, "control": control, **more}]
+
+    first, second = cond(short), cond(long)
+    assert conditioning.joinable([first, second])
+    assert not conditioning.joinable([first, cond(long, control=object())])
+    assert not conditioning.joinable([first, cond(long, mask=torch.ones(1))])
+    joined = conditioning.join([first, second])[0]["model_conds"]["c_crossattn"].cond
+    assert torch.equal(joined, torch.cat([short.repeat(1, 2, 1), long]))
+    mixed = conditioning.mix(first, second, 0.25)[0]
+    assert mixed["control"] is control
+    torch.testing.assert_close(mixed["model_conds"]["c_crossattn"].cond, 0.25 * short.repeat(1, 2, 1) + 0.75 * long)
+    prior = get("host.prior").HostPrior
+    handles = torch.tensor([[[0.0, 0.0, 1.0]], [[2.0, 2.0, 1.0]]])
+    blended = prior.blend(handles, handles.flip(0), torch.tensor([0.3, 1.0]).reshape(2, 1, 1))
+    torch.testing.assert_close(blended, torch.tensor([[[0, 2, 0.3]], [[2, 0, 1.0]]]))
+
+
+def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack: ModuleType) -> None:
+    control = object()
+    conditioning, run = get("host.conditioning"), get("host.run")
+    text = [[torch.zeros(1, 1, 1), {"pooled_output": 1}]]
+    extras = [[torch.ones(1, 1, 1), {"control": control, "pooled_output": 2, "start_percent": 0.5}]]
+    out = conditioning.with_extras(text, extras)
+    assert out[0][1] == {"pooled_output": 1, "control": control} and out[0][0] is text[0][0]
+    assert text[0][1] == {"pooled_output": 1}
+    assert run._reads_one_timestep(model(), {"a": out}) and not run._reads_one_timestep(model(), {"a": text})

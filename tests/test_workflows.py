@@ -1,0 +1,88 @@
+"""Every template against the schemas, and the schemas against the release file. Host-free."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import schemas  # noqa: E402
+
+TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+WANTED = {
+    "quick-draft",
+    "standard-sd15",
+    "method-bake-off",
+    "dynamic-cfg-freeu",
+    "resume",
+    "lora-prior",
+    "core-mesh-tools",
+}
+
+
+@pytest.fixture(scope="module")
+def release() -> schemas.Release:
+    return schemas.frozen(list(schemas.schemas()))
+
+
+def test_nothing_a_saved_workflow_relies_on_has_changed(release: schemas.Release) -> None:
+    old = json.loads(schemas.RELEASE.read_text(encoding="utf-8"))
+    assert schemas.broken(old, release) == []
+    assert set(release) == set(old), "run `python tools/schemas.py` after adding a node"
+
+
+def test_the_check_sees_a_lost_a_moved_and_a_retyped_input(release: schemas.Release) -> None:
+    def changed(**inputs: str) -> schemas.Release:
+        return {"N": {"inputs": inputs, "outputs": [["MESH", "mesh"]]}}
+
+    old = changed(a="INT", b="FLOAT")
+    assert schemas.broken(old, changed(a="INT", b="FLOAT", c="STRING")) == []
+    assert schemas.broken(old, changed(a="INT")) == ["N.b was FLOAT, is gone"]
+    assert schemas.broken(old, changed(a="INT", b="STRING")) == ["N.b was FLOAT, is STRING"]
+    assert schemas.broken(old, changed(b="FLOAT", a="INT")) == ["N: inputs changed places"]
+    assert schemas.broken(old, {}) == ["N is gone"]
+
+
+def test_every_template_is_there_with_a_picture_and_a_note() -> None:
+    assert {path.stem for path in TEMPLATES} == WANTED
+    for path in TEMPLATES:
+        assert path.with_suffix(".jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+        notes = [n for n in json.loads(path.read_text(encoding="utf-8"))["nodes"] if n["type"] == "MarkdownNote"]
+        text = str(notes[0]["widgets_values"])
+        assert all(word in text for word in ("Hardware", "Time", "Model", "What good looks like")), path.stem
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_fits_the_schemas(path: Path, release: schemas.Release) -> None:
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    nodes: dict[int, dict[str, Any]] = {node["id"]: node for node in workflow["nodes"]}
+    for node in nodes.values():
+        if not node["type"].startswith("Distill3D_"):
+            continue
+        known = release[node["type"]]["inputs"]
+        flat = set(known) | {
+            ".".join((*key.split(".")[:-2], key.split(".")[-1])) for key in known if key.count(".") > 1
+        }
+        for item in node.get("inputs", []):
+            assert item["name"] in flat, f"{path.stem}: {node['type']} has no input {item['name']}"
+        outputs = [name for _, name in release[node["type"]]["outputs"]]
+        assert len(node["outputs"]) == len(outputs)
+    for link in workflow["links"]:
+        _, source, slot, target, place, kind = link
+        given = nodes[source]["outputs"][slot]["type"]
+        taken = nodes[target]["inputs"][place]["type"]
+        assert given in taken.split(",") or taken in given.split(",") or "*" in (given, taken), (path.stem, link, taken)
+        assert kind == given
+    text = path.read_text(encoding="utf-8")
+    assert "/home" not in text and ":\\\\" not in text
+
+
+def test_every_node_appears_in_a_template(release: schemas.Release) -> None:
+    used = {n["type"] for path in TEMPLATES for n in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
+    assert set(release) <= used

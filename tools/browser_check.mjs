@@ -1,0 +1,91 @@
+// Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue] [make]
+// "make" first makes the templates anew in the same page, "pictures" makes the help pages' pictures at the end.
+// Fails loudly when a node or widget is missing, or when preview, chart or viewer stay empty.
+import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { SETTINGS, makeAll } from "./make_templates.mjs";
+import { open } from "./page.mjs";
+import { TEMPLATES } from "./templates.mjs";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const [url, out, iterations = "40", renderer = "litegraph", make = ""] = process.argv.slice(2);
+mkdirSync(out, { recursive: true });
+const settings = { ...SETTINGS, "Comfy.VueNodes.Enabled": renderer === "vue" };
+const { browser, page, errors } = await open(url, { settings, width: make === "make" ? 1280 : 1600, height: make === "make" ? 760 : 900 });
+if (make === "make") {
+  await makeAll(page, Object.keys(TEMPLATES));
+  await page.setViewportSize({ width: 1600, height: 900 });
+}
+const problems = [];
+
+for (const file of readdirSync(join(root, "workflows")).filter((name) => name.endsWith(".json"))) {
+  const workflow = JSON.parse(readFileSync(join(root, "workflows", file), "utf8"));
+  const lost = await page.evaluate(async (graph) => {
+    await window.app.loadGraphData(graph);
+    await new Promise((done) => setTimeout(done, 300));
+    const { output } = await window.app.graphToPrompt();
+    const gone = window.app.graph.nodes.filter((node) => !window.LiteGraph.registered_node_types[node.type]);
+    const count = window.app.graph.nodes.filter((node) => !["MarkdownNote", "Note"].includes(node.type)).length;
+    return { gone: gone.map((node) => node.type), nodes: Object.keys(output).length, count };
+  }, workflow);
+  if (lost.gone.length || lost.nodes !== lost.count) problems.push(`${file}: ${JSON.stringify(lost)}`);
+}
+
+const draft = JSON.parse(readFileSync(join(root, "workflows", "quick-draft.json"), "utf8"));
+await page.evaluate(async ([graph, steps]) => {
+  const { app } = window;
+  await app.loadGraphData(graph);
+  await new Promise((done) => setTimeout(done, 300));
+  const node = app.graph.nodes.find((n) => n.type === "Distill3D_NeRFOptimizer");
+  const choose = (name, value) => {
+    const widget = node.widgets.find((w) => w.name === name);
+    widget.value = value;
+    widget.callback?.(value);
+  };
+  if (steps > 0) {
+    choose("preset", "custom");
+    await new Promise((done) => setTimeout(done, 100));
+    choose("preset.iterations", steps);
+    choose("preset.more", "render.samples_per_ray = 32\nfield.grid.levels = 3");
+    const mesh = app.graph.nodes.find((n) => n.type === "Distill3D_MeshExport");
+    mesh.widgets.find((w) => w.name === "resolution").value = 48;
+  }
+  node.setSize([360, 820]);
+  const boxes = app.graph.nodes.map((n) => [...n.pos, ...n.size]);
+  app.canvas.ds.scale = 0.74;
+  app.canvas.ds.offset = [40 - Math.min(...boxes.map((b) => b[0])), 90 - Math.min(...boxes.map((b) => b[1]))];
+  app.canvas.setDirty(true, true);
+  window.seen = {};
+  for (const kind of ["execution_success", "execution_error", "execution_interrupted", "distill3d.step"]) {
+    app.api.addEventListener(kind, (event) => { window.seen[kind] = event.detail ?? true; });
+  }
+  app.api.addEventListener("b_preview_with_metadata", () => { window.seen.preview = (window.seen.preview ?? 0) + 1; });
+  await app.queuePrompt(0, 1);
+}, [draft, Number(iterations)]);
+
+const began = Date.now();
+await page.waitForFunction(() => window.seen["distill3d.step"]?.iteration > 12, null, { timeout: 1_800_000 });
+await page.screenshot({ path: join(out, `${renderer}-running.png`) });
+await page.waitForFunction(() => Object.keys(window.seen).some((kind) => kind.startsWith("execution_")), null,
+  { timeout: 3_600_000 });
+await page.waitForTimeout(8000);
+await page.screenshot({ path: join(out, `${renderer}-done.png`) });
+const state = await page.evaluate(() => ({
+  seen: window.seen,
+  words: document.querySelector(".distill3d-summary")?.textContent ?? "",
+  chart: [...(document.querySelector(".distill3d-panel canvas")?.getContext("2d")
+    .getImageData(0, 0, 200, 100).data ?? [])].some((value) => value > 0),
+  viewers: document.querySelectorAll("canvas").length,
+}));
+if (!state.seen.execution_success) problems.push(`the draft did not end well: ${JSON.stringify(state.seen)}`);
+if (!state.chart) problems.push("the chart is empty");
+if (!/done/.test(state.words)) problems.push(`the chart's words say ${state.words}`);
+if (!state.seen.preview) problems.push("no preview came");
+writeFileSync(join(out, `${renderer}.json`), JSON.stringify({ ...state, errors, problems,
+  seconds: (Date.now() - began) / 1000 }, null, 1));
+if (make === "pictures") await makeAll(page, ["pictures"]);
+await browser.close();
+for (const problem of problems) console.error(problem);
+console.log(`${renderer}: ${state.words}; ${problems.length} problems, ${errors.length} messages from the page`);
+process.exit(problems.length ? 1 : 0);

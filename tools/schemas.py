@@ -1,0 +1,95 @@
+"""What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, and nodes.json, the release file.
+
+``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs and outputs: they may only be added
+to. ``broken`` says what a change would break in saved workflows, and the tests call it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RELEASE = ROOT / "nodes.json"
+ENGLISH = ROOT / "locales" / "en" / "nodeDefs.json"
+Release = dict[str, dict[str, Any]]
+
+
+def schemas() -> Iterator[Any]:
+    """Every node's schema, read on the tests' stand-in for the host."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    fake = importlib.import_module("fake_host")
+    with tempfile.TemporaryDirectory() as folder, fake.installed(Path(folder)):
+        for node in importlib.import_module("pack.nodes.extension").NODES:
+            yield node.define_schema()
+
+
+def _flat(items: list[Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in items:
+        found[f"{prefix}{item.id}"] = item.io_type
+        for option in getattr(item, "options", None) or []:
+            if hasattr(option, "inputs"):
+                found |= _flat(option.inputs, f"{prefix}{item.id}.{option.key}.")
+    return found
+
+
+def frozen(all_schemas: list[Any]) -> Release:
+    """What a saved workflow relies on, of each node."""
+    return {
+        schema.node_id: {
+            "inputs": _flat(schema.inputs),
+            "outputs": [[item.io_type, item.id] for item in schema.outputs],
+        }
+        for schema in all_schemas
+    }
+
+
+def broken(old: Release, new: Release) -> list[str]:
+    """One line for every node, input or output of ``old`` that is gone, moved or of another type in ``new``."""
+    lines = []
+    for name, was in old.items():
+        if name not in new:
+            lines.append(f"{name} is gone")
+            continue
+        now = new[name]
+        for key, kind in was["inputs"].items():
+            if now["inputs"].get(key) != kind:
+                lines.append(f"{name}.{key} was {kind}, is {now['inputs'].get(key, 'gone')}")
+        order = [key for key in now["inputs"] if key in was["inputs"]]
+        if order != [key for key in was["inputs"] if key in now["inputs"]]:
+            lines.append(f"{name}: inputs changed places")
+        if now["outputs"][: len(was["outputs"])] != was["outputs"]:
+            lines.append(f"{name}: outputs were {was['outputs']}, are {now['outputs']}")
+    return lines
+
+
+def english(schema: Any) -> dict[str, Any]:
+    inputs = {item.id: {"name": item.id.replace("_", " "), "tooltip": item.tooltip} for item in schema.inputs}
+    outputs = {str(k): {"name": item.display_name, "tooltip": item.tooltip} for k, item in enumerate(schema.outputs)}
+    return {
+        "display_name": schema.display_name,
+        "description": schema.description,
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def main() -> None:
+    found = list(schemas())
+    release = frozen(found)
+    if RELEASE.exists() and (lines := broken(json.loads(RELEASE.read_text(encoding="utf-8")), release)):
+        sys.exit("saved workflows would break:\n" + "\n".join(lines))
+    RELEASE.write_text(json.dumps(release, indent=1) + "\n", encoding="utf-8")
+    ENGLISH.parent.mkdir(parents=True, exist_ok=True)
+    texts = {schema.node_id: english(schema) for schema in found}
+    ENGLISH.write_text(json.dumps(texts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

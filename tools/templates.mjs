@@ -1,0 +1,164 @@
+// What each template holds: nodes with their widgets and wires, placed in columns, and a note.
+const TINY = { source: "bundled tiny prior" };
+const CHECKPOINT = { source: "checkpoint" };
+
+const prompts = (prompt, at) => ({
+  type: "Distill3D_ViewPrompts", widgets: { prompt }, wires: { clip: ["load", 1] }, at,
+});
+const load = (widgets, at = [0, 0]) => ({ type: "Distill3D_LoadSD", widgets, at });
+const loss = (widgets, at, model = ["load", 0], wires = {}) => ({
+  type: "Distill3D_DistillLoss", widgets, wires: { model, prompts: ["prompts", 0], ...wires }, at,
+});
+const nerf = (widgets, at, from = "loss", wires = {}) => ({
+  type: "Distill3D_NeRFOptimizer", widgets: { seed: 0, ...widgets },
+  wires: { loss: [from, 0], vae: ["load", 2], ...wires }, size: [360, 520], at,
+});
+const mesh = (at, from = ["nerf", 0]) => ({ type: "Distill3D_MeshExport", widgets: {}, wires: { field: from }, at });
+const viewer = (at, from = ["export", 1]) => ({ type: "Preview3D", wires: { model_file: from }, size: [380, 420], at });
+const note = (text, at = [0, 460]) => ({ type: "MarkdownNote", widgets: { 0: text }, size: [380, 300], at });
+
+const bakeOff = () => {
+  const nodes = { load: load(TINY), prompts: prompts("a blue torus", [0, 180]) };
+  ["SDS", "CSD", "ASD", "TBSD"].forEach((method, row) => {
+    const id = method.toLowerCase();
+    nodes[`loss_${id}`] = loss({ method }, [440, row * 780]);
+    const custom = { preset: "custom", "preset.base": "draft", "preset.iterations": 200 };
+    nodes[`nerf_${id}`] = nerf(custom, [860, row * 780], `loss_${id}`);
+    nodes[`show_${id}`] = { type: "PreviewImage", wires: { images: [`nerf_${id}`, 1] }, size: [420, 420],
+      at: [1280, row * 780] };
+  });
+  return nodes;
+};
+
+export const TEMPLATES = {
+  "quick-draft": {
+    nodes: {
+      load: load(TINY),
+      prompts: prompts("a red cube", [0, 180]),
+      loss: loss({ method: "SDS" }, [440, 0]),
+      nerf: nerf({ preset: "draft" }, [860, 0]),
+      export: mesh([1280, 0]),
+      view: viewer([1700, 0]),
+      note: note(`## Quick draft
+
+**Hardware** any CPU, 2 GB of memory. **Time** about two minutes of one free core. **Model** the bundled tiny prior, no download.
+
+Press Run, watch the sheet grow in NeRF Optimizer, press *Stop & keep* when it is good enough.
+
+**What good looks like**: one closed object of the right colour from all four sides, opacity white inside and black outside.
+The bundled prior knows sphere, cube, cylinder, cone, torus, pyramid, capsule and octahedron in red, orange, yellow, green, cyan,
+blue, purple and pink. Its cubes are bent.`),
+    },
+  },
+  "standard-sd15": {
+    nodes: {
+      load: load(CHECKPOINT),
+      prompts: prompts("a DSLR photo of a corgi", [0, 220]),
+      loss: loss({ method: "SDS" }, [440, 0]),
+      nerf: nerf({ preset: "standard" }, [860, 0]),
+      export: mesh([1280, 0]),
+      view: viewer([1700, 0]),
+      env: { type: "Distill3D_EnvironmentReport", at: [1280, 520] },
+      note: note(`## Standard run on Stable Diffusion 1.5
+
+**Hardware** a GPU with 8 GB or more. **Time** not measured yet on a real checkpoint; 6,000 steps of one view. **Model** any Stable
+Diffusion 1.5 checkpoint in \`models/checkpoints\`, as .safetensors: choose it in Load SD.
+
+**What good looks like**: after a tenth of the run a blob of the right colours, after a third the shape, then detail. Try \`draft\` first.`,
+        [0, 520]),
+    },
+  },
+  "method-bake-off": {
+    nodes: {
+      ...bakeOff(),
+      note: note(`## Method bake-off
+
+**Hardware** any CPU. **Time** four runs of two thirds of a draft; ASD and TBSD ask the model three times a step, SDS and CSD twice. **Model** the bundled tiny prior.
+
+SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and first field. Compare the sheets.
+
+**What good looks like**: an open ring in every sheet. Which is best depends on prompt and settings: change one thing at a time.`),
+    },
+  },
+  "dynamic-cfg-freeu": {
+    nodes: {
+      load: load(TINY),
+      prompts: prompts("a green cone", [0, 180]),
+      strength: { type: "Distill3D_CFGSchedule", at: [440, -420],
+        widgets: { start: 0, end: 1, shape: "cosine", over: "timesteps" }, size: [320, 400] },
+      freeu: { type: "Distill3D_FreeUPatch", at: [440, 20], wires: { model: ["load", 0], schedule: ["strength", 0] },
+        widgets: { version: "v2", b1: 1.1, b2: 1.1, s1: 0.9, s2: 0.9 } },
+      cfg: { type: "Distill3D_CFGSchedule", at: [440, 320],
+        widgets: { start: 10, end: 7, shape: "linear", over: "iterations" }, size: [320, 400] },
+      loss: loss({ method: "SDS" }, [860, 0], ["freeu", 0], { cfg: ["cfg", 0] }),
+      nerf: nerf({ preset: "draft" }, [1280, 0]),
+      turn: { type: "Distill3D_RenderTurntable", widgets: { frames: 16, size: 128 }, wires: { field: ["nerf", 0] },
+        at: [1700, 0] },
+      show: { type: "PreviewImage", wires: { images: ["turn", 0] }, size: [300, 300], at: [2060, 0] },
+      save: { type: "Distill3D_SaveRadianceField", wires: { field: ["nerf", 0] }, at: [1700, 420] },
+      note: note(`## Dynamic CFG and FreeU
+
+**Hardware** any CPU. **Time** as a draft: about two minutes of one free core. **Model** the bundled tiny prior.
+
+The guidance scale falls over the run; FreeU grows with the diffusion timestep, so that it works where shape is decided and leaves
+fine detail alone. The end points are ours.
+
+**What good looks like**: a cone with a point, one colour, nothing floating. Set both schedules to constant to see the difference.`),
+    },
+  },
+  resume: {
+    nodes: {
+      load: load(TINY),
+      prompts: prompts("a red cube", [0, 180]),
+      loss: loss({ method: "SDS" }, [440, 0]),
+      resume: { type: "Distill3D_Resume", at: [440, 420] },
+      nerf: nerf({ preset: "draft" }, [860, 0], "loss", { resume: ["resume", 0] }),
+      export: mesh([1280, 0]),
+      view: viewer([1700, 0]),
+      note: note(`## Resume
+
+**Hardware** any CPU. **Time** what was left of the run. **Model** the bundled tiny prior.
+
+Run *quick-draft*, press Cancel half way, then run this: it goes on where that stopped, exactly as if it had not. The graph has to be
+the one that was stopped; every difference is listed.
+
+**What good looks like**: the chart begins at the iteration after the last.`),
+    },
+  },
+  "lora-prior": {
+    nodes: {
+      load: load(CHECKPOINT),
+      lora: { type: "LoraLoader", wires: { model: ["load", 0], clip: ["load", 1] }, at: [440, -220] },
+      prompts: { type: "Distill3D_ViewPrompts", widgets: { prompt: "a wooden toy castle" }, wires: { clip: ["lora", 1] },
+        at: [0, 220] },
+      loss: loss({ method: "ASD" }, [440, 0], ["lora", 0]),
+      nerf: nerf({ preset: "standard" }, [860, 0]),
+      export: mesh([1280, 0]),
+      view: viewer([1700, 0]),
+      note: note(`## A LoRA as prior
+
+**Hardware** a GPU with 8 GB or more. **Time** not measured yet on a real checkpoint. **Models** a Stable Diffusion 1.5 checkpoint and a
+LoRA made for it, both chosen in their loaders.
+
+Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, ControlNet through Distill Loss's \`extras\`.
+
+**What good looks like**: the LoRA's style from every side.`, [0, 520]),
+    },
+  },
+  "core-mesh-tools": {
+    nodes: {
+      field: { type: "Distill3D_LoadRadianceField", at: [0, 0] },
+      export: mesh([440, 0], ["field", 0]),
+      decimate: { type: "DecimateMesh", widgets: { target_face_count: 2000 }, wires: { mesh: ["export", 0] }, at: [860, 0] },
+      unwrap: { type: "UnwrapMesh", wires: { mesh: ["decimate", 0] }, at: [860, 300] },
+      glb: { type: "SaveGLB", wires: { mesh: ["unwrap", 0] }, size: [380, 420], at: [1280, 0] },
+      note: note(`## On to ComfyUI's own mesh tools
+
+**Hardware** any CPU. **Time** seconds. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
+
+Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it.
+
+**What good looks like**: the same object with about 2,000 faces in the viewer of Save GLB.`, [0, 260]),
+    },
+  },
+};
