@@ -52,11 +52,11 @@ def _tiny(name: str, method: MethodName) -> Settings:
         asd=ASDSettings(Linear(7.5, 2.5)),
         window=window,
         field=FieldSettings(grid=grid, blob_density=5.0),
-        hardness=Linear(1.0, 16.0, begin=0.2, until=0.8),
+        hardness=Linear(1.0, 10.0, begin=0.3, until=0.9),
         render=RenderSettings(samples_per_ray=48, normal_weight=0.01),
-        losses=LossSettings(sparsity=Linear(1.0, 0.0, until=0.5), opaque=Linear(0.0, 20.0, begin=0.2)),
+        losses=LossSettings(sparsity=Linear(2.0, 0.5), opaque=Linear(0.0, 20.0, begin=0.2)),
         shading=ShadingSettings(
-            start=0.0, albedo_probability=0.1, textureless_probability=0.4, ambient=0.45, diffuse=0.55
+            start=0.0, albedo_probability=0.15, textureless_probability=0.25, ambient=0.45, diffuse=0.55
         ),
         optimizer=OptimizerSettings(Linear(0.02, 0.002, begin=0.4), Linear(0.01, 0.001, begin=0.4)),
     )
