@@ -47,18 +47,18 @@ def _tiny(name: str, method: MethodName) -> Settings:
     return Settings(
         **_TINY[name],
         method=method,
-        sds=SDSSettings(Linear(8.5, 2.0)),
-        csd=CSDSettings(target=Linear(6.5, 1.5), null=Linear(-6.5, -1.5)),
-        asd=ASDSettings(Linear(7.5, 2.5)),
+        sds=SDSSettings(Linear(5.0, 1.2)),
+        csd=CSDSettings(target=Linear(6.5, 1.0), null=Linear(-6.5, -1.0)),
+        asd=ASDSettings(Linear(7.5, 2.0)),
         window=window,
         field=FieldSettings(grid=grid, blob_density=5.0),
-        hardness=Linear(1.0, 10.0, begin=0.3, until=0.9),
+        hardness=Linear(1.0, 12.0, begin=0.2, until=0.8),
         render=RenderSettings(samples_per_ray=48, normal_weight=0.01),
-        losses=LossSettings(sparsity=Linear(2.0, 0.5), opaque=Linear(0.0, 20.0, begin=0.2)),
+        losses=LossSettings(sparsity=Linear(2.0, 0.0, until=0.4), opaque=Linear(0.0, 3.0, begin=0.2)),
         shading=ShadingSettings(
             start=0.0, albedo_probability=0.15, textureless_probability=0.25, ambient=0.45, diffuse=0.55
         ),
-        optimizer=OptimizerSettings(Linear(0.02, 0.002, begin=0.4), Linear(0.01, 0.001, begin=0.4)),
+        optimizer=OptimizerSettings(Linear(0.02, 5e-4, begin=0.3), Linear(0.01, 2.5e-4, begin=0.3)),
     )
 
 
