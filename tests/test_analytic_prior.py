@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from distill3d.errors import SettingsError
-from distill3d.methods import METHODS, create, process, surrogate_loss, weight
+from distill3d.methods import create, process, surrogate_loss, weight
 from distill3d.methods.asd import ASDSettings
+from distill3d.methods.bridge import BridgeSettings
 from distill3d.methods.csd import CSDSettings
 from distill3d.methods.gradient import GradientSettings
+from distill3d.methods.nfsd import NFSDSettings
 from distill3d.methods.sds import SDSSettings
 from distill3d.methods.tbsd import TBSDSettings
 from distill3d.priors.analytic import GaussianPrior
@@ -159,7 +161,10 @@ SETTINGS = {
     "CSD": CSDSettings(1, -0.5, -0.5),  # type: ignore[arg-type]
     "ASD": ASDSettings(guidance=5.0, random=False),  # type: ignore[arg-type]
     "TBSD": TBSDSettings(omega=2.0, unit_norm=True, modifier="blurry"),  # type: ignore[arg-type]
+    "NFSD": NFSDSettings(guidance=5.0, negative="ugly"),  # type: ignore[arg-type]
+    "BRIDGE": BridgeSettings(k=3.0, switch=0.0, target="", modifier="ugly", source="modifier"),  # type: ignore[arg-type]
 }
+"""Every method whose gradient is linear in the predictions; BSD's is not, see ``test_relatives``."""
 
 
 def coefficients(name: str, t: int) -> list[tuple[float, str, int]]:
@@ -171,6 +176,8 @@ def coefficients(name: str, t: int) -> list[tuple[float, str, int]]:
         "ASD": [(5, "a cube", t), (-4, "ugly", t), (-1, "a cube", plus)],
         # p = 0.5 and lam_mgda = 1/2: lam = 0.75, so shape 0.75 (y - 0) and texture 0.25 (y - bad), times omega
         "TBSD": [(2, "a cube", t), (-1.5, "", t), (-0.5, "a cube, blurry", t)],
+        "NFSD": [(5, "a cube", t), (-4, "", t), (-1, "ugly", t)],
+        "BRIDGE": [(3, "a cube", t), (-3, "ugly", t)],
     }[name]
 
 
@@ -203,7 +210,7 @@ def latent_gradient(name: str, x: Tensor, eps: Tensor, progress: float = 0.5) ->
         cond = PRIOR.embed([texts[evaluation.prompt]] * len(x))
         e[evaluation] = PRIOR.predict_noise(alpha * x + sigma * eps, time, cond)
     w = weight("sds", *PRIOR.alpha_sigma(t))
-    return process(method.gradient(e, eps, w, progress), GradientSettings(), progress)
+    return process(method.gradient(e, eps, w, progress, t.view(-1, 1, 1, 1) / PRIOR.T), GradientSettings(), progress)
 
 
 def pairs(count: int, seed: int = 0) -> Tensor:
@@ -211,7 +218,7 @@ def pairs(count: int, seed: int = 0) -> Tensor:
     return torch.cat([eps, -eps])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_expected_gradient_is_the_closed_form(name: str) -> None:
     x = means(1, seed=8)[0]
     G = latent_gradient(name, x.expand(8, *SHAPE), pairs(4)).mean(0)
@@ -234,7 +241,7 @@ def test_expected_sds_gradient_points_from_the_mode_to_the_sample() -> None:
     assert at_mode.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_distillation_moves_samples_to_where_the_method_rests_near_the_mode(name: str) -> None:
     x = (MU_Y + 1.5).expand(2, *SHAPE).clone().requires_grad_()
     optimizer = torch.optim.SGD([x], lr=1.0)
