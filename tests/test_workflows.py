@@ -66,7 +66,7 @@ def test_every_template_is_there_with_a_picture_and_a_note() -> None:
 def wanted(inputs: dict[str, str], node: dict[str, Any]) -> list[str]:
     """Names of the inputs a schema has, in order, for the choices that the node holds by place."""
     widgets = [item["name"] for item in node["inputs"] if "widget" in item]
-    values = dict(zip(widgets, node["widgets_values"], strict=False))
+    values = dict(zip(widgets, node.get("widgets_values", []), strict=False))
     found = []
     for key in inputs:
         name, *rest = key.split(".")
