@@ -142,7 +142,8 @@ def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:
     settings = get("settings")
     schedules = importlib.import_module("pack.distill3d.schedules")
     made = settings.assemble(loss(t_max="0.9->0.4", weighting="uniform"), "draft", bundled=True)
-    assert made.sds.guidance(0) == 8.5 and made.window.maximum(0) == 0.9 and made.gradient.weighting == "uniform"
+    draft = importlib.import_module("pack.distill3d.optimize").preset("draft", "sds", bundled=True)
+    assert made.sds == draft.sds and made.window.maximum(0) == 0.9 and made.gradient.weighting == "uniform"
     full = settings.assemble(loss(), "draft", bundled=False)
     assert full.sds.guidance(0) == 101
     cfg = get("types").Plan(schedules.Linear(20, 10))
