@@ -272,3 +272,14 @@ def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack:
     assert out[0][1] == {"pooled_output": 1, "control": control} and out[0][0] is text[0][0]
     assert text[0][1] == {"pooled_output": 1}
     assert run._reads_one_timestep(model(), {"a": out}) and not run._reads_one_timestep(model(), {"a": text})
+
+
+def test_a_number_that_may_be_none_is_a_text_field(pack: ModuleType) -> None:
+    errors, methods = (importlib.import_module(f"pack.distill3d.{name}") for name in ("errors", "methods"))
+    reflect, asd = get("reflect"), methods.METHODS["ASD"].settings
+    field = next(item for item in reflect.inputs(asd) if item.id == "t_min")
+    assert field.io_type == "STRING" and field.default == "none" and "or none" in field.tooltip
+    assert reflect.chosen(asd, {"t_min": "0.02"}) == {"t_min": 0.02}
+    assert reflect.chosen(asd, {"t_min": "none"}) == reflect.chosen(asd, {"t_min": " auto "}) == {}
+    with pytest.raises(errors.SettingsError, match="t_min: expected a number, or none, got 'early'"):
+        reflect.chosen(asd, {"t_min": "early"})
