@@ -5,15 +5,13 @@ The method comes last: saved workflows hold widget values by place, and a new se
 
 from __future__ import annotations
 
-import typing
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..distill3d.errors import PriorError, SettingsError
-from ..distill3d.methods import METHODS, GradientSettings
+from ..distill3d.methods import METHODS, GradientSettings, PerpNegSettings
 from ..distill3d.methods.weights import WEIGHTS
-from ..distill3d.optimize import Settings
 from . import reflect
 from .host.conditioning import encode, width
 from .host.space import Space
@@ -38,9 +36,15 @@ class DistillLoss(io.ComfyNode):
             description=(
                 "Score distillation: asks the MODEL how each render should change to look more like the prompt. SDS is "
                 "the classic; CSD needs no large guidance scale; ASD gives finer detail at ordinary scales; TBSD "
-                f"balances shape against texture. {notes}."
+                f"balances shape against texture; NFSD, BRIDGE and BSD are relatives. {notes}."
             ),
-            search_aliases=["SDS", "CSD", "ASD", "TBSD", "score distillation", "dreamfusion", "text to 3d"],
+            search_aliases=[
+                *METHODS,
+                "Perp-Neg",
+                "score distillation",
+                "dreamfusion",
+                "text to 3d",
+            ],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -53,7 +57,7 @@ class DistillLoss(io.ComfyNode):
                     "cfg",
                     optional=True,
                     tooltip="Guidance scale over the run or over the diffusion timestep, from CFG Schedule. It takes "
-                    "the place of the method's guidance; CSD and TBSD have none, and leave it unused.",
+                    "the place of the method's guidance; CSD, TBSD and BSD have none, and leave it unused.",
                 ),
                 io.Conditioning.Input(
                     "extras",
@@ -97,7 +101,7 @@ class DistillLoss(io.ComfyNode):
                     advanced=True,
                     tooltip=reflect.docs(GradientSettings)["normalise"],
                 ),
-                *perp_neg_input(),
+                perp_neg_input(),
                 io.DynamicCombo.Input(
                     "method",
                     options=method_options(),
@@ -142,25 +146,20 @@ class DistillLoss(io.ComfyNode):
         )
 
 
-def perp_neg_input() -> list[Any]:
-    """Perp-Neg off or on with its settings, where the library has it."""
-    kind = typing.get_type_hints(Settings).get("perp_neg")
-    if kind is None:
-        return []
+def perp_neg_input() -> Any:
+    """Perp-Neg off, or on with its settings."""
     options = [
         io.DynamicCombo.Option("off", []),
-        io.DynamicCombo.Option("on", reflect.inputs(kind, skip=("enabled",))),
+        io.DynamicCombo.Option("on", reflect.inputs(PerpNegSettings, skip=("enabled",))),
     ]
-    tip = reflect.docs(kind).get("enabled", "") or "Pushes away from the wrong view's prompt."
-    return [io.DynamicCombo.Input("perp_neg", options=options, tooltip=tip)]
+    return io.DynamicCombo.Input("perp_neg", options=options, tooltip=reflect.docs(PerpNegSettings)["enabled"])
 
 
 def perp_neg_choice(given: dict[str, Any] | None) -> dict[str, Any]:
     """What ``Settings.perp_neg`` is changed by; empty for off."""
-    kind = typing.get_type_hints(Settings).get("perp_neg")
-    if kind is None or not given or given.get("perp_neg") != "on":
+    if not given or given.get("perp_neg") != "on":
         return {}
-    return {"enabled": True, **reflect.chosen(kind, {k: v for k, v in given.items() if k != "perp_neg"})}
+    return {"enabled": True, **reflect.chosen(PerpNegSettings, {k: v for k, v in given.items() if k != "perp_neg"})}
 
 
 def check_model(model: Any) -> None:

@@ -19,24 +19,29 @@ from .host import folders
 from .types import FieldType
 
 FORMATS = ("glb", "obj", "ply")
-HIDDEN, SHOWN = ("level", "chunk"), ("resolution", "face_budget")
+HIDDEN, SHOWN = ("level", "chunk"), ("resolution", "face_budget", "texture_size")
+TEXTURE = "texture_"
+"""Begins the name of every input that belongs to ``TextureSettings``."""
 _SOURCE = Path(__file__).resolve().parents[1] / "distill3d" / "mesh" / "types.py"
 
 
-def _settings() -> list[Any]:
-    """Inputs for ``MeshSettings``, read from its source: importing the mesh floor would cost seconds at start-up."""
+def _settings(owner: str, prefix: str = "") -> list[Any]:
+    """Inputs for a settings class of the mesh floor, read from its source: importing it would cost seconds at start-up.
+
+    New settings come last, so that the widgets of saved workflows keep their places.
+    """
     source = _SOURCE.read_text(encoding="utf-8")
-    said = reflect.docs_in(source)["MeshSettings"]
+    said = reflect.docs_in(source)[owner]
     made: list[Any] = []
     kinds = {"int": int, "float": float, "bool": bool, "str": str}
-    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "MeshSettings").body
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == owner).body
     for node in body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
-        name, kind = node.target.id, ast.unparse(node.annotation)
+        name, kind = prefix + node.target.id, ast.unparse(node.annotation)
         if name in HIDDEN or not isinstance(node.value, ast.Constant):
             continue
-        tip, value = said.get(name, ""), node.value.value
+        tip, value = said.get(node.target.id, "").replace("--mesh.", ""), node.value.value
         advanced = name not in SHOWN or None
         if kind.startswith("Literal["):
             options = [str(v) for v in ast.literal_eval(f"({kind[8:-1]},)")]
@@ -47,6 +52,11 @@ def _settings() -> list[Any]:
     return sorted((item for item in made if item is not None), key=lambda item: order.get(item.id, 9))
 
 
+def _chosen(owner: type, values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What of ``values`` belongs to ``owner``, under its own names."""
+    return {name: values[prefix + name] for name in reflect.defaults(owner) if prefix + name in values}
+
+
 class MeshExport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -55,9 +65,9 @@ class MeshExport(io.ComfyNode):
             display_name="Mesh Export",
             category="Distill3D",
             description=(
-                "The surface of a radiance field as a coloured mesh: the host's MESH for its own tools, and "
-                "a GLB, OBJ or "
-                "PLY in the output folder. A GLB carries this workflow: drop it on the page to get the graph back."
+                "The surface of a radiance field as a mesh with a texture: the host's MESH for its own tools, and a "
+                "GLB, OBJ or PLY in the output folder. A GLB carries this workflow: drop it on the page to get the "
+                "graph back."
             ),
             search_aliases=["glb", "obj", "ply", "marching cubes", "isosurface", "nerf to mesh", "save mesh"],
             inputs=[
@@ -71,7 +81,8 @@ class MeshExport(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="glb",
-                    tooltip="glb opens everywhere and keeps the workflow; obj and ply for older programs.",
+                    tooltip="glb opens everywhere and keeps the workflow; obj and ply for older programs, the latter "
+                    "without a texture.",
                 ),
                 io.Float.Input(
                     "level",
@@ -83,7 +94,8 @@ class MeshExport(io.ComfyNode):
                     "which is best.",
                     advanced=True,
                 ),
-                *_settings(),
+                *_settings("MeshSettings"),
+                *_settings("TextureSettings", TEXTURE),
             ],
             outputs=[
                 io.Mesh.Output("mesh", display_name="MESH", tooltip="For Decimate, Unwrap, SaveGLB and the like."),
@@ -96,30 +108,36 @@ class MeshExport(io.ComfyNode):
 
     @classmethod
     def execute(cls, field: Any, prefix: str, format: str, level: float = 0.0, **more: Any) -> io.NodeOutput:
-        from ..distill3d.mesh import MeshSettings, extract, write
+        from ..distill3d.mesh import MeshSettings, TextureSettings, build, write
         from ..distill3d.optimize.report import versions
         from .host.meshes import to_file, to_mesh, workflow
 
         held = expect_field(field)
-        known = reflect.defaults(MeshSettings)
-        settings = MeshSettings(level=level or None, **{name: value for name, value in more.items() if name in known})
+        settings = MeshSettings(level=level or None, **_chosen(MeshSettings, more))
+        texture = TextureSettings(**_chosen(TextureSettings, more, TEXTURE))
         folder, name, number, subfolder = folders.numbered(prefix)
         bar = comfy.utils.ProgressBar(100, node_id=cls.hidden.unique_id)
-        stages = {"sample": 0, "surface": 40, "clean": 60, "color": 75}
+        stages = {"sample": (0, 30), "surface": (30, 45), "clean": (45, 60), "color": (60, 65), "unwrap": (65, 80)}
 
         def on_stage(stage: str, share: float) -> None:
             manager.throw_exception_if_processing_interrupted()
-            begin = stages.get(stage, 90)
-            bar.update_absolute(int(begin + 20 * share), 100)
+            begin, end = stages.get(stage, (80, 98))
+            bar.update_absolute(int(begin + (end - begin) * share), 100)
 
         with torch.inference_mode(False):
-            surface = extract(held.saved.field, occupancy=held.saved.occupancy, settings=settings, on_stage=on_stage)
+            surface = build(
+                held.saved.field,
+                occupancy=held.saved.occupancy,
+                settings=settings,
+                texture=texture,
+                on_stage=on_stage,
+            )
         path = folder / f"{name}_{number:05}_.{format}"
         metadata = {"generator": "distill3d", **held.saved.facts, "versions": versions()}
         write(surface, path, {**metadata, **(workflow(cls.hidden) if format == "glb" else {})})
         bar.update_absolute(100, 100)
         relative = path.relative_to(folders.output()).as_posix()
         saved = SavedResult(path.name, subfolder, io.FolderType.output)
-        facts = {key: surface.report[key] for key in ("watertight", "warnings") if key in surface.report}
+        facts = {key: surface.report[key] for key in ("watertight", "texture", "warnings") if key in surface.report}
         text = f"{relative}\n{len(surface.vertices)} vertices, {len(surface.faces)} faces\n{json.dumps(facts)}"
         return io.NodeOutput(to_mesh(surface), to_file(path), relative, ui={"3d": [saved], "text": (text,)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from .host.encoder import check_vae
 from .host.run import Task, distill
 from .host.watch import Watch
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
+
+log = logging.getLogger(__name__)
 
 PRESET_NAMES = ("draft", "standard", "fine")
 FRAMES, FRAME_SIZE, SHEET_SIZE = 12, 128, 128
@@ -110,12 +113,13 @@ class NeRFOptimizer(io.ComfyNode):
             seed,
             size,
             folder,
-            over_timesteps=assembled.over_timesteps(loss),
             extras=loss.extras,
             known=dict(loss.prompts.known),
             resume=resume.checkpoint if resume else None,
         )
         facts = {"method": loss.method.upper(), "prompt": loss.prompts.views.prompt, "note": assembled.unused(loss)}
+        if facts["note"]:
+            log.warning(facts["note"])
         node = str(cls.hidden.unique_id)
         with Watch(node, settings.iterations, facts) as watch:
             field, images, sheet, text = distill(task, (watch,), watch.stop, _finish, started=watch.attach)

@@ -22,6 +22,7 @@ from ..distill3d.errors import SettingsError
 from ..distill3d.schedules import Schedule, parse
 
 AUTO = "auto"
+NONE = "none"
 SCHEDULE_HINT = "auto takes the preset's. Write a number (7.5), a line over the run (100->60), cosine(100, 60), "
 SCHEDULE_HINT += "step(0.98, 0.5, at=0.2) or piecewise(0:0, 0.5:-1)."
 
@@ -61,8 +62,17 @@ def plain(kind: Any) -> Any:
     return kind
 
 
+def number_or_none(kind: Any) -> bool:
+    """Whether ``kind`` is ``int | None`` or ``float | None``: a text field, since no widget shows an empty number."""
+    return type(None) in typing.get_args(kind) and plain(kind) in (int, float)
+
+
 def widget(name: str, kind: Any, default: Any, tooltip: str, *, advanced: bool = False) -> Any | None:
     """The input for one field; None for a type no widget shows."""
+    if number_or_none(kind):
+        shown = NONE if default is None else str(default)
+        tooltip = f"{tooltip} Write a number, or none."
+        return io.String.Input(name, default=shown, tooltip=tooltip, advanced=advanced or None)
     kind = plain(kind)
     more: dict[str, Any] = {"tooltip": tooltip, "advanced": advanced or None}
     if isinstance(kind, type) and issubclass(kind, Schedule):
@@ -104,10 +114,10 @@ def inputs(cls: type, *, skip: tuple[str, ...] = (), advanced: tuple[str, ...] =
 
 
 def chosen(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user set: schedules parsed, everything left as it was, or at "auto", absent.
+    """What the user set: schedules and texts of numbers parsed, everything left as it was, or at "auto", absent.
 
     Raises:
-        SettingsError: a schedule that cannot be read; the message names the field and lists the forms.
+        SettingsError: a schedule or number that cannot be read; the message names the field and lists the forms.
     """
     hints, known = typing.get_type_hints(cls), defaults(cls)
     result: dict[str, Any] = {}
@@ -115,12 +125,24 @@ def chosen(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             continue
         kind = plain(hints[name])
+        if number_or_none(hints[name]):
+            value = _number(name, kind, value)
         if isinstance(kind, type) and issubclass(kind, Schedule):
             if str(value).strip().lower() not in (AUTO, ""):
                 result[name] = _parse(name, value)
         elif value != known[name]:
             result[name] = value
     return result
+
+
+def _number(name: str, kind: type, value: Any) -> Any:
+    text = str(value).strip().lower()
+    if text in (NONE, AUTO, ""):
+        return None
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise SettingsError(f"{name}: expected a number, or none, got {value!r}") from error
 
 
 def _parse(name: str, value: Any) -> Schedule:

@@ -13,7 +13,8 @@ from ..distill3d.optimize import Settings, preset
 from ..distill3d.prompts import Sector
 from ..distill3d.schedules import Schedule, TimestepWindow, parse
 from . import reflect
-from .types import Loss
+from .host.guidance import guides_throughout, has_patches
+from .types import Loss, Plan
 
 OWNED = ("method", "sectors", "window", "gradient")
 """Settings that belong to Distill Loss and View Prompts."""
@@ -27,13 +28,14 @@ def assemble(loss: Loss, name: str, *, bundled: bool) -> Settings:
     """
     base = preset(name, loss.method, bundled=bundled)
     own = dict(loss.chosen)
-    if loss.plan is not None and loss.plan.over == "iterations" and _has_guidance(loss):
+    if loss.plan is not None and _takes(loss, loss.plan):
         own["guidance"] = loss.plan.schedule
+        if guides_throughout(loss.settings_type):
+            own["guidance_over"] = loss.plan.over
     window = {name: _schedule(f"t_{name}", text) for name, text in loss.window.items()}
-    if loss.perp_neg:
-        base = replace(base, **{"perp_neg": replace(base.perp_neg, **loss.perp_neg)})  # type: ignore[attr-defined]
     return replace(
         base,
+        perp_neg=replace(base.perp_neg, **loss.perp_neg),
         **{loss.method: replace(getattr(base, loss.method), **own)},
         window=TimestepWindow(**{**_fields(base.window), **window}),
         gradient=GradientSettings(**{**_fields(base.gradient), **loss.gradient}),
@@ -45,21 +47,21 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _has_guidance(loss: Loss) -> bool:
-    return "guidance" in reflect.defaults(loss.settings_type)
-
-
-def over_timesteps(loss: Loss) -> Schedule | None:
-    """The CFG schedule over the diffusion timestep, where the method has a guidance scale."""
-    plan = loss.plan
-    return plan.schedule if plan is not None and plan.over == "timesteps" and _has_guidance(loss) else None
+def _takes(loss: Loss, plan: Plan) -> bool:
+    """Whether the loss's method has a guidance scale that may follow this schedule."""
+    known = reflect.defaults(loss.settings_type)
+    return "guidance" in known and (plan.over == "iterations" or "guidance_over" in known)
 
 
 def unused(loss: Loss) -> str:
     """What of the graph has no effect with this method, in words; empty for nothing."""
-    if loss.plan is not None and not _has_guidance(loss):
-        return f"{loss.method.upper()} has no guidance scale: the CFG schedule is not used"
-    return ""
+    name, found = loss.method.upper(), []
+    if loss.plan is not None and not _takes(loss, loss.plan):
+        over = " over timesteps" if "guidance" in reflect.defaults(loss.settings_type) else ""
+        found.append(f"{name} has no guidance scale{over}: the CFG schedule is not used")
+    if has_patches(loss.model.model_options) and not guides_throughout(loss.settings_type):
+        found.append(f"{name} combines predictions without CFG: the MODEL's RescaleCFG or other CFG patch is not used")
+    return "; ".join(found)
 
 
 def _schedule(name: str, text: str) -> Schedule:

@@ -105,6 +105,9 @@ class MESH:
     face_counts: Tensor | None = None
     unlit: bool = False
     normals: Tensor | None = None
+    tangents: Tensor | None = None
+    normal_map: Tensor | None = None
+    occlusion_in_mr: bool = False
 
 
 class File3D:

@@ -32,8 +32,10 @@ def prompts(text: str = "a red ball") -> Any:
     return node.execute(fake_host.Clip({f"{text}, side view": 0, "": 1}), text, "", sectors).args[0]
 
 
-def loss(name: str = "SDS", patcher: Any = None, **more: Any) -> Any:
-    return get("distill_loss").DistillLoss.execute(patcher or model(), prompts(), {"method": name}, **more).args[0]
+def loss(name: str = "SDS", patcher: Any = None, own: dict[str, Any] | None = None, **more: Any) -> Any:
+    """A loss; ``own`` are the method's widgets."""
+    method = {"method": name, **(own or {})}
+    return get("distill_loss").DistillLoss.execute(patcher or model(), prompts(), method, **more).args[0]
 
 
 def preset(iterations: int, more: str = "") -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
+import io
 import json
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +17,11 @@ from types import ModuleType
 from typing import Any
 
 import fake_host
+import numpy as np
 import pytest
 import torch
 from nodes_kit import get, loss, model, optimise, preset
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = json.loads((Path(__file__).parent / "host_signatures.json").read_text())["api"]
@@ -121,7 +126,6 @@ def test_execute_takes_exactly_what_the_schema_offers(pack: ModuleType) -> None:
         parameters = inspect.signature(node.execute).parameters
         open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         named = {name for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-        named -= {"perp_neg"} - wanted  # shown where the library has it
         assert named <= wanted and (open_ended or named == wanted), node
 
 
@@ -184,11 +188,12 @@ def test_one_evaluation_a_step_and_the_model_is_left_as_it_was(pack: ModuleType)
 
 
 def test_events_text_points_and_pictures_are_sent(pack: ModuleType) -> None:
-    optimise(iterations=3)
+    optimise(loss(own={"guidance": "9->3"}), iterations=3)
     server = sys.modules["server"].PromptServer.instance
     steps = [data for event, data in server.sent if event == "distill3d.step"]
     assert steps[-1]["iteration"] == 3 and steps[-1]["node"] == "7" and steps[-1]["occupancy"] > 0
-    assert any("3/3" in text and "CFG 8.5" in text and "occupancy" in text for text in server.texts)
+    # the third of three steps is at two thirds of the run
+    assert any("3/3" in text and "CFG 5.0" in text and "occupancy" in text for text in server.texts)
     pictures = [preview for _, preview in fake_host.ProgressBar.seen if preview]
     assert pictures and pictures[0][0] == "JPEG" and pictures[0][1].size == (4 * 96, 3 * 96)
     assert server.sent[-1][0] == "distill3d.end"
@@ -250,10 +255,58 @@ def test_a_field_is_saved_loaded_turned_and_exported(pack: ModuleType, tmp_path:
         name = get("field").SaveField.execute(field, "distill3d/field/ball").args[0]
         again = get("field").LoadField.execute(name).args[0]
         frames = get("turntable").RenderTurntable.execute(again, 3, 24, 15.0, "colour").args[0]
-        out = get("mesh_export").MeshExport.execute(again, "distill3d/ball", "glb", resolution=24)
+        out = get("mesh_export").MeshExport.execute(
+            again, "distill3d/ball", "glb", resolution=24, texture_size=64, texture_unwrap="box"
+        )
     assert frames.shape == (3, 24, 24, 3)
     mesh, file, path = out.args
     assert mesh.vertices.shape[::2] == (1, 3) and mesh.faces.shape[::2] == (1, 3)
-    assert mesh.vertex_colors.shape == mesh.vertices.shape == mesh.normals.shape
+    assert mesh.normals.shape == mesh.vertices.shape and mesh.uvs.shape == (*mesh.vertices.shape[:2], 2)
     assert (tmp_path / "output" / path).read_bytes()[:4] == b"glTF" and file.format == "glb"
     assert out.ui["3d"][0]["filename"].endswith(".glb")
+
+
+def pictures_of(glb: bytes) -> dict[str, torch.Tensor]:
+    """Base colour and normal map of a GLB, 0..1, read from its chunks as glTF 2.0 says."""
+    length = struct.unpack("<I", glb[12:16])[0]
+    document = json.loads(glb[20 : 20 + length])
+    body = glb[20 + length + 8 :]
+
+    def picture(texture: dict[str, int]) -> torch.Tensor:
+        image = document["images"][document["textures"][texture["index"]]["source"]]
+        view = document["bufferViews"][image["bufferView"]]
+        begin = view.get("byteOffset", 0)
+        opened = Image.open(io.BytesIO(body[begin : begin + view["byteLength"]])).convert("RGB")
+        return torch.from_numpy(np.asarray(opened).copy()) / 255
+
+    material = document["materials"][0]
+    colour = picture(material["pbrMetallicRoughness"]["baseColorTexture"])
+    return {"texture": colour, "normal_map": picture(material["normalTexture"])}
+
+
+def test_texture_and_normal_map_reach_the_hosts_mesh_and_the_file(pack: ModuleType, tmp_path: Path) -> None:
+    field = optimise(iterations=12).args[0]
+    export = get("mesh_export").MeshExport.execute
+    more = {"resolution": 24, "texture_size": 128, "texture_unwrap": "box", "texture_occlusion": True}
+    with torch.inference_mode():
+        mesh, _, path = export(field, "distill3d/ball", "glb", **more).args
+        plain, _, bare = export(field, "distill3d/ball", "glb", resolution=24, texture_size=0).args
+    assert mesh.texture.shape == mesh.normal_map.shape == mesh.metallic_roughness.shape == (1, 128, 128, 3)
+    assert mesh.tangents.shape == (1, mesh.vertices.shape[1], 4) and mesh.occlusion_in_mr
+    assert float(mesh.uvs.min()) >= 0 and float(mesh.uvs.max()) <= 1 and mesh.vertex_colors is None
+    saved = pictures_of((tmp_path / "output" / path).read_bytes())
+    for name, pixels in saved.items():
+        torch.testing.assert_close(pixels, getattr(mesh, name)[0], atol=1e-6, rtol=0)
+    assert float(saved["texture"].std()) > 0 and float(saved["normal_map"][..., 2].mean()) > 0.6
+    assert plain.texture is None and plain.uvs is None and plain.vertex_colors.shape == plain.vertices.shape
+    assert b'"images"' not in (tmp_path / "output" / bare).read_bytes()
+    assert plain.faces.shape == mesh.faces.shape and plain.vertices.shape[1] <= mesh.vertices.shape[1]
+
+
+def test_mesh_settings_are_widgets_with_the_librarys_defaults(pack: ModuleType) -> None:
+    types = importlib.import_module("pack.distill3d.mesh.types")
+    shown = {item.id: item.default for item in get("mesh_export").MeshExport.define_schema().inputs[3:]}
+    assert shown.pop("level") == 0
+    mesh, texture = (dataclasses.asdict(kind()) for kind in (types.MeshSettings, types.TextureSettings))
+    del mesh["level"], mesh["chunk"]
+    assert shown == mesh | {f"texture_{name}": value for name, value in texture.items()}

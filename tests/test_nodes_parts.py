@@ -55,43 +55,6 @@ def test_the_encoder_copy_gives_the_vaes_latents_and_their_gradient(pack: Module
     assert isinstance(copy.module.decoder, torch.nn.Identity)
 
 
-def test_a_schedule_over_timesteps_scales_each_samples_own_guidance(pack: ModuleType) -> None:
-    schedules = importlib.import_module("pack.distill3d.schedules")
-    space = get("host.space").Space.of(fake_host.EPS())
-    guide = get("host.guidance").make_guide(None, {}, lambda: 5.0, space, schedules.Linear(2, 12))
-    positive, negative = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(1)).unbind()
-    t = torch.tensor([0, 33, 99])
-    moved = guide([positive, negative], torch.zeros(3, 4, 2, 2), space.sigma(t), [])[0]
-    guided = negative + 5.0 * (moved - negative)
-    scale = torch.tensor([2 + 10 * k / 99 for k in (0, 33, 99)]).reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(guided, negative + scale * (positive - negative))
-
-
-def test_the_hosts_cfg_patches_act_through_any_method(pack: ModuleType) -> None:
-    def halve(arguments: dict[str, Any]) -> torch.Tensor:
-        return arguments["denoised"] / 2
-
-    options = {"sampler_post_cfg_function": [halve]}
-    space = get("host.space").Space.of(fake_host.EPS())
-    guide = get("host.guidance").make_guide(None, options, lambda: 7.5, space, None)
-    positive, negative, x = torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(2)).unbind()
-    moved = guide([positive, negative], x, space.sigma(torch.tensor([5, 5])), [None, None])[0]
-    guided = negative + 7.5 * (moved - negative)
-    torch.testing.assert_close(guided, (negative + 7.5 * (positive - negative)) / 2, rtol=1e-4, atol=1e-5)
-
-
-def test_parts_of_a_batch_are_told_apart(pack: ModuleType) -> None:
-    prior = get("host.prior")
-    g = torch.Generator().manual_seed(0)
-    x, other = torch.randn(2, 2, 4, 2, 2, generator=g).unbind()
-    s = torch.tensor([1.0, 2.0])
-    assert prior._blocks(torch.cat([x, x, x]), s.repeat(3)) == 3
-    assert prior._blocks(torch.cat([x, x, other]), s.repeat(3)) == 1
-    assert prior._cuts(torch.cat([x, x, other]), s.repeat(3), None, apart=True) == [0, 4, 6]
-    assert prior._cuts(torch.cat([x, x, other]), s.repeat(3), None, apart=False) == [0, 6]
-    assert prior._cuts(torch.cat([x, x]), s.repeat(2), 3, apart=False) == [0, 3, 4]
-
-
 # ---- FreeU
 
 
@@ -179,7 +142,8 @@ def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:
     settings = get("settings")
     schedules = importlib.import_module("pack.distill3d.schedules")
     made = settings.assemble(loss(t_max="0.9->0.4", weighting="uniform"), "draft", bundled=True)
-    assert made.sds.guidance(0) == 8.5 and made.window.maximum(0) == 0.9 and made.gradient.weighting == "uniform"
+    draft = importlib.import_module("pack.distill3d.optimize").preset("draft", "sds", bundled=True)
+    assert made.sds == draft.sds and made.window.maximum(0) == 0.9 and made.gradient.weighting == "uniform"
     full = settings.assemble(loss(), "draft", bundled=False)
     assert full.sds.guidance(0) == 101
     cfg = get("types").Plan(schedules.Linear(20, 10))
@@ -308,3 +272,14 @@ def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack:
     assert out[0][1] == {"pooled_output": 1, "control": control} and out[0][0] is text[0][0]
     assert text[0][1] == {"pooled_output": 1}
     assert run._reads_one_timestep(model(), {"a": out}) and not run._reads_one_timestep(model(), {"a": text})
+
+
+def test_a_number_that_may_be_none_is_a_text_field(pack: ModuleType) -> None:
+    errors, methods = (importlib.import_module(f"pack.distill3d.{name}") for name in ("errors", "methods"))
+    reflect, asd = get("reflect"), methods.METHODS["ASD"].settings
+    field = next(item for item in reflect.inputs(asd) if item.id == "t_min")
+    assert field.io_type == "STRING" and field.default == "none" and "or none" in field.tooltip
+    assert reflect.chosen(asd, {"t_min": "0.02"}) == {"t_min": 0.02}
+    assert reflect.chosen(asd, {"t_min": "none"}) == reflect.chosen(asd, {"t_min": " auto "}) == {}
+    with pytest.raises(errors.SettingsError, match="t_min: expected a number, or none, got 'early'"):
+        reflect.chosen(asd, {"t_min": "early"})

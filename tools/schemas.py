@@ -50,6 +50,14 @@ def frozen(all_schemas: list[Any]) -> Release:
     }
 
 
+def _groups(inputs: dict[str, str]) -> dict[str, list[str]]:
+    """The inputs of the node, and of each choice of its combos, in order: saved workflows hold values by place."""
+    found: dict[str, list[str]] = {}
+    for key in inputs:
+        found.setdefault(key.rpartition(".")[0], []).append(key)
+    return found
+
+
 def broken(old: Release, new: Release) -> list[str]:
     """One line for every node, input or output of ``old`` that is gone, moved or of another type in ``new``."""
     lines = []
@@ -61,9 +69,11 @@ def broken(old: Release, new: Release) -> list[str]:
         for key, kind in was["inputs"].items():
             if now["inputs"].get(key) != kind:
                 lines.append(f"{name}.{key} was {kind}, is {now['inputs'].get(key, 'gone')}")
-        order = [key for key in now["inputs"] if key in was["inputs"]]
-        if order != [key for key in was["inputs"] if key in now["inputs"]]:
-            lines.append(f"{name}: inputs changed places")
+        groups = _groups(now["inputs"])
+        for group, keys in _groups(was["inputs"]).items():
+            kept = [key for key in keys if key in now["inputs"]]
+            if groups.get(group, [])[: len(kept)] != kept:
+                lines.append(f"{name}: inputs changed places; add new ones at the end of {group or 'the list'}")
         if now["outputs"][: len(was["outputs"])] != was["outputs"]:
             lines.append(f"{name}: outputs were {was['outputs']}, are {now['outputs']}")
     return lines

@@ -13,7 +13,7 @@ const nerf = (widgets, at, from = "loss", wires = {}) => ({
   type: "Distill3D_NeRFOptimizer", widgets: { seed: 0, ...widgets },
   wires: { loss: [from, 0], vae: ["load", 2], ...wires }, size: [360, 520], at,
 });
-const mesh = (at, from = ["nerf", 0]) => ({ type: "Distill3D_MeshExport", widgets: {}, wires: { field: from }, at });
+const mesh = (at, from = ["nerf", 0], widgets = {}) => ({ type: "Distill3D_MeshExport", widgets, wires: { field: from }, at });
 const viewer = (at, from = ["export", 1]) => ({ type: "Preview3D", wires: { model_file: from }, size: [380, 420], at });
 const note = (text, at = [0, 460]) => ({ type: "MarkdownNote", widgets: { 0: text }, size: [380, 300], at });
 
@@ -148,7 +148,7 @@ Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, Control
   "core-mesh-tools": {
     nodes: {
       field: { type: "Distill3D_LoadRadianceField", at: [0, 0] },
-      export: mesh([440, 0], ["field", 0]),
+      export: mesh([440, 0], ["field", 0], { texture_size: 0 }),
       decimate: { type: "DecimateMesh", widgets: { target_face_count: 2000 }, wires: { mesh: ["export", 0] }, at: [860, 0] },
       unwrap: { type: "UnwrapMesh", wires: { mesh: ["decimate", 0] }, at: [860, 300] },
       glb: { type: "SaveGLB", wires: { mesh: ["unwrap", 0] }, size: [380, 420], at: [1280, 0] },
@@ -156,7 +156,8 @@ Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, Control
 
 **Hardware** any CPU. **Time** seconds. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
 
-Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it.
+Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it. Its own texture is off
+here (\`texture_size\` 0): vertex colours survive a decimation, an atlas does not.
 
 **What good looks like**: the same object with about 2,000 faces in the viewer of Save GLB.`, [0, 260]),
     },

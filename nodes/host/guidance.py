@@ -1,8 +1,9 @@
-"""What acts on guidance: the MODEL's own CFG patches (RescaleCFG and its kin), and schedules over the timestep.
+"""What acts on guidance: the MODEL's own CFG patches, RescaleCFG and its kin.
 
-Methods combine predictions themselves, ``e_s = e_0 + s (e_y - e_0)``, and know neither the host's patches nor the
-timestep. Both come in through the positive prediction: it is moved so that the method's own formula, at its scale s,
-gives what the host or the schedule wants. x0 and eps are affine in each other at one x, so this holds for both.
+Methods combine predictions themselves, ``e_s = e_0 + s (e_y - e_0)``, and do not know the host's patches. A patch comes
+in through the positive prediction: it is moved so that the method's own formula, at its scale s, gives what the host
+would. x0 and eps are affine in each other at one x, so this holds for both. Perp-Neg's correction is made afterwards,
+perpendicular to the direction as patched, and is itself not patched.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...distill3d.schedules import Schedule
+from ...distill3d.methods import MethodSettings
+from ...distill3d.methods.base import scale_at
 from .conditioning import Cond
 from .prior import Guide
-from .space import Space
 
 PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
+Scale = Callable[[Tensor], Tensor]
+"""``(B,)`` timesteps to ``(B,)`` guidance scales at this step."""
 
 
 def has_patches(options: dict[str, Any]) -> bool:
@@ -27,37 +30,52 @@ def has_patches(options: dict[str, Any]) -> bool:
     return any(options.get(name) for name in PATCHES)
 
 
-def make_guide(
-    model: Any,
-    options: dict[str, Any],
-    scale: Callable[[], float],
-    space: Space,
-    over_timesteps: Schedule | None,
-) -> Guide | None:
-    """The change to a step's answers, or None when there is nothing to change.
+def guides_throughout(settings: type[MethodSettings] | MethodSettings) -> bool:
+    """Whether a method's gradient is ``e_0 + s (e_y - e_0)`` and the like over its whole run, so that patches fit it.
+
+    These are the methods whose scale may also run over timesteps: SDS, ASD and NFSD. SDS-Bridge guides in its first
+    stage only; CSD, TBSD and BSD have weights in the place of a scale.
+    """
+    return hasattr(settings, "guidance_over")
+
+
+def scale_of(settings: Any, progress: Callable[[], float], T: int) -> Scale:
+    """The method's own guidance scale, over iterations or timesteps, as its gradient reads it."""
+
+    def scale(t: Tensor) -> Tensor:
+        time = (t.float() / T).reshape(-1, 1, 1, 1)
+        found = scale_at(settings.guidance, settings.guidance_over, progress(), time)
+        return torch.as_tensor(found, dtype=torch.float32, device=t.device).reshape(-1).expand(len(t))
+
+    return scale
+
+
+def make_guide(model: Any, options: dict[str, Any], scale: Scale) -> Guide | None:
+    """The change to a step's positive answer, or None when there is nothing to change.
 
     Args:
         scale: the method's guidance scale s at this step.
-        over_timesteps: the scale as a schedule over ``t / (T - 1)``, taking the place of s.
     """
-    patched = has_patches(options)
-    if not patched and over_timesteps is None:
+    if not has_patches(options):
         return None
 
-    def guide(parts: list[Tensor], x: Tensor, s: Tensor, conds: list[list[Cond]]) -> list[Tensor]:
-        positive, negative, now = parts[0], parts[1], scale()
-        if now == 0:
-            return parts
-        wanted = torch.full_like(s, now)
-        if over_timesteps is not None:
-            index = (space.sigmas.to(s.device)[None] - s[:, None]).abs().argmin(1)
-            shares = (index.double() / (space.T - 1)).tolist()
-            wanted = torch.tensor([over_timesteps(share) for share in shares], dtype=s.dtype, device=s.device)
-        if not patched:
-            ratio = (wanted / now).reshape(-1, 1, 1, 1)
-            return [negative + ratio * (positive - negative), *parts[1:]]
-        guided = _guided(model, options, positive, negative, wanted, x, s, conds)
-        return [negative + (guided - negative) / now, *parts[1:]]
+    def guide(
+        positive: Tensor, negative: Tensor, x: Tensor, t: Tensor, s: Tensor, conds: Callable[[slice], Any]
+    ) -> Tensor:
+        scales = scale(t).tolist()
+        whole = slice(0, len(x))
+        # a patch takes one number and one conditioning: samples that differ in either go one by one
+        together = len(set(scales)) == 1 and conds(whole) is not None
+        rows = [whole] if together else [slice(i, i + 1) for i in range(len(x))]
+        moved = []
+        for r in rows:
+            now = scales[r.start]
+            if now == 0:
+                moved.append(positive[r])
+                continue
+            guided = _guided(model, options, positive[r], negative[r], now, x[r], s[r], conds(r))
+            moved.append(negative[r] + (guided - negative[r]) / now)
+        return torch.cat(moved)
 
     return guide
 
@@ -67,22 +85,17 @@ def _guided(
     options: dict[str, Any],
     positive: Tensor,
     negative: Tensor,
-    scale: Tensor,
+    scale: float,
     x: Tensor,
     s: Tensor,
     conds: list[list[Cond]],
 ) -> Tensor:
-    """The host's own guided x0; sample by sample where they differ in scale, since a patch takes one number."""
-    if len(set(scale.tolist())) > 1:
-        rows = [slice(i, i + 1) for i in range(len(x))]
-        parts = [_guided(model, options, positive[r], negative[r], scale[r], x[r], s[r], conds) for r in rows]
-        return torch.cat(parts)
-    value = float(scale[0])
+    """The host's own guided x0."""
     answers = [positive.clone(), negative.clone()]
     for function in options.get("sampler_pre_cfg_function", []):
-        arguments = {"conds": conds[:2], "conds_out": answers, "cond_scale": value, "timestep": s, "input": x}
+        arguments = {"conds": conds, "conds_out": answers, "cond_scale": scale, "timestep": s, "input": x}
         answers = function({**arguments, "sigma": s, "model": model, "model_options": options})
     guided: Tensor = comfy.samplers.cfg_function(
-        model, answers[0], answers[1], value, x, s, model_options=options, cond=conds[0], uncond=conds[1]
+        model, answers[0], answers[1], scale, x, s, model_options=options, cond=conds[0], uncond=conds[1]
     )
     return guided

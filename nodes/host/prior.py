@@ -21,8 +21,8 @@ from .encoder import EncoderCopy
 from .space import Space
 
 Handle = tuple[int, int, float]
-Guide = Callable[[list[Tensor], Tensor, Tensor, list[list[Cond]]], list[Tensor]]
-"""``(x0 of every block, x, sigma, conds) -> x0 of every block``: see ``guide``."""
+Guide = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Callable[[slice], "list[list[Cond]] | None"]], Tensor]
+"""``(positive x0, negative x0, x, t, sigma, conds of some samples) -> positive x0``: see ``guidance.make_guide``."""
 
 
 class HostPrior:
@@ -38,7 +38,7 @@ class HostPrior:
         image_size: side in pixels.
         fingerprint: see ``fingerprint.of``.
         describe: what a report says of the model.
-        guide: changes a step's answers, for patches and schedules that act on guidance.
+        guide: changes a step's positive answers, for patches that act on guidance.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class HostPrior:
 
         Raises:
             ValueError: shapes that do not agree.
-            PriorError: finite inputs and a non-finite answer.
+            PriorError: finite inputs and a non-finite answer, or a guide and no positive and negative side by side.
         """
         if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4:
             raise ValueError(
@@ -130,8 +130,12 @@ class HostPrior:
         s = self.space.sigma(t)
         x = x_t.float() * self.space.length(s)
         texts = [(round(a), round(b), share) for a, b, share in cond.reshape(-1, 3).tolist()]
-        cuts = _cuts(x, s, self.max_batch, apart=self.guide is not None)
-        out = torch.cat([self._predict(x[a:b], s[a:b], texts[a:b]) for a, b in itertools.pairwise(cuts)])
+        step = self.max_batch or max(len(x), 1)
+        cuts = [*range(0, len(x), step), len(x)]
+        x0 = torch.cat([self._predict(x[a:b], s[a:b], texts[a:b]) for a, b in itertools.pairwise(cuts)])
+        if self.guide is not None:
+            x0 = self._guided(self.guide, x0, x, t, s, texts)
+        out = self.space.noise(x, x0, s)
         if not torch.isfinite(out).all() and torch.isfinite(x_t).all():
             raise PriorError(
                 "the MODEL answered finite input with non-finite noise: float16 overflows in some models. Start the "
@@ -144,15 +148,26 @@ class HostPrior:
         size = len(x) // blocks
         x_in, s_in = x[:size], s[:size]
         conds = [self._cond(tuple(texts[i * size : (i + 1) * size])) for i in range(blocks)]
-        if any(cond is None for cond in conds):
-            answers = torch.cat([self._ask([self._one(k)], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
-        else:
-            known = [cond for cond in conds if cond is not None]
-            parts = self._ask(known, x_in, s_in)
-            if self.guide is not None and blocks > 1:
-                parts = self.guide(parts, x_in, s_in, known)
-            answers = torch.cat(parts)
-        return self.space.noise(x, answers, s)
+        known = [cond for cond in conds if cond is not None]
+        if len(known) < len(conds):
+            return torch.cat([self._ask([self._one(k)], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
+        return torch.cat(self._ask(known, x_in, s_in))
+
+    def _guided(self, guide: Guide, x0: Tensor, x: Tensor, t: Tensor, s: Tensor, texts: list[Handle]) -> Tensor:
+        """The answers with the positive ones, which come first and the negative ones after them, changed."""
+        size = _views(x, s)
+        if size == 0:
+            raise PriorError(
+                "the MODEL has a patch that acts on guidance, such as RescaleCFG, and this step asks for no positive "
+                "and negative prediction side by side: take the patch off, or use SDS or ASD"
+            )
+
+        def conds(r: slice) -> list[list[Cond]] | None:
+            found = [self._cond(tuple(texts[begin + r.start : begin + r.stop])) for begin in (0, size)]
+            return [cond for cond in found if cond is not None] if None not in found else None
+
+        moved = guide(x0[:size], x0[size : 2 * size], x[:size], t[:size], s[:size], conds)
+        return torch.cat([moved, x0[size:]])
 
     def _ask(self, conds: list[list[Cond]], x: Tensor, s: Tensor) -> list[Tensor]:
         answers = comfy.samplers.calc_cond_batch(self._model, conds, x.clone(), s.clone(), self._options)
@@ -172,15 +187,16 @@ class HostPrior:
         return self._joined[texts]
 
 
-def _cuts(x: Tensor, s: Tensor, max_batch: int | None, *, apart: bool) -> list[int]:
-    """Where the batch is cut into evaluations; ``apart`` parts what no guide may touch from positive and negative."""
-    if max_batch is not None and max_batch < len(x):
-        return [*range(0, len(x), max_batch), len(x)]
-    if apart and _blocks(x, s) == 1:
-        for size in range(len(x) // 3, 0, -1):
-            if len(x) % size == 0 and torch.equal(x[:size], x[size : 2 * size]):
-                return [0, 2 * size, len(x)]
-    return [0, len(x)]
+def _views(x: Tensor, s: Tensor) -> int:
+    """How many samples a step has, 0 where the batch does not begin with each of them twice in the same order.
+
+    Other predictions may follow: at other timesteps, or for some of the samples only. Samples differ in their noise, so
+    the smallest stretch that comes twice is all of them.
+    """
+    for size in range(1, len(x) // 2 + 1):
+        if torch.equal(x[:size], x[size : 2 * size]) and torch.equal(s[:size], s[size : 2 * size]):
+            return size
+    return 0
 
 
 def _blocks(x: Tensor, s: Tensor) -> int:

@@ -18,16 +18,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...distill3d.methods.base import NEGATIVE, TARGET
 from ...distill3d.optimize import Distillation, Listener, Settings
 from ...distill3d.optimize.checkpoint import Checkpoint
 from ...distill3d.optimize.guidance import Guidance
 from ...distill3d.prompts import ViewPrompts
-from ...distill3d.schedules import Schedule
 from . import fingerprint
 from .conditioning import Conditioning, encode, with_extras
 from .encoder import EncoderCopy, check_vae
-from .guidance import has_patches, make_guide
+from .guidance import guides_throughout, has_patches, make_guide, scale_of
 from .prior import HostPrior
 from .space import Space
 from .tags import get_tag
@@ -42,7 +40,6 @@ class Task:
 
     Attributes:
         views: prompt, negative and sectors.
-        over_timesteps: guidance as a schedule over the timestep, or None.
         extras: CONDITIONING whose ControlNet and hooks belong to every text.
         resume: a checkpoint to continue from, or None.
         folder: where checkpoints go.
@@ -56,7 +53,6 @@ class Task:
     seed: int
     image_size: int
     folder: Path
-    over_timesteps: Schedule | None = None
     extras: Conditioning | None = None
     known: dict[str, Conditioning] | None = None
     resume: Checkpoint | None = None
@@ -156,10 +152,9 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
             describe=_describe(task),
         )
         run = Distillation(prior, task.views.prompt, task.settings, negative=task.views.negative, seed=task.seed)
-        guidance = getattr(task.settings.make_method().settings, "guidance", None)
-        if isinstance(guidance, Schedule) and run.guidance.method.evaluations(0.0)[:2] == (TARGET, NEGATIVE):
-            scale = guidance
-            prior.guide = make_guide(base, options, lambda: scale(run.progress), prior.space, task.over_timesteps)
+        own = run.guidance.method.settings
+        if guides_throughout(own):
+            prior.guide = make_guide(base, options, scale_of(own, lambda: run.progress, prior.T))
         if task.resume is not None:
             run.load(task.resume)
         self.started(run)

@@ -8,9 +8,9 @@ TINY = "bundled tiny prior"
 SECTORS = "side | -180..180 | -90..90 | , side view\nfront | -45..45 | -90..90 | , front view"
 COARSE = "field.grid.levels = 3\nrender.samples_per_ray = 32"
 METHODS: dict[str, dict[str, Any]] = {
-    "SDS": {"guidance": "auto"},
+    "SDS": {"guidance": "auto", "guidance_over": "iterations"},
     "CSD": {"target": "auto", "negative": "auto", "null": "auto"},
-    "ASD": {"guidance": "auto", "eta": 0.1, "random": True},
+    "ASD": {"guidance": "auto", "eta": 0.1, "random": True, "t_min": "none", "guidance_over": "iterations"},
     "TBSD": {
         "omega": "auto",
         "a": "auto",
@@ -19,7 +19,35 @@ METHODS: dict[str, dict[str, Any]] = {
         "unit_norm": False,
         "source": "target_negative",
         "modifier": "blurry",
+        "time": "iteration",
+        "given": "",
+        "weight": "auto",
+        "kappa": 1.0,
+        "opening": "csd",
     },
+    "NFSD": {"guidance": "auto", "negative": "blurry", "low": 0.2, "guidance_over": "iterations"},
+    "BRIDGE": {
+        "guidance": "auto",
+        "k": "auto",
+        "switch": 0.5,
+        "weighted": True,
+        "target": "sharp",
+        "modifier": "blurry",
+        "source": "target_negative",
+        "given": "",
+    },
+    "BSD": {"kappa": "auto", "denoise": 1.0},
+}
+PERP_NEG = {"strength": "auto"}
+TEXTURE = {
+    "size": 128,
+    "supersample": 1,
+    "normal_map": True,
+    "occlusion": False,
+    "unwrap": "box",
+    "unwrap_seconds": 30.0,
+    "padding": 2,
+    "image": "png",
 }
 
 
@@ -38,7 +66,7 @@ def nested(name: str, choice: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def loss(method: str = "SDS", model: Any = ("load", 0), **more: Any) -> dict[str, Any]:
     auto = dict.fromkeys(("t_min", "t_max", "weighting", "clip", "normalise"), "auto")
-    inputs = {"model": list(model), "prompts": ["prompts", 0], **auto, **more}
+    inputs = {"model": list(model), "prompts": ["prompts", 0], "perp_neg": "off", **auto, **more}
     return ours("DistillLoss", **inputs, **nested("method", method, METHODS[method]))
 
 
@@ -56,9 +84,11 @@ def optimizer(iterations: int = 8, *, seed: int = 0, every: int = 100, extra: st
     return ours("NeRFOptimizer", **inputs, **nested("preset", "custom", values))
 
 
-def export(field: Any = ("nerf", 0), **more: Any) -> dict[str, Any]:
+def export(field: Any = ("nerf", 0), *, texture: bool = False, **more: Any) -> dict[str, Any]:
+    baked = {f"texture_{name}": value for name, value in TEXTURE.items()} | ({} if texture else {"texture_size": 0})
     settings = {"resolution": 40, "face_budget": 2000, "refine": 2, "fill_cavities": True, "component_share": 0.05}
     inputs = {"field": list(field), "prefix": "distill3d/mesh", "format": "glb", "level": 0.0, "normals": "faces"}
+    settings |= {"smooth": 0, "scale": "world", "metres": 1.0, **baked}
     return ours("MeshExport", **{**inputs, **settings, **more})
 
 

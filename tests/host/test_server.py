@@ -163,7 +163,47 @@ def test_a_saved_field_loads_and_gives_the_same_mesh(server: Any, everything: An
     np.testing.assert_array_equal(a.vertices, b.vertices)
 
 
-@pytest.mark.parametrize("method", ["CSD", "ASD", "TBSD"])
+def test_texture_and_normal_map_reach_the_hosts_mesh_and_the_file(server: Any, everything: Any) -> None:
+    """Core SaveGLB on the MESH and our own file hold the same pictures; trimesh reads both."""
+    seen, _ = everything
+    graph = {
+        "field": ours("LoadRadianceField", field=seen.outputs["save"]["text"][0]),
+        "export": graphs.export(("field", 0), prefix="distill3d/textured", texture=True),
+        "glb": node("SaveGLB", mesh=["export", 0], filename_prefix="core_textured"),
+    }
+    baked = server.run(graph)
+    assert baked.end == "execution_success", baked.of("execution_error")
+    trimesh = pytest.importorskip("trimesh")
+    materials, corners = [], []
+    for name in ("export", "glb"):
+        entry = baked.outputs[name]["3d"][0]
+        mesh = trimesh.load(server.base / "output" / entry["subfolder"] / entry["filename"], force="mesh")
+        materials.append(mesh.visual.material)
+        corners.append(np.sort(mesh.visual.uv, 0))
+    ours_, theirs = materials
+    assert ours_.baseColorTexture.size == theirs.baseColorTexture.size == (128, 128)
+    for name in ("baseColorTexture", "normalTexture"):
+        a, b = (np.asarray(getattr(m, name).convert("RGB"), int) for m in (ours_, theirs))
+        assert np.abs(a - b).max() <= 1, name
+        assert a.std() > 0, name
+    np.testing.assert_allclose(*corners, atol=1e-6)
+
+
+def test_perp_neg_and_rescale_cfg_run_together(server: Any) -> None:
+    graph = graphs.whole(4)
+    graph.pop("export")
+    graph["prompts"]["inputs"]["sectors"] += "\nback | 135..225 | -90..90 | , back view"
+    graph["rescale"] = node("RescaleCFG", model=["load", 0], multiplier=0.7)
+    graph["loss"] = graphs.loss(model=("rescale", 0), **graphs.nested("perp_neg", "on", graphs.PERP_NEG))
+    graph["show"] = node("PreviewImage", images=["nerf", 1])
+    graph["text"] = node("PreviewAny", source=["nerf", 2])
+    seen = server.run(graph)
+    assert seen.end == "execution_success", (seen.answer, seen.of("execution_error"))
+    report = json.loads("".join(seen.outputs["text"]["text"]))
+    assert report["settings"]["perp_neg"]["enabled"] and report["settings"]["window"]["shared"]
+
+
+@pytest.mark.parametrize("method", ["CSD", "ASD", "TBSD", "NFSD", "BRIDGE", "BSD"])
 def test_every_method_runs(server: Any, method: str) -> None:
     graph = graphs.whole(4, method=method)
     graph.pop("export")
