@@ -97,6 +97,17 @@ def test_hardness_sharpens_the_edge_and_leaves_the_normals(activation: str) -> N
     torch.testing.assert_close(made.density(x), 3 * higher.density(x))
 
 
+def test_normals_are_as_good_on_every_side_of_a_ball_whose_inside_is_rough() -> None:
+    """Forward differences reach into the ball on the sides facing -x, -y and -z, and out of it on the others."""
+    made = field(blob_density=50.0, blob_radius=0.5)
+    outward = torch.nn.functional.normalize(cube(4000), dim=1)
+    smooth = made._raw_density
+    made._raw_density = lambda x, f: smooth(x, f) + 40 * (0.49 - x.norm(dim=1)).relu() * torch.sin(60 * x).sum(1)  # type: ignore[method-assign]
+    towards = (made.normals(outward * 0.5) * outward).sum(1).detach()
+    ahead, behind = (towards[(outward * side > 0.2).all(1)].mean() for side in (1, -1))
+    assert abs(float(ahead - behind)) < 0.02
+
+
 def test_no_blob_is_uniform() -> None:
     density = field(blob="none", density_bias=1.5).density(cube(50))
     torch.testing.assert_close(density, torch.full((50,), math.log1p(math.exp(1.5))), rtol=1e-3, atol=0)
