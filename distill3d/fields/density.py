@@ -155,8 +155,8 @@ class DensityField(nn.Module):
         """Unit normals ``(n, 3)`` at ``x`` ``(n, 3)``: against the gradient, by differences over a tetrahedron.
 
         Four taps on a regular tetrahedron, ``normal_eps / 2`` along each axis: as many as forward differences, but
-        symmetric. A forward step leaves the object on one side and enters it on the other, where nothing has shaped the field.
-        Differences are taken of the raw density, before its activation: the direction is the same, since the
+        symmetric. A forward step leaves the object on one side and enters it on the other, where nothing has shaped
+        the field. Differences are taken of the raw density, before its activation: the direction is the same, since the
         activation only grows, and it holds where the density vanishes or saturates. Points closer than a step to a wall
         of the box are moved inwards. Differentiable to the parameters and to ``x``; zero where the field is flat.
         """
