@@ -1,4 +1,4 @@
-"""Every knob of the bundled prior's recipe; the defaults are the recipe that made the weights in ``assets``."""
+"""Every knob of the bundled prior's recipe; the card in ``assets/tiny-prior`` says how its weights differ from it."""
 
 from __future__ import annotations
 
