@@ -75,7 +75,7 @@ class OptimizerSettings:
     """Adam's decay rates of the first and second moment."""
     eps: float = 1e-15
     """Adam's guard against division by 0. Parts with gradients well below it hold still: raise it, to a tenth of a
-    typical gradient (0.02 for the bundled prior), when the unseen inside or underside grows hollow or rough; tiny, as
+    typical gradient (0.005 for the bundled prior), when the unseen inside or underside grows hollow or rough; tiny, as
     published for hash grids, moves everything alike."""
 
     def __post_init__(self) -> None:
