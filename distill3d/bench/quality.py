@@ -43,6 +43,7 @@ from .quality_job import (
     read_result,
 )
 from .quality_report import summarise, write_report
+from .variants import PLAIN, applied, check_variant, label
 
 PROMPTS = (
     "a red cube",
@@ -71,7 +72,7 @@ class QualitySettings:
     methods: tuple[str, ...] = METHODS
     """Distillation methods to compare."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds; each prompt is run once per method and seed."""
+    """Seeds; each prompt is run once per method, variant and seed."""
     preset: str = "draft"
     """Preset of the runs: draft, standard or fine."""
     out: Path = Path("output/quality")
@@ -82,9 +83,12 @@ class QualitySettings:
     """Another prior, trained on the same world; the bundled one when left out."""
     device: str = "cpu"
     """Where the runs compute: cpu, cuda or auto. Judging is always on the CPU."""
+    variants: tuple[str, ...] = (PLAIN,)
+    """Changes to each method's preset: preset (none), static-cfg, dynamic-cfg, freeu, dynamic-freeu, perp-neg, or
+    several joined by +. Put preset among them to have the others compared with it."""
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "methods", "seeds"):
+        for name in ("prompts", "methods", "seeds", "variants"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise SettingsError(f"expected {name} without repetition and at least one, got {values}")
@@ -92,6 +96,8 @@ class QualitySettings:
             parse_prompt(prompt)
         for method in self.methods:
             lookup(method)
+        for variant in self.variants:
+            check_variant(variant)
         if self.processes < 0:
             raise SettingsError(f"expected processes of 0 or more, got {self.processes}: 0 uses every core")
 
@@ -274,10 +280,11 @@ def run(
     fingerprint = load_prior(quality.model, device=quality.device).fingerprint
     jobs = [
         job_of(
-            prompt, method, seed, choose(method), quality.prompts, fingerprint,
-            model=quality.model, device=quality.device, folder=out / "jobs",
+            prompt, label(method, variant), seed, applied(choose(method), variant), quality.prompts,
+            fingerprint, model=quality.model, device=quality.device, folder=out / "jobs",
         )
-        for method in quality.methods for seed in quality.seeds for prompt in quality.prompts
+        for method in quality.methods for variant in quality.variants
+        for seed in quality.seeds for prompt in quality.prompts
     ]  # fmt: skip
     began = time.monotonic()
     results = run_jobs(jobs, quality.processes or cores(), on_progress)

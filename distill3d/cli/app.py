@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from .. import prompts, schedules
-from ..errors import Distill3DError
+from ..errors import Distill3DError, SettingsError
 
 T = TypeVar("T")
 
@@ -79,6 +80,20 @@ def given(arguments: Sequence[str], flag: str, default: str) -> str:
         elif text.startswith(f"--{flag}="):
             value = text.split("=", 1)[1]
     return value
+
+
+def checked_prompt(text: str, command: str) -> str:
+    """The prompt without blanks around it. Raises ``SettingsError`` with the line to write when nothing is left."""
+    if not text.strip():
+        raise SettingsError(
+            f'expected a prompt, got an empty one: describe one object, e.g. distill3d {command} "a red cube"'
+        )
+    return text.strip()
+
+
+def slug(text: str) -> str:
+    """``"A red cube!"`` -> ``"a-red-cube"``, for a folder's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "object"
 
 
 def free_folder(base: Path) -> Path:

@@ -226,7 +226,7 @@ def norms_on_one_state(
     Read at mid-run, with the weight sigma squared for all, before clipping or normalising: what ScaleDreamer's figure 2
     compares.
     """
-    t_generator, n_generator, u_generator = (seeded(seed, p, prior.device) for p in ("same t", "same noise", "same u"))
+    t_generator, n_generator = (seeded(seed, purpose, prior.device) for purpose in ("same t", "same noise"))
     window = TimestepWindow()
     guidances = {}
     for name, settings in runs.items():
@@ -234,16 +234,14 @@ def norms_on_one_state(
         guidances[name] = Guidance(prior, prompts_for(prompt, negative, plain, "none"), plain)
     total = dict.fromkeys(guidances, 0.0)
     angle = torch.zeros(len(latents), device=prior.device)
-    for _ in range(draws):
+    for draw in range(draws):
         t = window.sample(len(latents), 0.5, t_generator, prior.T)
         eps = torch.randn(latents.shape, generator=n_generator, device=latents.device)
-        state = u_generator.get_state()
         for name, guidance in guidances.items():
-            u_generator.set_state(state)
-            t_plus = guidance.method.shift(t, window.bounds(0.5, prior.T)[0], u_generator, prior.T)
+            same_u = seeded(seed, f"same u {draw}", prior.device)
+            t_plus = guidance.method.shift(t, window.bounds(0.5, prior.T)[0], same_u, prior.T)
             G = guidance.at(latents, angle, angle, 0.5, Draw(t, t_plus, eps)).gradient
             total[name] += float(G.flatten(1).norm(dim=1).mean()) / draws
-        torch.rand(1, generator=u_generator, device=u_generator.device)
     return total
 
 
