@@ -92,6 +92,7 @@ def test_convert_takes_a_mesh_to_another_format_and_budget(
         (["turntable", source, "--out", str(tmp_path / "a.avi")], "ending in .mp4"),
         (["turntable", str(tmp_path / "none.ply"), "--out", str(tmp_path / "a.gif")], "there is no file"),
         (["turntable", source, "--frames", "0"], "expected 1 to 2000 frames"),
+        (["turntable", __file__, "--out", str(tmp_path / "a.gif")], "expected a mesh file ending in .glb"),
         (["export", str(finished), "--out", str(tmp_path / "a.fbx")], "ending in .glb"),
     ):
         status, message = bad(capsys, *arguments)

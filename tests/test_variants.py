@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 
 from distill3d.bench import quality_report, variants
 from distill3d.bench.quality import QualitySettings
+from distill3d.cli.distill2d import Distill2D
 from distill3d.errors import SettingsError
 from distill3d.methods import METHODS
 from distill3d.optimize import Settings, preset
+from distill3d.optimize.settings import MethodName
 from distill3d.schedules import Constant, Linear
 
 ALL = [name.lower() for name in METHODS]
@@ -102,3 +105,8 @@ def test_the_report_holds_the_comparison() -> None:
 
 def test_the_mean_of_a_schedule_is_its_area() -> None:
     assert variants.average(Linear(6.0, 2.0, until=0.5)) == pytest.approx(3.0)
+
+
+def test_every_list_of_methods_names_all_of_them() -> None:
+    assert get_args(MethodName) == tuple(ALL) == tuple(variants.SCALES)
+    assert set(ALL) <= {f.name for f in fields(Settings)} & {f.name for f in fields(Distill2D)}

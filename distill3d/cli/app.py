@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +102,13 @@ def free_folder(base: Path) -> Path:
     while candidate.exists():
         candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
     return candidate
+
+
+def warn(console: Console, texts: Iterable[str]) -> None:
+    """One line a warning, as it is written: a path or prompt in it is no markup."""
+    for text in texts:
+        console.print("[yellow]warning:[/] ", end="")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def dispatch(command: str, arguments: Sequence[str]) -> int:

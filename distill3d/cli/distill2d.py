@@ -31,7 +31,16 @@ from ..priors.freeu import FreeUSettings
 from ..render.pictures import write_png
 from ..schedules import WINDOWS
 from ..two_d import pictures
-from ..two_d.latents import Distilled, Settings2D, choose, distil, noise_errors, norms_on_one_state, settings_for
+from ..two_d.latents import (
+    Distilled,
+    Settings2D,
+    choose,
+    distil,
+    mean_norm,
+    noise_errors,
+    norms_over_timesteps,
+    settings_for,
+)
 from ..two_d.mixture import TARGET_TEXT, mixture_prior, ring
 from . import app
 from .model import ModelFlags, bundled
@@ -39,9 +48,9 @@ from .model import ModelFlags, bundled
 DESCRIPTION = """Optimise a picture directly with any method, all methods beside each other on the same start, timesteps
 and noise: the quickest way to see a method or to check a prompt before a 3D run.
 
-It writes sheet.png (one row a method, from start to end), curves.png (gradient norms, terms, noise-prediction error
-over the timestep), report.json, and prints a table. --prior mixture takes a toy prior in the plane whose score is
-known, and draws trajectories instead."""
+It writes sheet.png (one row a method, from start to end), curves.png (gradient norms, terms, noise-prediction error and
+all methods' gradients at one state over the timestep), report.json, and prints a table. --prior mixture takes a toy
+prior in the plane whose score is known, and draws trajectories instead."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +133,14 @@ def _write(
     toy = flags.prior == "mixture"
     published = {name: settings_for(name, bundled=False) for name in chosen}
     state = results[0].latents.to(prior.device)
-    same = norms_on_one_state(prior, prompt, published, state, negative=flags.source.negative, seed=flags.seed)
-    rows = [pictures.row(r, same[r.method]) | (pictures.plane_row(r) if toy else {}) for r in results]
+    same = norms_over_timesteps(prior, prompt, published, state, negative=flags.source.negative, seed=flags.seed)
+    rows = [pictures.row(r, mean_norm(same[r.method])) | (pictures.plane_row(r) if toy else {}) for r in results]
     errors = {r.method.upper(): noise_errors(prior, prompt, r.latents, seed=flags.seed) for r in results}
     if toy:
         write_png(folder / "sheet.png", pictures.trajectories(results))
     else:
         write_png(folder / "sheet.png", pictures.sheet(prior, results, title=prompt))
-    write_png(folder / "curves.png", pictures.curves(results, errors))
+    write_png(folder / "curves.png", pictures.curves(results, errors, same))
     report = {
         "prompt": prompt,
         "negative_prompt": flags.source.negative,
@@ -141,6 +150,7 @@ def _write(
         "methods": rows,
         "noise_error": {name: [list(p) for p in points] for name, points in errors.items()},
         "gradient_norm": {r.method: [f.norm for f in r.frames] for r in results},
+        "gradient_norm_on_one_state": {name: [list(p) for p in points] for name, points in same.items()},
         "method_settings": {name: to_json(s) for name, s in chosen.items()},
         "versions": versions(),
     }

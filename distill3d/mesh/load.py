@@ -63,6 +63,21 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
             f"could not read {path} ({kind}: {error}): it may be damaged or use an extension (Draco, meshopt) that is"
             " not read here; export it again without compression"
         ) from error
+    _refuse_nothing(path, scene, parts)
+    if origin.any():
+        where = ", ".join(f"{v:.6g}" for v in origin)
+        parts[0].report = {
+            "moved_by": (-origin).tolist(),
+            "warnings": [
+                f"the object lies around ({where}), too far from the origin for its size: 32-bit files would lose its "
+                "shape, so it was moved to the origin"
+            ],
+        }
+    return parts
+
+
+def _refuse_nothing(path: Path, scene: Any, parts: Sequence[SurfaceMesh]) -> None:
+    """Raises ``MeshFileError`` where there is no surface, or none at finite places."""
     if not parts:
         raise MeshFileError(
             f"expected triangles in {path}, but found none, only {_contents(scene)}: export the object as a mesh"
@@ -74,16 +89,6 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
         )
     if not any(face_areas(part.vertices.astype(np.float64), part.faces).any() for part in parts):
         raise MeshFileError(f"expected triangles with an area in {path}, but all are lines or points: export it again")
-    if origin.any():
-        where = ", ".join(f"{v:.6g}" for v in origin)
-        parts[0].report = {
-            "moved_by": (-origin).tolist(),
-            "warnings": [
-                f"the object lies around ({where}), too far from the origin for its size: 32-bit files would lose its "
-                "shape, so it was moved to the origin"
-            ],
-        }
-    return parts
 
 
 def merge(parts: Sequence[SurfaceMesh]) -> SurfaceMesh:
@@ -120,7 +125,8 @@ def _placed(scene: Any, node: str, suffix: str) -> _Piece | None:
         geometry.merge_vertices()
     if geometry.faces.min() < 0 or geometry.faces.max() >= len(geometry.vertices):
         raise ValueError("a face names a vertex that does not exist")
-    geometry.remove_unreferenced_vertices()  # a stray one would set the size of the object
+    if not np.bincount(geometry.faces.ravel(), minlength=len(geometry.vertices)).all():
+        geometry.remove_unreferenced_vertices()  # a stray one would set the size of the object
     matrix = np.asarray(transform, np.float64)
     faces = np.asarray(geometry.faces, np.int64).copy()
     vertices = np.asarray(geometry.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
