@@ -140,7 +140,7 @@ def _write(
         write_png(folder / "sheet.png", pictures.trajectories(results))
     else:
         write_png(folder / "sheet.png", pictures.sheet(prior, results, title=prompt))
-    write_png(folder / "curves.png", pictures.curves(results, errors, same))
+    write_png(folder / "curves.png", pictures.curves(results, errors, same, prior.T))
     report = {
         "prompt": prompt,
         "negative_prompt": flags.source.negative,

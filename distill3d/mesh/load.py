@@ -155,8 +155,7 @@ def _part(piece: _Piece, origin: NDArray[np.float64], *, linear: bool) -> Surfac
     )
     texture, uvs = _texture(piece.geometry)
     if texture is not None and uvs is not None:
-        found = _laid_out(texture, uvs)
-        kept, uvs = (None, uvs - np.floor(uvs)) if found is None else found
+        kept, uvs = _laid_out(texture, uvs)
         picture = torch.from_numpy(texture if kept is None else kept).float() / 255
         colors = sample_texture(picture, torch.from_numpy(uvs)).numpy()
         texture = kept
@@ -173,18 +172,19 @@ def _part(piece: _Piece, origin: NDArray[np.float64], *, linear: bool) -> Surfac
     )
 
 
-def _laid_out(pixels: Bytes, uvs: Floats) -> tuple[Bytes, Floats] | None:
-    """A texture that repeats, laid out as often as it does, and its coordinates in 0..1; None for too many repeats.
+def _laid_out(pixels: Bytes, uvs: Floats) -> tuple[Bytes | None, Floats]:
+    """A texture that repeats, laid out as often as it does, and its coordinates in 0..1.
 
-    Viewers differ in what they do outside 0..1 and the formats written here do not all say it; one picture is clear.
+    With too many repeats there is no texture, and the coordinates are those within one. Viewers differ in what they do
+    outside 0..1 and the formats written here do not all say it; one picture is clear.
     """
     first = np.floor(uvs.min(0) + EDGE)
     times = np.maximum(np.ceil(uvs.max(0) - EDGE) - first, 1).astype(int)
     if (times > MOST_REPEATS).any():
-        return None
+        return None, uvs - np.floor(uvs)
     if (times > 1).any():
         height, width = pixels.shape[:2]
-        size = min(width, MOST_TEXELS // times[0]), min(height, MOST_TEXELS // times[1])
+        size = min(width, MOST_TEXELS // int(times[0])), min(height, MOST_TEXELS // int(times[1]))
         pixels = np.tile(np.asarray(Image.fromarray(pixels).resize(size)), (times[1], times[0], 1))
     return pixels, np.clip((uvs - first) / times, 0, 1).astype(np.float32)
 

@@ -69,6 +69,7 @@ def curves(
     results: Sequence[Distilled],
     errors: Mapping[str, Sequence[tuple[float, float]]],
     same_state: Mapping[str, Sequence[tuple[float, float]]],
+    T: int = 1000,
 ) -> Image:
     """Gradient norms over the run, the classifier and generation terms, the error e(t) of the results, and the
     gradients of all methods at one state over the timestep."""
@@ -78,7 +79,7 @@ def curves(
         lines = {r.method.upper(): _series(r, f"norm/{part}") for r in results}
         images.append(chart(lines, title=f"{part} term, L2 norm", x="iteration", log=True))
     images.append(chart(errors, title="noise-prediction error e(t) of the results", x="timestep", log=True))
-    alike = {name.upper(): binned(points, 1000) for name, points in same_state.items()}
+    alike = {name.upper(): binned(points, T) for name, points in same_state.items()}
     images.append(chart(alike, title="latent gradient at one state, published scales", x="timestep", log=True))
     return stack(images)
 
