@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from distill3d.bench import quality_report, variants
+from distill3d.bench import variants
 from distill3d.bench.quality import QualitySettings
 from distill3d.cli.distill2d import Distill2D
 from distill3d.errors import SettingsError
@@ -90,17 +90,6 @@ def test_comparison_pairs_prompts_and_seeds() -> None:
     lines = variants.table(found).splitlines()
     assert lines[2] == "| sds | 3 of 3 | 0.700 ± 0.100 |  |"
     assert lines[3] == "| sds+perp-neg | 2 of 3 | 0.700 ± 0.283 | +0.000 ± 0.141 over 2 |"
-
-
-def test_the_report_holds_the_comparison() -> None:
-    judged = {
-        "status": "judged", "prompt": "a red cube", "seed": 0, "passed": True, "failures": [], "shuffled_prompts": 0,
-        "judgement": {"measures": {"iou": {"cube": 0.9}}}, "taken_for": [], "minutes": 1.0, "peak_memory_bytes": {},
-    }  # fmt: skip
-    results = [{**judged, "method": variants.label("sds", name)} for name in ("preset", "dynamic-freeu")]
-    summary = quality_report.summarise(results, {}, {})
-    assert summary["comparison"]["sds+dynamic-freeu"]["pairs"] == 1
-    assert "| sds+dynamic-freeu | 1 of 1 | 0.900 | +0.000 over 1 |" in quality_report.markdown(summary)
 
 
 def test_the_mean_of_a_schedule_is_its_area() -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..evaluate import Thresholds, parse_prompt
 from ..files import write_bytes
 from ..render.pictures import write_png
-from . import variants
 from .quality_job import PREVIEW
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
     }
     everything = {**controls, "shuffled prompts": shuffled}
     methods = {m: _method_summary([r for r in results if r["method"] == m]) for m in _order(results, "method")}
-    jobs = [_compact(r) for r in results]
     return {
         "benchmark": "quality",
         **about,
@@ -82,8 +80,7 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
         "controls": everything,
         "controls_refused": all(not c["taken_for"] for c in everything.values()),
         "thresholds": asdict(Thresholds()),
-        "comparison": variants.compare(jobs),
-        "jobs": jobs,
+        "jobs": [_compact(r) for r in results],
     }
 
 
@@ -133,7 +130,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     for name, control in summary["controls"].items():
         refused.append([name, str(control["judged"]), str(len(control["taken_for"]))])
     legend = "Number: volume IoU with the true shape in its best pose. After `fail`: the checks that were not met."
-    return "\n".join([*_rows(table), "", legend, "", variants.table(summary["comparison"]), *_rows(refused), ""])
+    return "\n".join([*_rows(table), "", legend, "", *_rows(refused), ""])
 
 
 def method_sheet(results: Sequence[Result], folders: Sequence[Path]) -> Image:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from ..errors import SettingsError
+from ..files import write_bytes
 from ..methods.perp_neg import PerpNegSettings
 from ..optimize import Settings
 from ..priors.freeu import FreeUSettings
@@ -82,9 +84,11 @@ VARIANTS: dict[str, Callable[[Settings], Settings]] = {
 with the same mean; ``freeu`` has its published factors at every timestep, ``dynamic-freeu`` at low noise only."""
 
 
-def check_variant(variant: str) -> None:
-    """Raises ``SettingsError`` unless ``variant`` is a known name, or several joined by ``+``."""
-    if unknown := [part for part in variant.split("+") if part not in VARIANTS]:
+def check_variants(names: Sequence[str]) -> None:
+    """Raises ``SettingsError`` unless all are known names, or several joined by ``+``, at least one and none twice."""
+    if not names or len(set(names)) < len(names):
+        raise SettingsError(f"expected variants without repetition and at least one, got {tuple(names)}: write preset")
+    if unknown := [part for name in names for part in name.split("+") if part not in VARIANTS]:
         raise SettingsError(
             f"expected variants of {', '.join(VARIANTS)}, or several joined by +, got {', '.join(map(repr, unknown))}: "
             "write e.g. preset dynamic-cfg+perp-neg"
@@ -92,8 +96,8 @@ def check_variant(variant: str) -> None:
 
 
 def applied(settings: Settings, variant: str) -> Settings:
-    """The settings with a variant's change, or its changes in turn. Raises as ``check_variant``."""
-    check_variant(variant)
+    """The settings with a variant's change, or its changes in turn. Raises as ``check_variants``."""
+    check_variants([variant])
     for part in variant.split("+"):
         settings = VARIANTS[part](settings)
     return settings
@@ -156,6 +160,11 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         other += f" over {row['pairs']}" if row.get("pairs") else ""
         lines.append(f"| {name} | {row['passed']} of {row['runs']} | {own} | {other} |")
     return "\n".join(lines) + "\n"
+
+
+def write_table(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> Path:
+    """``comparison.md`` in ``folder``. Raises ``OutputError``."""
+    return write_bytes(folder / "comparison.md", table(rows).encode())
 
 
 def _figures(middle: float | None, spread: float | None, form: str) -> str:

@@ -82,6 +82,14 @@ def given(arguments: Sequence[str], flag: str, default: str) -> str:
     return value
 
 
+def free_folder(base: Path) -> Path:
+    """``base``, or ``base-2``, ``base-3`` ... : the first that does not exist, so no earlier result is overwritten."""
+    candidate, number = base, 2
+    while candidate.exists():
+        candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return candidate
+
+
 def checked_prompt(text: str, command: str) -> str:
     """The prompt without blanks around it. Raises ``SettingsError`` with the line to write when nothing is left."""
     if not text.strip():
@@ -94,14 +102,6 @@ def checked_prompt(text: str, command: str) -> str:
 def slug(text: str) -> str:
     """``"A red cube!"`` -> ``"a-red-cube"``, for a folder's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "object"
-
-
-def free_folder(base: Path) -> Path:
-    """``base``, or ``base-2``, ``base-3`` ... : the first that does not exist, so no earlier result is overwritten."""
-    candidate, number = base, 2
-    while candidate.exists():
-        candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return candidate
 
 
 def warn(console: Console, texts: Iterable[str]) -> None:

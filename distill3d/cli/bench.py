@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..bench import encoder, export, quality, step
 from ..bench.quality_report import markdown
+from ..bench.variants import table as comparison
 from ..errors import SettingsError
 from ..optimize.settings import MethodName
 from . import app
@@ -24,9 +25,8 @@ encoder: our hash grid against straightforward vectorised torch and against a pe
 step: share of each part in one distillation step of the draft preset.
 quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
 finished job in --out and goes on from there when it is called again.
-export: surface to written GLB, a file of 100,000 faces decimated and as it is, and the naive route (256^3, no
-decimation, xatlas straight): time by stage, peak memory, faces, likeness to direct renderings of the field, and what
-was promised of them. The naive route takes many minutes; --routes leaves it out."""
+export: surface to written GLB, ours against the naive route (256^3, no decimation, xatlas straight): time by stage,
+peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes."""
 
 _NAMES = ("encoder", "step", "quality", "export")
 
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     flags = app.parse(kind, f"bench {name}", rest, DESCRIPTION)
     if name == "quality":
         result = _quality(flags, console)
-        text = markdown(result)
+        text = f"{markdown(result)}\n{comparison(result['comparison'])}"
     else:
         with console.status(f"measuring: {name}"):
             result = _measure(name, flags)

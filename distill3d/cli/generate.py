@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from ..errors import OutputError, PriorError
+from ..errors import OutputError, PriorError, SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings, TextureSettings
-from ..optimize import Distillation, Settings
+from ..methods import METHODS
+from ..optimize import PRESETS, Distillation, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..optimize.state import described
-from ..priors.load import bundled_prior_path
+from ..priors.load import bundled_prior_path, load_prior
 from . import app
-from .model import ModelFlags, PresetName, preset_of
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
 
@@ -42,15 +43,24 @@ class Generate:
 
     prompt: tyro.conf.Positional[str] = ""
     """What to build: one object, without view words, for instance "a red cube"."""
-    preset: PresetName = "draft"
+    preset: Literal["draft", "standard", "fine"] = "draft"
     """Draft takes a minute or two with the bundled prior, standard a few minutes, fine the longest."""
     seed: int = 0
     """Same seed, same settings, same device: same object."""
     out: Path | None = None
     """Folder for the results; by default output/<prompt>-<method>-<seed>, numbered when that exists."""
+    model: Path | None = None
+    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
     resume: Path | None = None
     """Continue a stopped run from its output folder, with the settings it was started with."""
-    source: Annotated[ModelFlags, tyro.conf.arg(name="")] = field(default_factory=ModelFlags)
+    negative: str = ""
+    """What to move away from, for instance "blurry, oversaturated"."""
+    device: str = "auto"
+    """Auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
+    tokenizer: Path | None = None
+    """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
     mesh_format: MeshFormat = "glb"
     """File format of the mesh; glb, obj and usdz carry a texture."""
     turntable_frames: int = 48
@@ -64,13 +74,14 @@ def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     stored = _stored(arguments)
     flags = _parse(arguments, stored)
-    app.checked_prompt(flags.prompt, "generate")
+    if not flags.prompt.strip():
+        raise SettingsError(
+            'expected a prompt, got an empty one: describe one object, e.g. distill3d generate "a red cube"'
+        )
     folder = _folder(flags)
     with console.status("loading the model"):
-        prior = flags.source.load()
-        distillation = Distillation(
-            prior, flags.prompt, flags.settings, negative=flags.source.negative, seed=flags.seed
-        )
+        prior = load_prior(flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer)
+        distillation = Distillation(prior, flags.prompt, flags.settings, negative=flags.negative, seed=flags.seed)
         if stored:
             distillation.load(stored)
     make_folder(folder)
@@ -110,14 +121,18 @@ def _stored(arguments: Sequence[str]) -> checkpoints.Checkpoint | None:
 def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> Generate:
     """Flags over the preset's defaults, or over the checkpoint's own settings when a run is continued."""
     if stored is None:
-        name, settings = preset_of(arguments, app.given(arguments, "method", "sds"))
-        default = Generate(preset=name, settings=settings)
+        method, name = app.given(arguments, "method", "sds"), app.given(arguments, "preset", "draft")
+        known = method.upper() in METHODS and name in PRESETS
+        bundled = not app.given(arguments, "model", "")
+        settings = preset(name, method, bundled=bundled) if known else Settings()
+        default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
     else:
         settings, identity = described(stored)
         default = Generate(
             identity["prompt"],
             seed=identity["seed"],
-            source=ModelFlags(_stored_model(stored), identity["negative"]),
+            negative=identity["negative"],
+            model=_stored_model(stored),
             settings=settings,
         )
     return app.parse(Generate, "generate", arguments, DESCRIPTION, default)
@@ -136,7 +151,8 @@ def _folder(flags: Generate) -> Path:
     if flags.resume is not None:
         return flags.resume if flags.resume.is_dir() else flags.resume.parent
     if flags.out is None:
-        return app.free_folder(Path("output") / f"{app.slug(flags.prompt)}-{flags.settings.method}-{flags.seed}")
+        slug = re.sub(r"[^a-z0-9]+", "-", flags.prompt.lower()).strip("-")[:48] or "object"
+        return app.free_folder(Path("output") / f"{slug}-{flags.settings.method}-{flags.seed}")
     if (flags.out / checkpoints.FILE_NAME).exists():
         raise OutputError(
             f"expected a fresh output folder, got one that holds a run: {flags.out}. Continue it with "

@@ -1,4 +1,4 @@
-"""Flags of every command that asks a diffusion model, and the settings that suit the model they name."""
+"""Flags of the commands that set methods beside each other, and the settings that suit the model they name."""
 
 from __future__ import annotations
 
