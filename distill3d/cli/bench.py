@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..bench import encoder, export, quality, step
 from ..bench.quality_report import markdown
+from ..bench.variants import table as comparison
 from ..errors import SettingsError
 from ..optimize.settings import MethodName
 from . import app
@@ -88,11 +89,11 @@ def run(arguments: Sequence[str], console: Console) -> int:
     flags = app.parse(kind, f"bench {name}", rest, DESCRIPTION)
     if name == "quality":
         result = _quality(flags, console)
-        text = markdown(result)
+        text = f"{markdown(result)}\n{comparison(result['comparison'])}"
     else:
         with console.status(f"measuring: {name}"):
             result = _measure(name, flags)
-        text = ""
+        text = export.markdown(result) if name == "export" else ""
     if flags.json:
         sys.stdout.write(json.dumps(result) + "\n")
     elif text:
