@@ -168,7 +168,10 @@ class Distillation:
         self._shrunk = True
         self.optimizer.zero_grad(set_to_none=True)
         smaller = max(1024, self.settings.render.max_points // 8)
-        self.settings = replace(self.settings, render=replace(self.settings.render, max_points=smaller))
+        render_settings = replace(
+            self.settings.render, max_points=smaller, memory_gb=self.settings.render.memory_gb / 4
+        )
+        self.settings = replace(self.settings, render=render_settings)
         if hasattr(self.prior, "max_batch"):
             self.prior.max_batch = 1
         if self.device.type == "cuda":
@@ -200,7 +203,9 @@ class Distillation:
         return self.last
 
     def _render(self, cameras: Cameras, size: int, progress: float) -> Rendering:
-        generators = self.generators
+        generators, losses = self.generators, self.settings.losses
+        shading = sample_shading(self.settings.shading, cameras, progress, generators["shading"])
+        asked = [n for n in regularisers.OF_SAMPLES if n != "orientation" or shading.needs_normals]
         return render(
             self.field,
             cameras,
@@ -209,8 +214,9 @@ class Distillation:
             occupancy=self.occupancy,
             background=lambda direction: self.background(direction, generators["background"]),
             settings=self.settings.render,
-            shading=sample_shading(self.settings.shading, cameras, progress, generators["shading"]),
+            shading=shading,
             generator=generators["jitter"],
+            terms={n: getattr(regularisers, n) for n in asked if getattr(losses, n)(progress)},
         )
 
     def _refresh_occupancy(self) -> None:
@@ -234,9 +240,9 @@ class Distillation:
         terms = {}
         for name, schedule in self.settings.losses.schedules():
             weight = schedule(progress)
-            lit = name != "orientation" or rendering.samples.normal is not None
-            if weight and lit:
-                terms[name] = weight * getattr(regularisers, name)(rendering)
+            if weight and (name != "orientation" or rendering.normal is not None):
+                known = rendering.terms.get(name)
+                terms[name] = weight * (getattr(regularisers, name)(rendering) if known is None else known)
         return terms
 
     def _update(
