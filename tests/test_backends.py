@@ -163,7 +163,7 @@ def test_a_backend_that_answers_wrongly_is_refused(monkeypatch: pytest.MonkeyPat
     no_gradient = lambda x, p, g, *_: (torch.zeros_like(x), torch.zeros_like(p))  # noqa: E731
     stand_in(monkeypatch, right.forward, no_gradient)
     assert backends.choose(CPU) == "loop"
-    with pytest.raises(BackendError, match="gradient is 1.0e\\+00 off"):
+    with pytest.raises(BackendError, match=r"gradient is 1.0e\+00 off"):
         backends.choose(CPU, "numba")
 
 

@@ -177,7 +177,7 @@ def render(
 
 
 def _too_many(lattice: Lattice, settings: RenderSettings) -> Tensor | None:
-    """The lattice's ``ends`` when its samples would not fit ``memory_gb``, else None; counts only where it may matter."""
+    """The lattice's ``ends`` when its samples would not fit ``memory_gb``, else None; counts only where that may be."""
     most = kept_points(settings)
     if len(lattice.origin) * settings.samples_per_ray <= most:
         return None
