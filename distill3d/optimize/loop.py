@@ -31,6 +31,7 @@ from . import checkpoint as checkpoints
 from . import state
 from .codec import to_json
 from .events import Checkpointed, Event, Listener, Step, Warned
+from .execution import Execution
 from .guards import Guard
 from .guidance import Guidance, Guided
 from .memory import is_out_of_memory
@@ -59,8 +60,22 @@ class Distillation:
         warnings: what listeners were warned of.
     """
 
-    def __init__(self, prior: Prior, prompt: str, settings: Settings, *, negative: str = "", seed: int = 0) -> None:
-        """Raises ``SettingsError`` for a prompt or settings that cannot be used."""
+    def __init__(
+        self,
+        prior: Prior,
+        prompt: str,
+        settings: Settings,
+        *,
+        negative: str = "",
+        seed: int = 0,
+        execution: Execution | None = None,
+    ) -> None:
+        """``execution`` makes it faster and is no part of the run; None is the defaults.
+
+        Raises:
+            SettingsError: a prompt or settings that cannot be used.
+            BackendError: an accelerator was named that does not work here.
+        """
         self.prior, self.settings, self.seed = prior, settings, seed
         self.settings_json: dict[str, Any] = to_json(settings)
         self.device = prior.device
@@ -68,6 +83,9 @@ class Distillation:
         self.guidance = Guidance(prior, self.prompts, settings)
         self.generators = {name: seeded(seed, name, self.device) for name in _GENERATORS}
         self.field = DensityField(settings.field, generator=seeded(seed, "field")).to(self.device)
+        self.execution = execution or Execution()
+        self.execution.apply(prior)
+        self.field.encoder.use(self.execution.hash_grid)
         self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
         self.occupancy = OccupancyGrid(settings.occupancy_resolution).to(self.device)
         self.optimizer = torch.optim.Adam(
@@ -257,10 +275,13 @@ class Distillation:
                 guided.finite.float(),
                 guided.gradient.norm(),
                 rendering.opacity.detach().mean(),
+                self.occupancy.occupied.float().mean(),
+                self.occupancy.visible_share,
             ]
             + [t.detach() for t in terms.values()]
         )
-        value, square, guided_finite, norm, opacity, *parts = scalars.tolist()
+        value, square, guided_finite, norm, opacity, occupied, seen, *parts = scalars.tolist()
+        self.occupancy.known_share = seen
         culprit = "noise prediction" if not guided_finite else "loss" if not math.isfinite(value) else "gradient"
         finite = bool(guided_finite) and math.isfinite(value) and math.isfinite(square)
         warning = self.guard.check_finite(finite, culprit)
@@ -281,7 +302,7 @@ class Distillation:
             terms=dict(zip(terms, parts, strict=True)),
             gradient_norm=norm,
             opacity=opacity,
-            occupancy=self.occupancy.fraction,
+            occupancy=occupied,
             timesteps=guided.bounds,
             resolution=size,
             seconds={},
@@ -312,9 +333,18 @@ class Distillation:
         state.restore(self, checkpoint)
 
     @classmethod
-    def resume(cls, prior: Prior, checkpoint: checkpoints.Checkpoint) -> Distillation:
+    def resume(
+        cls, prior: Prior, checkpoint: checkpoints.Checkpoint, *, execution: Execution | None = None
+    ) -> Distillation:
         """The run that wrote ``checkpoint``, ready to go on. Raises ``CheckpointError``."""
         settings, identity = state.described(checkpoint)
-        run = cls(prior, identity["prompt"], settings, negative=identity["negative"], seed=identity["seed"])
+        run = cls(
+            prior,
+            identity["prompt"],
+            settings,
+            negative=identity["negative"],
+            seed=identity["seed"],
+            execution=execution,
+        )
         run.load(checkpoint)
         return run

@@ -20,6 +20,7 @@ from .composite import Composite, Work, ray_ranges
 from .memory import tile_points
 from .occupancy import OccupancyGrid
 from .sampling import Points, sample_points
+from .scan import per_ray
 from .visible import reached
 
 #: Rays sampled together while their samples are counted.
@@ -57,7 +58,7 @@ class Lattice:
         """``(R,)`` long: samples of this and all earlier rays."""
         rays = len(self.origin)
         counts = [
-            torch.bincount(self.points(start, min(start + SLAB, rays)).ray - start, minlength=min(SLAB, rays - start))
+            per_ray(self.points(start, min(start + SLAB, rays)).ray - start, min(SLAB, rays - start))
             for start in range(0, rays, SLAB)
         ]
         return torch.cat(counts).cumsum(0)

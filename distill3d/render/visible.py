@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scan import first_index
+from .scan import per_ray
 
 #: Samples of one ray looked at together.
 BLOCK = 16
@@ -39,10 +39,10 @@ def reached(
         threshold: share of the light, 0..1; 0 keeps everything.
     """
     limit = -math.log(threshold) if threshold > 0 else math.inf
-    per_ray = torch.bincount(ray, minlength=count)
-    at = first_index(ray, count)
-    end = at + per_ray
-    alive = (per_ray > 0).nonzero()[:, 0]
+    counts = per_ray(ray, count)
+    at = counts.cumsum(0) - counts
+    end = at + counts
+    alive = (counts > 0).nonzero()[:, 0]
     at, end = at[alive], end[alive]
     optical = torch.zeros(len(alive), dtype=torch.float64 if x.device.type == "cpu" else x.dtype, device=x.device)
     keep = torch.zeros(len(x), dtype=torch.bool, device=x.device)

@@ -21,6 +21,7 @@ from .composite import Composite, Work, ray_ranges, visibility
 from .memory import kept_points
 from .occupancy import OccupancyGrid
 from .sampling import Points, sample_points
+from .scan import per_ray
 from .settings import BOX_DIAGONAL, RenderSettings
 from .shading import Shading
 from .tiles import Lattice, render_tiles
@@ -199,6 +200,7 @@ def _tiled(
     pixels, found, tiles = render_tiles(work, lattice, ends, cull=cull, terms=sums if terms else None)
     if training and cull and occupancy is not None:
         occupancy.visible_share.fill_(tiles.visible / int(ends[-1]))
+        occupancy.known_share = None
     return pixels, dict(zip(terms, (found / work.rays).unbind(), strict=True))
 
 
@@ -220,10 +222,10 @@ def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tup
     total = len(points.ray)
     many = total > settings.max_points
     lit = None
-    pays = occupancy is not None and float(occupancy.visible_share) < settings.cull_below
+    pays = occupancy is not None and occupancy.seen < settings.cull_below
     if training and total and (pays or many):
         weight, transmittance = _prepass(work, points)
-        keep = transmittance > settings.cull_transmittance
+        keep = (transmittance > settings.cull_transmittance).nonzero()[:, 0]
         points = Points(*(column[keep] for column in points))
         lit = (weight > settings.normal_weight)[keep]
     elif total and settings.terminate and not training:
@@ -235,6 +237,7 @@ def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tup
     if training and total and occupancy is not None:
         share = (out.transmittance > settings.cull_transmittance).sum() / total
         occupancy.visible_share.copy_(share)
+        occupancy.known_share = None
     return points, out
 
 
@@ -248,7 +251,7 @@ def _composite(work: Work, points: Points, lit: Tensor | None) -> Composite:
     if len(points.ray) <= work.settings.max_points:
         return work.composite(points, 0, work.rays, lit)
     parts: list[Composite] = []
-    ends = torch.bincount(points.ray, minlength=work.rays).cumsum(0)
+    ends = per_ray(points.ray, work.rays).cumsum(0)
     for start, stop, cut in ray_ranges(ends, work.settings.max_points):
         arguments = (Points(*(c[cut] for c in points)), start, stop, None if lit is None else lit[cut])
         if torch.is_grad_enabled():
