@@ -64,8 +64,8 @@ def flat(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float = 0.05) -> list[Change]:
     """Every figure that has a better side, in the order of the first file.
 
-    A change counts when it exceeds ``tolerance`` and three times the figure's two spreads together; for a ``speedup_...``,
-    which has no spread, ``tolerance`` is doubled.
+    A change counts when it exceeds ``tolerance`` and three times the figure's two spreads together. A ``speedup_...``
+    has no spread: ``tolerance`` is doubled for it.
 
     Raises:
         SettingsError: the files measured different things.
