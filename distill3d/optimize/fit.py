@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..fields.layout import layout
-from ..render.memory import RenderMemory, estimate
+from ..render.memory import GRAPH_BYTES, KEPT_BYTES, RenderMemory, estimate
 from .settings import Settings
 
 #: Numbers SD's encoder keeps of each pixel for its backward pass; other encoders in proportion to their first layer.
@@ -140,32 +140,42 @@ def fit(
 
 
 def _within_memory(settings: Settings, cost: Cost, vram_gb: float, changes: list[str]) -> tuple[Settings, int | None]:
-    rows = cost.max_batch
-    need = gigabytes(settings, cost, rows)
-    if need <= vram_gb:
-        return settings, rows
-    for share in (1.0, 0.5, 0.25):
-        smaller = replace(settings.render, memory_gb=share, max_points=int(share * 0.5e9 / 560))
-        trial = replace(settings, render=smaller)
-        if gigabytes(trial, cost, rows) < gigabytes(settings, cost, rows):
-            settings = trial
-            changes[:] = [f"renders hold {share:g} GB at most and are made in tiles above that"]
-        if gigabytes(settings, cost, rows) <= vram_gb:
-            return settings, rows
-    if cost.row and rows != 1:
-        rows = 1
-        changes.append("the UNet evaluates one row at a time")
-    while gigabytes(settings, cost, rows) > vram_gb and settings.batch > 1:
-        settings = replace(settings, batch=max(1, settings.batch // 2))
-        changes[:] = [c for c in changes if not c.startswith("batch")] + [f"batch {settings.batch}"]
-    need = gigabytes(settings, cost, rows)
-    if need > vram_gb:
-        raise SettingsError(
-            f"expected vram_gb of at least {math.ceil(10 * need) / 10:g} for this model, got {vram_gb:g}: the weights "
-            f"take {cost.weights / 1e9:.1f} GB and the encoder's backward pass {cost.encoder / 1e9:.1f} GB. Use fp16, "
-            "a small gradient encoder (TAESD), or a smaller model"
-        )
-    return settings, rows
+    need, batch = math.inf, settings.batch
+    while batch >= 1:
+        views = replace(settings, batch=batch)
+        for rows in (cost.max_batch, 1):
+            for share in (settings.render.memory_gb, 1.0, 0.5, 0.25):
+                trial = _smaller_renders(views, share)
+                need = min(need, gigabytes(trial, cost, rows))
+                if gigabytes(trial, cost, rows) <= vram_gb:
+                    changes += _described(settings, cost, trial, rows)
+                    return trial, rows
+        batch //= 2
+    raise SettingsError(
+        f"expected vram_gb of at least {math.ceil(10 * need) / 10:g} for this model, got {vram_gb:g}: the weights "
+        f"take {cost.weights / 1e9:.1f} GB and the encoder's backward pass {cost.encoder / 1e9:.1f} GB. Use fp16, "
+        "a small gradient encoder (TAESD), or a smaller model"
+    )
+
+
+def _smaller_renders(settings: Settings, share: float) -> Settings:
+    """At most ``share`` GB for a render, half of it for the graph."""
+    render = settings.render
+    if share >= render.memory_gb:
+        return settings
+    points = min(render.max_points, int(0.5e9 * share / (GRAPH_BYTES + KEPT_BYTES)))
+    return replace(settings, render=replace(render, memory_gb=share, max_points=points))
+
+
+def _described(before: Settings, cost: Cost, after: Settings, rows: int | None) -> list[str]:
+    found = []
+    if after.render.memory_gb < before.render.memory_gb:
+        found.append(f"renders hold {after.render.memory_gb:g} GB at most and are made in tiles above that")
+    if rows != cost.max_batch:
+        found.append("the UNet evaluates one row at a time")
+    if after.batch < before.batch:
+        found.append(f"{after.batch} views a step instead of {before.batch}")
+    return found
 
 
 def _within_time(settings: Settings, minutes: float, seconds: float, changes: list[str]) -> Settings:
