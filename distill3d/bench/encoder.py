@@ -79,12 +79,11 @@ def backend_variants() -> tuple[dict[str, Encoder], dict[str, str]]:
     """Our backends that work on this CPU ('ours' is the torch loop), and why the others do not."""
     found: dict[str, Encoder] = {"ours": _with("loop")}
     refused: dict[str, str] = {}
-    for name in ("numba",):
-        refusal = probe(name, "cpu")
-        if refusal is None:
-            found[name] = _with(name)
-        else:
-            refused[name] = refusal.reason
+    refusal = probe("numba", "cpu")
+    if refusal is None:
+        found["numba"] = _with("numba")
+    else:
+        refused["numba"] = refusal.reason
     return found, refused
 
 

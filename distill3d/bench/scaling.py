@@ -28,13 +28,16 @@ def exponent(sizes: list[float], times: list[float]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def run(repeats: int = 3, largest: int = 1 << 18, size: int = 128) -> dict[str, Any]:
+def run(
+    repeats: int = 3, largest: int = 1 << 18, size: int = 128, cells: tuple[int, ...] = (24, 48, 96)
+) -> dict[str, Any]:
     """Measure on one thread.
 
     Args:
         repeats: timed rounds after one warm-up round.
         largest: most points for the encoder; four sizes, each four times the one before.
         size: largest picture side; three sizes, each twice the one before.
+        cells: along each side of the box, for the surfaces whose faces are counted.
 
     Returns:
         ``cpu_ms_{points,rays,samples,faces}_{n}`` with ``spread_...``, and ``exponent_{...}`` of each row.
@@ -44,7 +47,7 @@ def run(repeats: int = 3, largest: int = 1 << 18, size: int = 128) -> dict[str, 
             "points": _points(largest),
             "rays": _rays(size),
             "samples": _samples(size // 2),
-            "faces": _faces(),
+            "faces": _faces(cells),
         }
         result: dict[str, Any] = {"benchmark": "scaling", "repeats": repeats, "points": largest, "size": size}
         for name, runs in rows.items():
@@ -79,8 +82,8 @@ def _samples(size: int) -> Mapping[int, Callable[[], Any]]:
     return {n: lambda n=n: scene.step(size, RenderSettings(samples_per_ray=n)) for n in (64, 128, 256)}
 
 
-def _faces() -> Mapping[int, Callable[[], Any]]:
-    return {n: lambda n=n: _extract(n) for n in (24, 48, 96)}
+def _faces(cells: tuple[int, ...]) -> Mapping[int, Callable[[], Any]]:
+    return {n: lambda n=n: _extract(n) for n in cells}
 
 
 def _extract(cells: int) -> Any:

@@ -29,12 +29,14 @@ class Letters:
         return text[: TOKENS - 2], text[TOKENS - 2 :]
 
 
-def random_sd15(device: str = "cpu", dtype: torch.dtype = torch.float32, *, width: int = 320) -> DiffusersPrior:
+def random_sd15(
+    device: str = "cpu", dtype: torch.dtype = torch.float32, *, width: int = 320, pixels: int = 512
+) -> DiffusersPrior:
     """UNet (860 million parameters at the width of 320) and VAE in SD 1.5's shape, a one-layer text encoder.
 
     Args:
         device, dtype: where and how it computes; the VAE stays in float32 where ``dtype`` is float16.
-        width: channels of the first UNet level; smaller ones are for trying things out.
+        width, pixels: channels of the first UNet level and image side; smaller ones are for trying things out.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -43,7 +45,7 @@ def random_sd15(device: str = "cpu", dtype: torch.dtype = torch.float32, *, widt
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
-            sample_size=64,
+            sample_size=pixels // 8,
             block_out_channels=(width, 2 * width, 4 * width, 4 * width),
             cross_attention_dim=768,
             attention_head_dim=8,
@@ -54,7 +56,7 @@ def random_sd15(device: str = "cpu", dtype: torch.dtype = torch.float32, *, widt
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
             latent_channels=4,
-            sample_size=512,
+            sample_size=pixels,
         )
         text = CLIPTextModel(
             CLIPTextConfig(

@@ -123,6 +123,8 @@ class Scaling:
     """Most points for the encoder."""
     size: int = 128
     """Largest picture side."""
+    cells: tuple[int, ...] = (24, 48, 96)
+    """Cells along each side of the box, for the surfaces whose faces are counted."""
 
 
 @dataclass(frozen=True)

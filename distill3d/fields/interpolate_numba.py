@@ -44,7 +44,7 @@ def _compiled(function: F) -> F:
 
 
 @intrinsic
-def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+def _fma(typing, a, b, c):  # type: ignore[no-untyped-def]
     """``a b + c``, rounded once."""
     if not (isinstance(a, types.Float) and a == b == c):
         return None

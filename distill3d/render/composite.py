@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +65,10 @@ class Work:
     def _query(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Density and albedo; with no points, empty ones that still hang on the field's parameters."""
         low = self.settings.precision == "bf16"
-        with torch.autocast(x.device.type, dtype=torch.bfloat16) if low else contextlib.nullcontext():
+        half: AbstractContextManager[Any] = nullcontext()
+        if low:
+            half = torch.autocast(x.device.type, dtype=torch.bfloat16)
+        with half:
             density, albedo = self.field(x if len(x) else x.new_zeros(1, 3))
         if low:
             density, albedo = density.to(x.dtype), albedo.to(x.dtype)

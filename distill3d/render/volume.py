@@ -155,7 +155,8 @@ def render(
         lights = shading.light.to(d).repeat_interleave(height * width, 0)
     work = Work(field, settings, shading, lights, shading.needs_normals or normals, len(d))
     lattice = Lattice(o, d, offset, occupancy, settings.step_size)
-    packed, values = None, {}
+    packed: Samples | None = None
+    values: dict[str, Tensor] = {}
     ends = _too_many(lattice, settings)
     if ends is None:
         points = sample_points(o, d, occupancy=occupancy, step_size=settings.step_size, offset=offset)
