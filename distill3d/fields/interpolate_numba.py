@@ -10,6 +10,7 @@ does not depend on their number beyond the chunk they are given.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ BLOCK = 8192
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)  # a child has the pool without its threads
 
 
 def _compiled(function: F) -> F:

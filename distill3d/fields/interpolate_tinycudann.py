@@ -45,7 +45,8 @@ def _encoding(grid: Layout, device: torch.device) -> Any:
 
 def _run(x01: Tensor, params: Tensor, grid: Layout) -> Tensor:
     module = _encoding(grid, x01.device)
-    out: Tensor = torch.func.functional_call(module, {"params": params}, (x01,))
+    with torch.cuda.device(x01.device):
+        out: Tensor = torch.func.functional_call(module, {"params": params}, (x01,))
     return out.to(params.dtype)
 
 

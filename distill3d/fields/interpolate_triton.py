@@ -6,6 +6,7 @@ environment before the first import the same source runs on a CPU, slowly: that 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -177,6 +178,11 @@ def _constants(grid: Layout, device: torch.device) -> tuple[Tensor, Tensor, Tens
     return scale, multiplier, size, offset
 
 
+def _device_of(x01: Tensor) -> AbstractContextManager[Any]:
+    """Kernels start on the current device, which need not be the tensors'."""
+    return torch.cuda.device(x01.device) if x01.is_cuda else nullcontext()
+
+
 def _options(grid: Layout) -> dict[str, Any]:
     width = triton.next_power_of_2(grid.features)
     return {"LEVELS": grid.levels, "FEATURES": grid.features, "WIDTH": width, "BLOCK": BLOCK}
@@ -188,7 +194,8 @@ def forward(x01: Tensor, params: Tensor, grid: Layout, chunk: int) -> Tensor:
     if len(x01):
         where = (triton.cdiv(len(x01), BLOCK), grid.levels)
         inputs = (x01.contiguous(), params.contiguous(), out, *_constants(grid, x01.device))
-        _forward[where](*inputs, len(x01), grid.dense, **_options(grid))
+        with _device_of(x01):
+            _forward[where](*inputs, len(x01), grid.dense, **_options(grid))
     return out
 
 
@@ -207,8 +214,10 @@ def backward(
     grad_x = torch.zeros_like(x01) if to_x else None
     if grad_params is not None and count:
         inputs = (x01, gradient, grad_params, *constants)
-        _to_table[(blocks, grid.levels)](*inputs, count, grid.dense, **_options(grid))
+        with _device_of(x01):
+            _to_table[(blocks, grid.levels)](*inputs, count, grid.dense, **_options(grid))
     if grad_x is not None and count:
         inputs = (x01, gradient, params.contiguous(), grad_x, *constants)
-        _to_points[(blocks,)](*inputs, count, grid.dense, **_options(grid))
+        with _device_of(x01):
+            _to_points[(blocks,)](*inputs, count, grid.dense, **_options(grid))
     return grad_x, grad_params
