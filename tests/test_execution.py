@@ -310,3 +310,15 @@ def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["bench", "compare", str(a), str(b)]) == 2
     b.write_text("no json")
     assert main(["bench", "compare", str(a), str(b)]) == 2
+
+
+def test_limits_on_the_command_line(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--resolution", "16", "--render.samples-per-ray", "24", "--batch", "1", "--iterations", "60"]
+    call = ["generate", "a red ball", "--model", str(tiny_pipeline), "--out", str(tmp_path / "out"), *small]
+    assert main([*call, "--vram-gb", "0.1"]) == 2
+    assert "vram_gb of at least" in capsys.readouterr().err
+    assert main([*call, "--time-budget", "0.00001"]) == 2
+    assert "time_budget of at least" in capsys.readouterr().err
+    assert main([*call, "--execution.hash-grid", "tinycudann"]) == 2
+    assert "tinycudann cannot be used on cpu" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
