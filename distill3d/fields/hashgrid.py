@@ -51,8 +51,14 @@ class HashGrid(nn.Module):
         self.backend = backend
 
     def forward(self, x01: Tensor) -> Tensor:
-        """``(n, 3)`` positions in 0..1, clamped, to ``(n, levels * features)``, level-major."""
-        return encode(x01, self.params, self.layout, route=choose(self.params.device, self.backend))
+        """``(n, 3)`` positions in 0..1, clamped, to ``(n, levels * features)``, level-major.
+
+        A table that was converted from float32 is looked up in torch, which takes any precision.
+        """
+        single = self.params.dtype == torch.float32
+        return encode(
+            x01, self.params, self.layout, route=choose(self.params.device, self.backend) if single else "auto"
+        )
 
     def extra_repr(self) -> str:
         grid = self.layout
