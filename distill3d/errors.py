@@ -19,6 +19,10 @@ class SettingsError(Distill3DError, ValueError):
     exit_code = 2
 
 
+class BackendError(SettingsError):
+    """An accelerator that was asked for by name and does not work here; raised from its own error."""
+
+
 class PriorError(Distill3DError):
     """A diffusion model that cannot be loaded or that answers with non-finite numbers."""
 

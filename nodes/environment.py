@@ -13,9 +13,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..distill3d import __version__
+from ..distill3d.fields import backends
 
 OPTIONAL = {
-    "tinycudann": "a compiled hash grid; this release has none of its code and uses its own in PyTorch",
+    "numba": "a faster hash grid on a CPU",
+    "triton": "a faster hash grid on CUDA",
+    "tinycudann": "the fastest hash grid on CUDA",
     "nerfacc": "compiled ray marching; this release uses its own in PyTorch",
     "av": "needed by the command line to write MP4",
 }
@@ -37,7 +40,7 @@ def find(name: str) -> str:
 
 
 def gather() -> dict[str, Any]:
-    """Versions, device, memory, packages."""
+    """Versions, device, memory, packages; for every hash grid backend whether it is used, usable, or why not."""
     device = manager.get_torch_device()
     return {
         "distill3d": __version__,
@@ -48,13 +51,14 @@ def gather() -> dict[str, Any]:
         "vram_mode": manager.vram_state.name,
         "threads": torch.get_num_threads(),
         "needed": {name: find(name) for name in NEEDED},
+        "hash_grid": backends.report(device),
         "accelerators": {name: {"state": find(name), "what": text} for name, text in OPTIONAL.items()},
     }
 
 
 def line() -> str:
     """The line for the log; imports nothing that the host has not imported already."""
-    return f"Distill3D {__version__}: torch {torch.__version__}, hash grid and ray marching in PyTorch"
+    return f"Distill3D {__version__}: torch {torch.__version__}, ray marching in PyTorch"
 
 
 class EnvironmentReport(io.ComfyNode):

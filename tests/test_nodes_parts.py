@@ -231,6 +231,8 @@ def test_a_full_disk_is_an_output_error_and_leaves_no_half_file(
 def test_the_environment_says_what_was_refused_and_why(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = get("environment")
     assert environment.find("numpy")[0].isdigit() and environment.find("no_such_package") == "missing"
+    grids = environment.gather()["hash_grid"]
+    assert grids["loop"] in ("chosen", "usable") and grids["tinycudann"].startswith("refused: ")
 
     def broken(name: str) -> Any:
         raise RuntimeError("CUDA kernel image is missing")

@@ -1,20 +1,24 @@
-"""How fast the hash-grid encoder is on a CPU, against the two usual ways to write one in torch.
+"""How fast the hash-grid encoder is on a CPU, against the two usual ways to write one in torch and against a peer.
 
-All three compute the same features from the same table with the same gradient to the table, forward and backward,
-on one thread, taking turns within one process so that a busy machine slows them alike.
+Ours in every backend that works here, and both baselines, compute the same features from the same table with the same
+gradient to the table, forward and backward, on one thread, taking turns within one process so that a busy machine slows
+them alike.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..fields.interpolate import encode
+from ..fields.backends import probe
+from ..fields.interpolate import Route, encode
 from ..fields.layout import PRIMES, HashGridSettings, Layout, layout
+from . import peers
+from .timing import figures, one_thread, take_turns
 
 Encoder = Callable[[Tensor, Tensor, Layout], Tensor]
 
@@ -64,63 +68,81 @@ def encode_gather(x01: Tensor, params: Tensor, grid: Layout) -> Tensor:
     return (low * (1.0 - fz) + high * fz).transpose(0, 1).flatten(1)
 
 
-VARIANTS: dict[str, Encoder] = {"ours": encode, "vectorised": encode_vectorised, "gather": encode_gather}
+BASELINES: dict[str, Encoder] = {"vectorised": encode_vectorised, "gather": encode_gather}
 
 
-def _step(encoder: Encoder, x01: Tensor, params: Tensor, upstream: Tensor, grid: Layout) -> tuple[float, float, Tensor]:
-    """Processor and wall milliseconds of one forward and backward pass, and the gradient to the table."""
+def _with(route: Route) -> Encoder:
+    return lambda x01, params, grid: encode(x01, params, grid, route=route)
+
+
+def backend_variants() -> tuple[dict[str, Encoder], dict[str, str]]:
+    """Our backends that work on this CPU ('ours' is the torch loop), and why the others do not."""
+    found: dict[str, Encoder] = {"ours": _with("loop")}
+    refused: dict[str, str] = {}
+    refusal = probe("numba", "cpu")
+    if refusal is None:
+        found["numba"] = _with("numba")
+    else:
+        refused["numba"] = refusal.reason
+    return found, refused
+
+
+def _gradient(encoder: Encoder, x01: Tensor, params: Tensor, upstream: Tensor, grid: Layout) -> Tensor:
+    """One forward and backward pass: the gradient to the table."""
     params = params.detach().requires_grad_()
-    cpu, wall = time.process_time(), time.perf_counter()
     encoder(x01, params, grid).backward(upstream)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     assert params.grad is not None
-    return 1e3 * cpu, 1e3 * wall, params.grad
+    return params.grad
 
 
-def _profile(name: str, settings: HashGridSettings, repeats: int, points: int) -> dict[str, float]:
+def _profile(
+    name: str, settings: HashGridSettings, variants: Mapping[str, Encoder], peer: Any, repeats: int, points: int
+) -> dict[str, float]:
     grid = layout(settings)
     generator = torch.Generator().manual_seed(0)
     x01 = torch.rand(points, 3, generator=generator)
     params = torch.rand(grid.entries * grid.features, generator=generator) * 0.2 - 0.1
     upstream = torch.randn(points, grid.levels * grid.features, generator=generator)
-    times: dict[str, list[tuple[float, float]]] = {variant: [] for variant in VARIANTS}
+    runs: dict[str, Callable[[], Any]] = {
+        variant: lambda encoder=encoder: _gradient(encoder, x01, params, upstream, grid)  # type: ignore[misc]
+        for variant, encoder in variants.items()
+    }
     result: dict[str, float] = {}
-    reference = None
-    for repeat in range(repeats + 1):
-        for variant, encoder in VARIANTS.items():
-            cpu, wall, gradient = _step(encoder, x01, params, upstream, grid)
-            if repeat > 0:
-                times[variant].append((cpu, wall))
-                continue
-            reference = gradient if reference is None else reference
-            difference = (gradient - reference).abs().max() / reference.abs().max()
-            result[f"gradient_difference_{name}_{variant}"] = float(difference)
-    for variant, measured in times.items():
-        result[f"cpu_ms_{name}_{variant}"] = statistics.median(cpu for cpu, _ in measured)
-        result[f"wall_ms_{name}_{variant}"] = statistics.median(wall for _, wall in measured)
-    for variant in ("vectorised", "gather"):
-        result[f"speedup_{name}_vs_{variant}"] = result[f"cpu_ms_{name}_{variant}"] / result[f"cpu_ms_{name}_ours"]
+    reference = runs["ours"]()
+    for variant, run_once in runs.items():
+        difference = (run_once() - reference).abs().max() / reference.abs().max()
+        result[f"gradient_difference_{name}_{variant}"] = float(difference)
+    if callable(peer):
+        runs["nerfstudio"] = lambda: peer(x01).backward(upstream)
+    result |= figures(take_turns(runs, repeats), f"{name}_")
+    ours = {"ours": "", **{v: f"_{v}" for v in variants if v not in ("ours", *BASELINES)}}
+    for variant in [v for v in runs if v not in ours]:
+        for mine, suffix in ours.items():
+            speed = result[f"cpu_ms_{name}_{variant}"] / result[f"cpu_ms_{name}_{mine}"]
+            result[f"speedup_{name}{suffix}_vs_{variant}"] = speed
     return result
 
 
-def run(repeats: int = 5, points: int = 2**18) -> dict[str, float | int | str]:
+def run(repeats: int = 5, points: int = 2**18, nerfstudio: Path | None = None) -> dict[str, Any]:
     """Measure forward plus backward at both profiles: 'l16' (16 levels of 2^19) and 'l8' (8 levels of 2^15).
 
     Args:
-        repeats: timed rounds after one warm-up round; medians are reported.
+        repeats: timed rounds after two warm-up rounds; medians and spreads are reported.
         points: random positions in the unit cube. 2^18 need about 5 GB for the baselines.
+        nerfstudio: a checkout to import nerfstudio from; None takes what is installed, if it is.
 
     Returns:
-        ``speedup_{profile}_vs_{vectorised,gather}`` (processor time, above 1 is faster),
-        ``cpu_ms_...`` and ``wall_ms_...`` of each variant, ``gradient_difference_...`` relative to ours,
-        ``torch``, ``threads``, ``points``, ``repeats``.
+        ``speedup_{profile}_vs_{variant}`` of the torch loop and ``speedup_{profile}_numba_vs_{variant}`` (processor
+        time, above 1 is faster), ``cpu_ms_...`` and ``wall_ms_...`` of each variant with their ``spread_...``,
+        ``gradient_difference_...`` relative to ours, ``refused``, ``torch``, ``threads``, ``points``, ``repeats``.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        result: dict[str, float | int | str] = {}
+    ours, refused = backend_variants()
+    result: dict[str, Any] = {"benchmark": "encoder"}
+    with one_thread():
         for name, settings in PROFILES.items():
-            result.update(_profile(name, settings, repeats, points))
-    finally:
-        torch.set_num_threads(threads)
-    return {**result, "torch": torch.__version__, "threads": 1, "points": points, "repeats": repeats}
+            peer = peers.nerfstudio(settings, nerfstudio)
+            if isinstance(peer, str):
+                refused["nerfstudio"] = peer
+            result.update(_profile(name, settings, {**ours, **BASELINES}, peer, repeats, points))
+    circumstances = {"torch": torch.__version__, "threads": 1, "points": points, "repeats": repeats}
+    return {**result, "refused": refused, **circumstances}

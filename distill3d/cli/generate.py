@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import signal
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,14 +19,19 @@ from ..errors import OutputError, PriorError, SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings, TextureSettings
 from ..methods import METHODS
-from ..optimize import PRESETS, Distillation, Settings, preset
+from ..optimize import PRESETS, Distillation, Execution, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
+from ..optimize.fit import cost_of, fit
 from ..optimize.state import described
+from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import bundled_prior_path, load_prior
 from . import app
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
+
+#: Steps timed for --time-budget; the first does not count.
+TIMED_STEPS = 4
 
 DESCRIPTION = """Turn a prompt into a 3D object by score distillation.
 
@@ -65,6 +71,14 @@ class Generate:
     """File format of the mesh; glb, obj and usdz carry a texture."""
     turntable_frames: int = 48
     """Frames of the turntable, 24 a second."""
+    encoder: Path | None = None
+    """Small autoencoder on your disk (TAESD, or any that makes the same latents) for the gradient, instead of the VAE,
+    whose backward pass costs more than the UNet."""
+    vram_gb: float | None = None
+    """Most memory on the device, in GB: renders, UNet rows and views are cut down to an estimate that fits."""
+    time_budget: float | None = None
+    """Most minutes of optimisation: a few steps are timed first, and iterations cut to what fits."""
+    execution: Execution = field(default_factory=Execution)
     mesh: MeshSettings = field(default_factory=MeshSettings)
     texture: TextureSettings = field(default_factory=TextureSettings)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -80,8 +94,11 @@ def run(arguments: Sequence[str], console: Console) -> int:
         )
     folder = _folder(flags)
     with console.status("loading the model"):
-        prior = load_prior(flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer)
-        distillation = Distillation(prior, flags.prompt, flags.settings, negative=flags.negative, seed=flags.seed)
+        prior = load_prior(
+            flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer, encoder=flags.encoder
+        )
+        flags = _fitted(flags, prior, console)
+        distillation = _distillation(flags, prior)
         if stored:
             distillation.load(stored)
     make_folder(folder)
@@ -111,6 +128,36 @@ def run(arguments: Sequence[str], console: Console) -> int:
     for kind in (k for k in ("sheet", "turntable", "curves", "report", "mesh") if k in files):
         console.print(f"  {kind:<9} {files[kind]}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:
+    return Distillation(
+        prior, flags.prompt, flags.settings, negative=flags.negative, seed=flags.seed, execution=flags.execution
+    )
+
+
+def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generate:
+    """``flags`` with settings that keep within ``--vram-gb`` and ``--time-budget``; says what was changed."""
+    if flags.vram_gb is None and flags.time_budget is None:
+        return flags
+    if flags.resume is not None:
+        raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
+    seconds = None
+    if flags.time_budget is not None:
+        steps = [sum(run.step().seconds.values()) for run in [_distillation(flags, prior)] for _ in range(TIMED_STEPS)]
+        seconds = statistics.median(steps[1:])
+    fitted = fit(
+        flags.settings,
+        cost_of(prior),
+        vram_gb=flags.vram_gb,
+        minutes=flags.time_budget,
+        seconds_per_step=seconds,
+    )
+    prior.max_batch = fitted.max_batch
+    time = "" if fitted.seconds is None else f", {fitted.seconds / 60:.1f} minutes of optimisation"
+    changed = "; ".join(fitted.changes) or "nothing had to be changed"
+    console.print(f"estimate: {fitted.gigabytes:.1f} GB{time}; {changed}", highlight=False)
+    return replace(flags, settings=fitted.settings)
 
 
 def _stored(arguments: Sequence[str]) -> checkpoints.Checkpoint | None:

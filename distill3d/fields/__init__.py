@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .backends import EncoderName
 from .background import Background, BackgroundSettings
 from .base import RadianceField
 from .density import DensityField, FieldSettings
@@ -11,6 +12,7 @@ __all__ = [
     "Background",
     "BackgroundSettings",
     "DensityField",
+    "EncoderName",
     "FieldSettings",
     "HashGrid",
     "HashGridSettings",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .interpolate import Route, encode, encode_plain
+from .backends import EncoderName, choose
+from .interpolate import encode, encode_plain
 from .layout import HashGridSettings, Layout, layout
 
 __all__ = ["HashGrid", "HashGridSettings", "Layout", "encode", "encode_plain", "layout"]
@@ -21,18 +22,18 @@ class HashGrid(nn.Module):
     Args:
         settings: size of the grid.
         generator: draws the initial table, uniform in -1e-4..1e-4 (Instant NGP section 4).
-        route: how to compute; 'auto' chooses by device, see :func:`distill3d.fields.interpolate.encode`.
 
     Attributes:
+        backend: what computes the look-up, see ``backends``; may be changed at any time. Not part of the state.
         params: ``(entries * features,)`` float32, the whole table.
         layout: where each level lies in it.
     """
 
-    def __init__(self, settings: HashGridSettings, *, generator: torch.Generator, route: Route = "auto") -> None:
+    def __init__(self, settings: HashGridSettings, *, generator: torch.Generator) -> None:
         super().__init__()
         self.settings = settings
         self.layout = layout(settings)
-        self.route: Route = route
+        self.backend: EncoderName = "auto"
         table = torch.rand(self.layout.entries * settings.features, generator=generator, device=generator.device)
         self.params = nn.Parameter(table.mul_(2e-4).sub_(1e-4))
 
@@ -40,9 +41,24 @@ class HashGrid(nn.Module):
     def output_width(self) -> int:
         return self.settings.levels * self.settings.features
 
+    def use(self, backend: EncoderName) -> None:
+        """Compute with ``backend`` from now on, on the device the table is on.
+
+        Raises:
+            BackendError: it does not work there; nothing has changed then.
+        """
+        choose(self.params.device, backend)
+        self.backend = backend
+
     def forward(self, x01: Tensor) -> Tensor:
-        """``(n, 3)`` positions in 0..1, clamped, to ``(n, levels * features)``, level-major."""
-        return encode(x01, self.params, self.layout, route=self.route)
+        """``(n, 3)`` positions in 0..1, clamped, to ``(n, levels * features)``, level-major.
+
+        A table that was converted from float32 is looked up in torch, which takes any precision.
+        """
+        single = self.params.dtype == torch.float32
+        return encode(
+            x01, self.params, self.layout, route=choose(self.params.device, self.backend) if single else "auto"
+        )
 
     def extra_repr(self) -> str:
         grid = self.layout

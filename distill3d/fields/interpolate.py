@@ -1,9 +1,10 @@
 """Trilinear look-ups in a multiresolution hash grid, with gradients to the table and to the positions.
 
-Three routes give the same numbers: :func:`encode_plain` is stock autograd and differentiable to any order;
-``loop`` walks the levels in cache-sized chunks of points (for a CPU); ``batched`` takes all levels at once in few,
-large, real-valued operations (for a GPU, in ``interpolate_batched``). The two fast routes save nothing but their
-inputs, compute the indices again in the backward pass, and switch to :func:`encode_plain` under ``create_graph``.
+All routes give the same numbers from the same table: :func:`encode_plain` is stock autograd and differentiable to any
+order; ``loop`` walks the levels in cache-sized chunks of points (for a CPU); ``batched`` takes all levels at once in
+few, large, real-valued operations (for a GPU, in ``interpolate_batched``); ``numba``, ``triton`` and ``tinycudann`` are
+optional and chosen in ``backends``. The fast routes save nothing but their inputs, compute the indices again in the
+backward pass, and switch to :func:`encode_plain` under ``create_graph``.
 
 Arrays run structure-of-arrays: positions ``(3, n)``, corners ``(2z, 2y, 2x, n)``. One entry of two features is moved
 as one complex number, and interpolation is three ``lerp`` over entries laid end to end, so no weight is ever stored.
@@ -11,7 +12,9 @@ as one complex number, and interpolation is three ``lerp`` over entries laid end
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import importlib
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +22,48 @@ from torch import Tensor
 from . import interpolate_batched as batched
 from .layout import Layout, factors
 
-Route = Literal["auto", "loop", "batched", "plain"]
+Route = Literal["auto", "loop", "batched", "plain", "numba", "triton", "tinycudann"]
 
 #: Points per chunk and thread: below about 8k the cost of an operation dominates, above 32k the caches overflow.
 CHUNK = 32768
+
+
+#: Where the routes that are not in this module live: each a module with ``forward`` and ``backward``.
+MODULES = {
+    "batched": ".interpolate_batched",
+    "numba": ".interpolate_numba",
+    "triton": ".interpolate_triton",
+    "tinycudann": ".interpolate_tinycudann",
+}
+
+
+class Forward(Protocol):
+    """``(n, 3)`` positions in 0..1 and the flat table to ``(n, levels * features)``, without a graph."""
+
+    def __call__(self, x01: Tensor, params: Tensor, grid: Layout, chunk: int) -> Tensor: ...
+
+
+class Backward(Protocol):
+    """Gradients to the positions and to the table, each None unless asked for."""
+
+    def __call__(
+        self, x01: Tensor, params: Tensor, gradient: Tensor, grid: Layout, chunk: int, to_x: bool, to_params: bool
+    ) -> tuple[Tensor | None, Tensor | None]: ...
+
+
+class Kernels(NamedTuple):
+    """What a route computes with."""
+
+    forward: Forward
+    backward: Backward
+
+
+def kernels(route: str) -> Kernels:
+    """The functions of a route; imports the package it needs, and raises whatever that raises."""
+    if route == "loop":
+        return Kernels(_loop_forward, _loop_backward)
+    module: ModuleType = importlib.import_module(MODULES[route], __package__)
+    return Kernels(module.forward, module.backward)
 
 
 def corner_indices(grid: Layout, level: int, position: Tensor, highest: float, out: Tensor | None = None) -> Tensor:
@@ -193,8 +234,7 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, x01: Tensor, params: Tensor, grid: Layout, chunk: int, route: str) -> Tensor:
         ctx.save_for_backward(x01, params)
         ctx.grid, ctx.chunk, ctx.route = grid, chunk, route
-        run = batched.forward if route == "batched" else _loop_forward
-        return run(x01, params, grid, chunk)
+        return kernels(route).forward(x01, params, grid, chunk)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -205,9 +245,8 @@ class _Encode(torch.autograd.Function):
 
 
 def _fast_backward(x01: Tensor, params: Tensor, gradient: Tensor, ctx: Any) -> tuple[Tensor | None, Tensor | None]:
-    run = batched.backward if ctx.route == "batched" else _loop_backward
     to_x, to_params = ctx.needs_input_grad[:2]
-    return run(x01, params, gradient.contiguous(), ctx.grid, ctx.chunk, to_x, to_params)
+    return kernels(ctx.route).backward(x01, params, gradient.contiguous(), ctx.grid, ctx.chunk, to_x, to_params)
 
 
 def _plain_backward(x01: Tensor, params: Tensor, gradient: Tensor, ctx: Any) -> tuple[Tensor | None, ...]:
@@ -223,7 +262,8 @@ def encode(x01: Tensor, params: Tensor, grid: Layout, *, route: Route = "auto", 
         x01: ``(n, 3)`` positions in the unit cube; values outside are clamped to its faces and get no gradient.
         params: ``(entries * features,)`` table in tiny-cuda-nn's flat layout.
         grid: from :func:`distill3d.fields.layout.layout`.
-        route: 'auto' is 'loop' on a CPU and 'batched' elsewhere; 'plain' stores its graph.
+        route: 'auto' is 'loop' on a CPU and 'batched' elsewhere; 'plain' stores its graph. The optional ones raise
+            what their package raises where it is missing or broken: ``backends`` chooses among them safely.
         chunk: points at a time; None chooses by device and thread count. The result does not depend on it beyond
             the order in which gradients to one entry are summed.
 
@@ -237,6 +277,6 @@ def encode(x01: Tensor, params: Tensor, grid: Layout, *, route: Route = "auto", 
     if route == "auto":
         route = "loop" if x01.device.type == "cpu" else "batched"
     if chunk is None:
-        chunk = batched.CHUNK if route == "batched" else CHUNK * torch.get_num_threads()
+        chunk = CHUNK * torch.get_num_threads() if route in ("loop", "numba") else batched.CHUNK
     result: Tensor = _Encode.apply(x01, params, grid, chunk, route)
     return result

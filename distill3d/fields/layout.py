@@ -8,7 +8,7 @@ the same field here and there.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -83,6 +83,7 @@ class Layout:
         sizes: entries per level.
         offsets: first entry of each level, and at the end the total.
         dense: how many levels, all of them coarser than the rest, are stored without hashing.
+        settings: what it was made from; two that come to the same layout are equal all the same.
     """
 
     features: int
@@ -91,6 +92,7 @@ class Layout:
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
     dense: int
+    settings: HashGridSettings = field(default_factory=HashGridSettings, compare=False, repr=False)
 
     @property
     def levels(self) -> int:
@@ -125,7 +127,7 @@ def layout(settings: HashGridSettings) -> Layout:
         sizes.append(size)
         offsets.append(offsets[-1] + size)
     dense = sum(size >= resolution**3 for size, resolution in zip(sizes, resolutions, strict=True))
-    return Layout(settings.features, tuple(scales), tuple(resolutions), tuple(sizes), tuple(offsets), dense)
+    return Layout(settings.features, tuple(scales), tuple(resolutions), tuple(sizes), tuple(offsets), dense, settings)
 
 
 @lru_cache(maxsize=16)

@@ -31,6 +31,7 @@ from . import checkpoint as checkpoints
 from . import state
 from .codec import to_json
 from .events import Checkpointed, Event, Listener, Step, Warned
+from .execution import Execution
 from .guards import Guard
 from .guidance import Guidance, Guided
 from .memory import is_out_of_memory
@@ -59,8 +60,22 @@ class Distillation:
         warnings: what listeners were warned of.
     """
 
-    def __init__(self, prior: Prior, prompt: str, settings: Settings, *, negative: str = "", seed: int = 0) -> None:
-        """Raises ``SettingsError`` for a prompt or settings that cannot be used."""
+    def __init__(
+        self,
+        prior: Prior,
+        prompt: str,
+        settings: Settings,
+        *,
+        negative: str = "",
+        seed: int = 0,
+        execution: Execution | None = None,
+    ) -> None:
+        """``execution`` makes it faster and is no part of the run; None is the defaults.
+
+        Raises:
+            SettingsError: a prompt or settings that cannot be used.
+            BackendError: an accelerator was named that does not work here.
+        """
         self.prior, self.settings, self.seed = prior, settings, seed
         self.settings_json: dict[str, Any] = to_json(settings)
         self.device = prior.device
@@ -68,6 +83,9 @@ class Distillation:
         self.guidance = Guidance(prior, self.prompts, settings)
         self.generators = {name: seeded(seed, name, self.device) for name in _GENERATORS}
         self.field = DensityField(settings.field, generator=seeded(seed, "field")).to(self.device)
+        self.execution = execution or Execution()
+        self.execution.apply(prior)
+        self.field.encoder.use(self.execution.hash_grid)
         self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
         self.occupancy = OccupancyGrid(settings.occupancy_resolution).to(self.device)
         self.optimizer = torch.optim.Adam(
@@ -168,7 +186,10 @@ class Distillation:
         self._shrunk = True
         self.optimizer.zero_grad(set_to_none=True)
         smaller = max(1024, self.settings.render.max_points // 8)
-        self.settings = replace(self.settings, render=replace(self.settings.render, max_points=smaller))
+        render_settings = replace(
+            self.settings.render, max_points=smaller, memory_gb=self.settings.render.memory_gb / 4
+        )
+        self.settings = replace(self.settings, render=render_settings)
         if hasattr(self.prior, "max_batch"):
             self.prior.max_batch = 1
         if self.device.type == "cuda":
@@ -200,7 +221,9 @@ class Distillation:
         return self.last
 
     def _render(self, cameras: Cameras, size: int, progress: float) -> Rendering:
-        generators = self.generators
+        generators, losses = self.generators, self.settings.losses
+        shading = sample_shading(self.settings.shading, cameras, progress, generators["shading"])
+        asked = [n for n in regularisers.OF_SAMPLES if n != "orientation" or shading.needs_normals]
         return render(
             self.field,
             cameras,
@@ -209,8 +232,9 @@ class Distillation:
             occupancy=self.occupancy,
             background=lambda direction: self.background(direction, generators["background"]),
             settings=self.settings.render,
-            shading=sample_shading(self.settings.shading, cameras, progress, generators["shading"]),
+            shading=shading,
             generator=generators["jitter"],
+            terms={n: getattr(regularisers, n) for n in asked if getattr(losses, n)(progress)},
         )
 
     def _refresh_occupancy(self) -> None:
@@ -234,9 +258,9 @@ class Distillation:
         terms = {}
         for name, schedule in self.settings.losses.schedules():
             weight = schedule(progress)
-            lit = name != "orientation" or rendering.samples.normal is not None
-            if weight and lit:
-                terms[name] = weight * getattr(regularisers, name)(rendering)
+            if weight and (name != "orientation" or rendering.normal is not None):
+                known = rendering.terms.get(name)
+                terms[name] = weight * (getattr(regularisers, name)(rendering) if known is None else known)
         return terms
 
     def _update(
@@ -251,10 +275,13 @@ class Distillation:
                 guided.finite.float(),
                 guided.gradient.norm(),
                 rendering.opacity.detach().mean(),
+                self.occupancy.occupied.float().mean(),
+                self.occupancy.visible_share,
             ]
             + [t.detach() for t in terms.values()]
         )
-        value, square, guided_finite, norm, opacity, *parts = scalars.tolist()
+        value, square, guided_finite, norm, opacity, occupied, seen, *parts = scalars.tolist()
+        self.occupancy.known_share = seen
         culprit = "noise prediction" if not guided_finite else "loss" if not math.isfinite(value) else "gradient"
         finite = bool(guided_finite) and math.isfinite(value) and math.isfinite(square)
         warning = self.guard.check_finite(finite, culprit)
@@ -275,7 +302,7 @@ class Distillation:
             terms=dict(zip(terms, parts, strict=True)),
             gradient_norm=norm,
             opacity=opacity,
-            occupancy=self.occupancy.fraction,
+            occupancy=occupied,
             timesteps=guided.bounds,
             resolution=size,
             seconds={},
@@ -306,9 +333,18 @@ class Distillation:
         state.restore(self, checkpoint)
 
     @classmethod
-    def resume(cls, prior: Prior, checkpoint: checkpoints.Checkpoint) -> Distillation:
+    def resume(
+        cls, prior: Prior, checkpoint: checkpoints.Checkpoint, *, execution: Execution | None = None
+    ) -> Distillation:
         """The run that wrote ``checkpoint``, ready to go on. Raises ``CheckpointError``."""
         settings, identity = state.described(checkpoint)
-        run = cls(prior, identity["prompt"], settings, negative=identity["negative"], seed=identity["seed"])
+        run = cls(
+            prior,
+            identity["prompt"],
+            settings,
+            negative=identity["negative"],
+            seed=identity["seed"],
+            execution=execution,
+        )
         run.load(checkpoint)
         return run

@@ -10,6 +10,7 @@ import numpy
 import torch
 
 from .. import __version__
+from ..fields.backends import choose
 from .memory import peak_bytes
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def build(
         "seconds": {name: round(value, 3) for name, value in sorted(run.watch.total.items())},
         "peak_memory_bytes": peak_bytes(run.device),
         "threads": torch.get_num_threads(),
+        "hash_grid": choose(run.device, run.execution.hash_grid),
         "occupancy": run.occupancy.fraction,
         "opacity": last.opacity if last else None,
         "loss": last.loss if last else None,

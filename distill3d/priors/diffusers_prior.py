@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,17 @@ from torch import Tensor, nn
 
 from ..errors import PriorError
 from . import noise_schedule
+from .accelerate import Verified, compiled, in_bf16, use_channels_last
 from .freeu import FreeU, FreeUSettings
+from .small_encoder import SmallEncoder, check
 from .tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+#: Off the CPU, where looking makes the device wait, every so many answers are looked at, beside the first few.
+LOOK_EVERY, LOOK_FIRST = 100, 3
 
 
 def eps_from_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -102,6 +107,10 @@ class DiffusersPrior:
         self._embeddings: dict[str, Tensor] = {}
         self._freeu: FreeU | None = None
         self._freeu_settings: FreeUSettings | None = None
+        self._small: SmallEncoder | None = None
+        self._answers = 0
+        self._unet_call: Callable[..., Tensor] = self._plain_unet
+        self._vae_call: Callable[..., Tensor] = self._plain_vae
 
     @property
     def T(self) -> int:
@@ -126,7 +135,8 @@ class DiffusersPrior:
         for module in (self.unet, self.vae):
             for value in module.state_dict().values():
                 crc = zlib.crc32(value.detach().flatten()[:1024].float().cpu().numpy().tobytes(), crc)
-        return f"{Path(self.source).name} {str(self.dtype).removeprefix('torch.')} {crc:08x}"
+        small = f" encoder {self._small.fingerprint}" if self._small else ""
+        return f"{Path(self.source).name} {str(self.dtype).removeprefix('torch.')} {crc:08x}{small}"
 
     def describe(self) -> dict[str, Any]:
         """What a run report says of the model; plain JSON values."""
@@ -140,7 +150,50 @@ class DiffusersPrior:
             "dtype": str(self.dtype).removeprefix("torch."),
             "vae_dtype": str(self.vae_dtype).removeprefix("torch."),
             "unet_parameters": sum(p.numel() for p in self.unet.parameters()),
+            "gradient_encoder": str(self._small.path) if self._small else None,
+            "accelerators": self.accelerators,
         }
+
+    @property
+    def accelerators(self) -> dict[str, str]:
+        """What :meth:`accelerate` added: 'used', or why not."""
+        calls = [call for call in (self._unet_call, self._vae_call) if isinstance(call, Verified)]
+        return {call.name: f"refused: {call.refused}" if call.refused else "used" for call in calls}
+
+    def accelerate(
+        self, *, channels_last: bool = False, compile: bool = False, bf16_encoder: bool = False
+    ) -> DiffusersPrior:
+        """Ask for faster ways to compute; none of them can make a run fail, what does not work is logged and left out.
+
+        Args:
+            channels_last: lay weights out for convolutions.
+            compile: ``torch.compile`` for UNet and encoder, compared with the plain way at first, gradients included.
+            bf16_encoder: the encoder in bf16, its gradient compared with the plain one's.
+
+        Returns:
+            This prior.
+        """
+        if channels_last:
+            use_channels_last(self.unet, self.vae)
+        self._unet_call = compiled("UNet", self._plain_unet) if compile else self._plain_unet
+        self._vae_call = self._plain_vae
+        if bf16_encoder:
+            self._vae_call = in_bf16("encoder", self._plain_vae)
+        elif compile:
+            self._vae_call = compiled("encoder", self._plain_vae)
+        return self
+
+    def use_small_encoder(self, small: SmallEncoder) -> DiffusersPrior:
+        """Encode with ``small`` from now on. Raises ``PriorError`` when it does not make this VAE's latents.
+
+        Returns:
+            This prior; its fingerprint now names the encoder, because gradients differ.
+        """
+        self._small = None
+        check(small, self)
+        self._small = small
+        self.__dict__.pop("fingerprint", None)
+        return self
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Prior.alpha_sigma``. Raises SettingsError for timesteps outside ``0 .. T - 1``."""
@@ -181,16 +234,22 @@ class DiffusersPrior:
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See ``Prior.encode``. Latents are ``(z - shift_factor) scaling_factor``, as diffusers' pipelines have them.
 
+        A small encoder has no posterior: ``generator`` is not used with one.
+
         Raises:
             ValueError: images that are not ``(B, 3, H, W)``.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}: move the channels to axis 1")
-        posterior = self.vae.encode((2 * resize(images, self.image_size) - 1).to(self.vae_dtype)).latent_dist
+        signed = 2 * resize(images, self.image_size) - 1
+        if self._small is not None:
+            return self._small(signed)
+        if generator is None:
+            return (self._vae_call(signed.to(self.vae_dtype)).float() - self._shift) * self._scale
+        posterior = self.vae.encode(signed.to(self.vae_dtype)).latent_dist
         z: Tensor = posterior.mean.float()
-        if generator is not None:
-            noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=torch.float32)
-            z = z + posterior.std.float() * noise.to(z.device)
+        noise = torch.randn(z.shape, generator=generator, device=generator.device, dtype=torch.float32)
+        z = z + posterior.std.float() * noise.to(z.device)
         return (z - self._shift) * self._scale
 
     @torch.no_grad()
@@ -214,9 +273,20 @@ class DiffusersPrior:
 
     def _evaluate(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         if self._freeu is None or self._freeu_settings is None:
-            return self.unet(x, t, encoder_hidden_states=cond, return_dict=False)[0].float()  # type: ignore[no-any-return]
+            return self._unet_call(x, t, cond).float()
         with self._freeu.at(self._freeu_settings, t / self.T):
-            return self.unet(x, t, encoder_hidden_states=cond, return_dict=False)[0].float()  # type: ignore[no-any-return]
+            return self._plain_unet(x, t, cond).float()
+
+    def _plain_unet(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.unet(x, t, encoder_hidden_states=cond, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def _plain_vae(self, signed: Tensor) -> Tensor:
+        return self.vae.encode(signed).latent_dist.mean  # type: ignore[no-any-return]
+
+    def _looks(self) -> bool:
+        """Whether this answer is to be looked at; every one on a CPU."""
+        self._answers += 1
+        return self.device.type == "cpu" or self._answers <= LOOK_FIRST or self._answers % LOOK_EVERY == 0
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -224,7 +294,7 @@ class DiffusersPrior:
 
         Raises:
             ValueError: shapes that do not agree.
-            PriorError: finite inputs and a non-finite answer.
+            PriorError: finite inputs and a non-finite answer, where it is looked at: a run's guard sees all of them.
         """
         if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4 or cond.ndim != 3:
             raise ValueError(
@@ -235,7 +305,7 @@ class DiffusersPrior:
         out = torch.cat([self._evaluate(x, at, c) for x, at, c in parts])
         if self.prediction_type == "v_prediction":
             out = eps_from_v(out, x_t.float(), *self.alpha_sigma(t))
-        if not torch.isfinite(out).all() and torch.isfinite(x_t).all() and torch.isfinite(cond).all():
+        if self._looks() and not torch.isfinite(out).all() and torch.isfinite(x_t).all() and torch.isfinite(cond).all():
             raise PriorError(f"the model {self.source} answered finite input with non-finite noise. {self._advice()}")
         return out
 

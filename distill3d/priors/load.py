@@ -13,6 +13,7 @@ import torch
 from ..errors import PriorError
 from .diffusers_prior import PREDICTION_TYPES, DiffusersPrior
 from .quiet import quiet
+from .small_encoder import load_small_encoder
 from .weights import PICKLE_SUFFIXES, refuse_non_finite, refuse_pickle
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,6 +79,7 @@ def load_prior(
     prediction_type: str = "auto",
     image_size: int | None = None,
     max_batch: int | None = None,
+    encoder: str | Path | None = None,
 ) -> DiffusersPrior:
     """Load a prior for distillation.
 
@@ -92,6 +94,8 @@ def load_prior(
             then takes epsilon for 1.x and, for 2.x, a guess from the weights which is logged.
         image_size: side in pixels to work at; None takes the model's own. Smaller is faster and rougher.
         max_batch: most samples per UNet call; None is no limit.
+        encoder: a small autoencoder (TAESD, or any AutoencoderTiny or AutoencoderKL of diffusers) that makes the same
+            latents; gradients then pass through it instead of the VAE.
 
     Raises:
         PriorError: whatever is wrong with the path, the files or the kind of model, and what to do about it.
@@ -130,7 +134,7 @@ def load_prior(
             module.to(device=where, dtype=dtype_of)
     for name in ("unet", "text_encoder", "vae"):
         refuse_non_finite(getattr(parts, name), parts.origin[name])
-    return DiffusersPrior(
+    prior = DiffusersPrior(
         parts.unet,
         parts.vae,
         parts.text_encoder,
@@ -141,3 +145,6 @@ def load_prior(
         max_batch=max_batch,
         source=str(at),
     )
+    if encoder is not None:
+        prior.use_small_encoder(load_small_encoder(encoder, where, vae_precision))
+    return prior

@@ -34,6 +34,7 @@ class OccupancyGrid(nn.Module):
         bounds: ``(2, 3)`` float, lowest and highest world corner of the occupied cells; both 0 when none is.
         visible_share: ``()`` float, share of the last training render's samples that light could reach. The renderer
             writes it, and reads it to decide whether culling hidden samples pays.
+        known_share: the same number where somebody has read it already, so that a GPU need not be asked; else None.
     """
 
     density: Tensor
@@ -46,6 +47,7 @@ class OccupancyGrid(nn.Module):
         if resolution < 1:
             raise ValueError(f"expected an occupancy resolution of 1 or more, got {resolution}")
         self.resolution = resolution
+        self.known_share: float | None = None
         self.register_buffer("density", torch.zeros(resolution, resolution, resolution))
         self.register_buffer("occupied", torch.ones(resolution, resolution, resolution, dtype=torch.bool))
         self.register_buffer("bounds", torch.tensor([[-1.0] * 3, [1.0] * 3]))
@@ -109,6 +111,13 @@ class OccupancyGrid(nn.Module):
     def box(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest corner ``(3,)`` of the tight box around the occupied cells."""
         return self.bounds[0], self.bounds[1]
+
+    @property
+    def seen(self) -> float:
+        """``visible_share`` as a number, from a GPU only where ``known_share`` is not set."""
+        if self.known_share is None or self.visible_share.device.type == "cpu":
+            return float(self.visible_share)
+        return self.known_share
 
     @property
     def fraction(self) -> float:

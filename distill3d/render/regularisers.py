@@ -12,6 +12,9 @@ from torch import Tensor
 from .scan import exclusive_sum, ray_sum
 from .volume import BOX_DIAGONAL, Rendering
 
+#: Those that look at samples and not at pixels alone: a render in tiles has to be asked for them beforehand.
+OF_SAMPLES = ("entropy", "orientation", "distortion", "distance")
+
 
 def sparsity(rendering: Rendering) -> Tensor:
     """``mean sqrt(o^2 + 0.01)``: prefers empty pixels, with a bounded slope at 0 (threestudio ``loss_sparsity``)."""

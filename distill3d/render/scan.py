@@ -30,10 +30,17 @@ def ray_sum(value: Tensor, ray: Tensor, count: int) -> Tensor:
     return value.new_zeros((count, *value.shape[1:])).index_add(0, ray, value)
 
 
+def per_ray(ray: Tensor, count: int) -> Tensor:
+    """``(count,)`` long: how many values each ray has. Unlike ``bincount`` it never makes a GPU wait."""
+    if ray.device.type == "cpu":
+        return torch.bincount(ray, minlength=count)
+    return torch.zeros(count, dtype=torch.long, device=ray.device).index_add_(0, ray, torch.ones_like(ray))
+
+
 def first_index(ray: Tensor, count: int) -> Tensor:
     """``(count,)`` index of each ray's first value; meaningless for rays without one."""
-    per_ray = torch.bincount(ray, minlength=count)
-    return per_ray.cumsum(0) - per_ray
+    counts = per_ray(ray, count)
+    return counts.cumsum(0) - counts
 
 
 def _double_scan(value: Tensor, ray: Tensor, count: int) -> Tensor:

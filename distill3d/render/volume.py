@@ -2,60 +2,35 @@
 
 ``w_i = T_i (1 - exp(-sigma_i dt))`` with ``T_i = exp(-sum_{j<i} sigma_j dt)``. Only samples in occupied cells are
 queried, samples behind an opaque surface are culled when that pays, and batches with more samples than ``max_points``
-are rendered in chunks of rays whose graph is rebuilt in the backward pass.
+are rendered in chunks of rays whose graph is rebuilt in the backward pass. What would exceed ``memory_gb`` even so is
+rendered in tiles (``tiles``), of which nothing but pixels is kept.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import SettingsError
 from .cameras import Cameras, rays
+from .composite import Composite, Work, ray_ranges, visibility
+from .memory import kept_points
 from .occupancy import OccupancyGrid
 from .sampling import Points, sample_points
-from .scan import exclusive_sum, ray_sum
-from .shading import Shading, shade
+from .scan import per_ray
+from .settings import BOX_DIAGONAL, RenderSettings
+from .shading import Shading
+from .tiles import Lattice, render_tiles
+from .visible import reached
 
 if TYPE_CHECKING:
     from ..fields.base import RadianceField
 
-BOX_DIAGONAL = 2 * math.sqrt(3.0)
-OPAQUE_TAU = 60.0  # exp(-60) is 0 beside 1 in double precision; keeps infinite densities out of the prefix sum
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """How finely rays are sampled and how much memory a render may take."""
-
-    samples_per_ray: int = 128
-    """Steps along the diagonal of the box; a ray through the middle of a face takes 0.58 times as many."""
-    max_points: int = 1 << 20
-    """Most sample points held in one autograd graph (0.3 to 0.4 kB each); larger batches are rendered in chunks."""
-    cull_below: float = 0.5
-    """Look for hidden samples first when the last render could see less than this share; 0 never, 2 always."""
-    cull_transmittance: float = 1e-3
-    """Samples that less than this share of light reaches count as hidden; also bounds the error of culling."""
-    normal_weight: float = 1e-4
-    """Samples that contribute less than this get no normal: they are not lit by the point light."""
-
-    def __post_init__(self) -> None:
-        if self.samples_per_ray < 1 or self.max_points < 1:
-            got = f"{self.samples_per_ray} and {self.max_points}"
-            raise SettingsError(f"expected samples_per_ray and max_points of 1 or more, got {got}")
-        if self.cull_below < 0 or not 0 <= self.cull_transmittance < 1 or not 0 <= self.normal_weight < 1:
-            raise SettingsError("expected cull_below >= 0, and cull_transmittance and normal_weight within 0..1")
-
-    @property
-    def step_size(self) -> float:
-        """``dt`` in world units."""
-        return BOX_DIAGONAL / self.samples_per_ray
+__all__ = ["BOX_DIAGONAL", "RenderSettings", "Rendering", "Samples", "render", "visibility"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +77,8 @@ class Rendering:
         opacity: ``(B, H, W)`` in 0..1.
         depth: ``(B, H, W)`` weight-averaged distance from the camera, world units; 0 where nothing is hit.
         normal: ``(B, H, W, 3)`` sum of ``w_i n_i`` in world axes, so its length is at most the opacity; or ``None``.
-        samples: the points it was made from.
+        packed: the points it was made from, or None where a render in tiles did not keep them.
+        terms: for such a render, what was asked of its samples by name; empty otherwise.
     """
 
     rgb: Tensor
@@ -110,17 +86,26 @@ class Rendering:
     opacity: Tensor
     depth: Tensor
     normal: Tensor | None
-    samples: Samples
+    packed: Samples | None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> Samples:
+        """The points it was made from.
+
+        Raises:
+            ValueError: it was rendered in tiles, which keep none.
+        """
+        if self.packed is None:
+            raise ValueError(
+                "expected a rendering that kept its samples, got one made in tiles: ask for what you need of them with "
+                "render(terms=...), or raise RenderSettings.memory_gb"
+            )
+        return self.packed
 
 
-class Composite(NamedTuple):
-    """Pixels ``(rays, 5 or 8)``: colour, opacity, weighted distance, normal; and per-sample values."""
-
-    pixels: Tensor
-    density: Tensor
-    weight: Tensor
-    normal: Tensor | None
-    transmittance: Tensor
+#: A mean over all rays of something about their samples, such as the functions of ``regularisers``.
+Term = Callable[[Rendering], Tensor]
 
 
 def render(
@@ -135,6 +120,7 @@ def render(
     shading: Shading | None = None,
     normals: bool = False,
     generator: torch.Generator | None = None,
+    terms: Mapping[str, Term] | None = None,
 ) -> Rendering:
     """Render ``len(cameras)`` pictures of ``height`` x ``width`` pixels.
 
@@ -148,6 +134,8 @@ def render(
         shading: ``None`` means plain albedo.
         normals: composite a normal map even where shading does not need one.
         generator: jitters every ray's samples by a random part of one step; ``None`` puts them mid-step.
+        terms: functions of a rendering, each a mean over its rays, to evaluate where samples are not kept; the result
+            has them under ``terms`` then. Elsewhere call them on the result.
 
     Without a single sample the result is the background, and ``backward`` gives the field zero gradients.
     """
@@ -162,14 +150,22 @@ def render(
     offset = None
     if generator is not None:
         offset = torch.rand(len(d), generator=generator, device=generator.device).to(d)
-    points = sample_points(o, d, occupancy=occupancy, step_size=settings.step_size, offset=offset)
     lights = None
     if shading.needs_normals and shading.light is not None:
         lights = shading.light.to(d).repeat_interleave(height * width, 0)
-
-    work = _Work(field, settings, shading, lights, shading.needs_normals or normals, len(d))
-    points, out = _visible(work, points, occupancy)
-    pixels, opacity = out.pixels.view(*shape, -1), out.pixels[:, 3].view(shape)
+    work = Work(field, settings, shading, lights, shading.needs_normals or normals, len(d))
+    lattice = Lattice(o, d, offset, occupancy, settings.step_size)
+    packed: Samples | None = None
+    values: dict[str, Tensor] = {}
+    ends = _too_many(lattice, settings)
+    if ends is None:
+        points = sample_points(o, d, occupancy=occupancy, step_size=settings.step_size, offset=offset)
+        points, out = _visible(work, points, occupancy)
+        found = out.pixels
+        packed = Samples(points.ray, points.x, points.t, settings.step_size, out.density, out.weight, out.normal, d)
+    else:
+        found, values = _tiled(work, lattice, ends, occupancy, terms or {})
+    pixels, opacity = found.view(*shape, -1), found[:, 3].view(shape)
     foreground = pixels[..., :3]
     return Rendering(
         rgb=foreground + (1 - opacity)[..., None] * behind.to(foreground),
@@ -177,95 +173,87 @@ def render(
         opacity=opacity,
         depth=pixels[..., 4] / opacity.clamp_min(1e-6),
         normal=pixels[..., 5:] if work.normals else None,
-        samples=Samples(points.ray, points.x, points.t, settings.step_size, out.density, out.weight, out.normal, d),
+        packed=packed,
+        terms=values,
     )
 
 
-def visibility(density: Tensor, ray: Tensor, step_size: float, count: int) -> tuple[Tensor, Tensor]:
-    """Weights ``w_i`` and transmittances ``T_i`` ``(n,)`` of packed samples; a density that is NaN counts as 0."""
-    tau = (density.nan_to_num(nan=0.0) * step_size).clamp(0, OPAQUE_TAU)
-    transmittance = torch.exp(-exclusive_sum(tau, ray, count))
-    return -transmittance * torch.expm1(-tau), transmittance
+def _too_many(lattice: Lattice, settings: RenderSettings) -> Tensor | None:
+    """The lattice's ``ends`` when its samples would not fit ``memory_gb``, else None; counts only where that may be."""
+    most = kept_points(settings)
+    if len(lattice.origin) * settings.samples_per_ray <= most:
+        return None
+    ends = lattice.ends()
+    return ends if len(ends) and int(ends[-1]) > most else None
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What stays the same over all chunks of one render."""
+def _tiled(
+    work: Work, lattice: Lattice, ends: Tensor, occupancy: OccupancyGrid | None, terms: Mapping[str, Term]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pixels ``(rays, C)`` and the terms by name."""
+    training = torch.is_grad_enabled()
+    cull = work.settings.terminate or (training and work.settings.cull_below > 0)
 
-    field: RadianceField
-    settings: RenderSettings
-    shading: Shading
-    lights: Tensor | None  # (rays, 3)
-    normals: bool
-    rays: int
+    def sums(points: Points, out: Composite, start: int, stop: int) -> Tensor:
+        part = _part(points, out, lattice, start, stop)
+        return torch.stack([term(part) * (stop - start) for term in terms.values()])
 
-    def composite(self, points: Points, start: int, stop: int, lit: Tensor | None) -> Composite:
-        """Query the field at ``points`` and composite rays ``start`` to ``stop``; ``lit`` as in ``_normals``."""
-        ray, x, t = points
-        local, count = ray - start, stop - start
-        density, albedo = _query(self.field, x)
-        weight, transmittance = visibility(density, local, self.settings.step_size, count)
-        colour = albedo.nan_to_num(nan=0.0)
-        normal = self._normals(x, weight, lit) if self.normals else None
-        if normal is not None and self.lights is not None:
-            colour = shade(colour, x, normal, self.lights[ray], self.shading)
-        columns = [colour, torch.ones_like(t)[:, None], t[:, None]]
-        values = torch.cat(columns if normal is None else [*columns, normal], -1)
-        pixels = ray_sum(weight[:, None] * values, local, count)
-        return Composite(pixels, density, weight, normal, transmittance.detach())
-
-    def _normals(self, x: Tensor, weight: Tensor, lit: Tensor | None) -> Tensor:
-        """Normals ``(n, 3)`` of the samples marked in ``lit`` ``(n,)`` bool (default: by weight), 0 elsewhere."""
-        mask = weight.detach() > self.settings.normal_weight if lit is None else lit
-        index = mask.nonzero()[:, 0]
-        if len(index) == 0:
-            return torch.zeros_like(x)
-        found = self.field.normals(x[index]).to(x.dtype).nan_to_num(nan=0.0)
-        return torch.zeros_like(x).index_copy(0, index, found)
-
-    def chunks(self, points: Points) -> list[tuple[int, int, slice]]:
-        """Ranges of rays ``(start, stop)`` with at most ``max_points`` samples (or one ray), and their samples."""
-        ends = torch.bincount(points.ray, minlength=self.rays).cumsum(0).cpu()
-        found, start, done = [], 0, 0
-        while start < self.rays:
-            stop = int(torch.searchsorted(ends, done + self.settings.max_points, right=True))
-            stop = max(stop, start + 1)
-            end = int(ends[stop - 1])
-            found.append((start, stop, slice(done, end)))
-            start, done = stop, end
-        return found
+    pixels, found, tiles = render_tiles(work, lattice, ends, cull=cull, terms=sums if terms else None)
+    if training and cull and occupancy is not None:
+        occupancy.visible_share.fill_(tiles.visible / int(ends[-1]))
+        occupancy.known_share = None
+    return pixels, dict(zip(terms, (found / work.rays).unbind(), strict=True))
 
 
-def _visible(work: _Work, points: Points, occupancy: OccupancyGrid | None) -> tuple[Points, Composite]:
+def _part(points: Points, out: Composite, lattice: Lattice, start: int, stop: int) -> Rendering:
+    """A tile as a picture of one row."""
+    pixels, direction = out.pixels[None, None], lattice.direction[start:stop]
+    t = points.t
+    samples = Samples(
+        points.ray - start, points.x, t, lattice.step_size, out.density, out.weight, out.normal, direction
+    )
+    opacity = pixels[..., 3]
+    depth = pixels[..., 4] / opacity.clamp_min(1e-6)
+    return Rendering(pixels[..., :3], pixels[..., :3], opacity, depth, None, samples)
+
+
+def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tuple[Points, Composite]:
     """Cull hidden samples where it pays, then composite, in one graph or in recomputed chunks."""
     settings, training = work.settings, torch.is_grad_enabled()
     total = len(points.ray)
     many = total > settings.max_points
     lit = None
-    pays = occupancy is not None and float(occupancy.visible_share) < settings.cull_below
+    pays = occupancy is not None and occupancy.seen < settings.cull_below
     if training and total and (pays or many):
         weight, transmittance = _prepass(work, points)
-        keep = transmittance > settings.cull_transmittance
+        keep = (transmittance > settings.cull_transmittance).nonzero()[:, 0]
         points = Points(*(column[keep] for column in points))
         lit = (weight > settings.normal_weight)[keep]
+    elif total and settings.terminate and not training:
+        seen = reached(
+            work.field.density, points.x, points.ray, work.rays, settings.step_size, settings.cull_transmittance
+        )
+        points, lit = Points(*(column[seen.index] for column in points)), seen.weight > settings.normal_weight
     out = _composite(work, points, lit)
     if training and total and occupancy is not None:
         share = (out.transmittance > settings.cull_transmittance).sum() / total
         occupancy.visible_share.copy_(share)
+        occupancy.known_share = None
     return points, out
 
 
 @torch.no_grad()
-def _prepass(work: _Work, points: Points) -> tuple[Tensor, Tensor]:
+def _prepass(work: Work, points: Points) -> tuple[Tensor, Tensor]:
     density = torch.cat([work.field.density(x) for x in points.x.split(work.settings.max_points)])
     return visibility(density, points.ray, work.settings.step_size, work.rays)
 
 
-def _composite(work: _Work, points: Points, lit: Tensor | None) -> Composite:
+def _composite(work: Work, points: Points, lit: Tensor | None) -> Composite:
     if len(points.ray) <= work.settings.max_points:
         return work.composite(points, 0, work.rays, lit)
     parts: list[Composite] = []
-    for start, stop, cut in work.chunks(points):
+    ends = per_ray(points.ray, work.rays).cumsum(0)
+    for start, stop, cut in ray_ranges(ends, work.settings.max_points):
         arguments = (Points(*(c[cut] for c in points)), start, stop, None if lit is None else lit[cut])
         if torch.is_grad_enabled():
             parts.append(checkpoint(work.composite, *arguments, use_reentrant=False, preserve_rng_state=False))
@@ -279,12 +267,3 @@ def _composite(work: _Work, points: Points, lit: Tensor | None) -> Composite:
         normal=normal,
         transmittance=torch.cat([part.transmittance for part in parts]),
     )
-
-
-def _query(field: RadianceField, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Density and albedo; with no points, empty ones that still hang on the field's parameters."""
-    if len(x) == 0:
-        density, albedo = field(x.new_zeros(1, 3))
-        return density[:0], albedo[:0]
-    density, albedo = field(x)
-    return density, albedo

@@ -1,0 +1,61 @@
+"""The scene every render measurement looks at: a trainable field whose matter fills a known share of the box."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..fields.density import DensityField, FieldSettings
+from ..render.cameras import Cameras, orbit
+from ..render.occupancy import OccupancyGrid
+from ..render.settings import RenderSettings
+from ..render.volume import Rendering, render
+
+
+class Scene:
+    """A ball of the field's own density behind an occupancy grid that is occupied to ``share`` of its cells.
+
+    Args:
+        share: occupied part of the box, 0..0.5; 0.1 is what an object usually takes.
+        settings: the field's; None is the CPU profile.
+        resolution: cells along each side of the occupancy grid.
+    """
+
+    def __init__(self, share: float = 0.1, settings: FieldSettings | None = None, resolution: int = 48) -> None:
+        self.field = DensityField(settings or FieldSettings(), generator=torch.Generator().manual_seed(0))
+        self.grid = OccupancyGrid(resolution)
+        radius = (6.0 * share / math.pi) ** (1 / 3)
+        middle = (torch.arange(resolution) + 0.5) * (2 / resolution) - 1
+        x, y, z = torch.meshgrid(middle, middle, middle, indexing="ij")
+        self.grid.set_occupied(x * x + y * y + z * z < radius * radius)
+
+    def render(self, size: int, settings: RenderSettings, *, culled: bool = True, seed: int = 0) -> Rendering:
+        """One jittered picture of ``size`` x ``size`` pixels; ``culled`` False asks the whole box."""
+        return render(
+            self.field,
+            camera(),
+            size,
+            size,
+            background=torch.ones(3),
+            occupancy=self.grid if culled else None,
+            settings=settings,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def step(self, size: int, settings: RenderSettings, *, culled: bool = True) -> Rendering:
+        """A picture and the gradient of its mean square to the field, which replaces the one before."""
+        self.field.zero_grad(set_to_none=True)
+        made = self.render(size, settings, culled=culled)
+        made.rgb.square().mean().backward()
+        return made
+
+    def gradient(self) -> Tensor:
+        """All gradients end to end."""
+        return torch.cat([p.grad.flatten() for p in self.field.parameters() if p.grad is not None])
+
+
+def camera() -> Cameras:
+    """The one camera: three quarters from above, the object filling the picture."""
+    return orbit(30, 20)

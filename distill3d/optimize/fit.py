@@ -1,0 +1,192 @@
+"""Settings that fit a graphics card and an evening: estimates before a run, and what to change when they are too high.
+
+The figures are models of memory, measured on the bundled prior and counted on Stable Diffusion 1.5, not promises: a run
+that runs out of memory still goes on with smaller chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import SettingsError
+from ..fields.layout import layout
+from ..render.memory import GRAPH_BYTES, KEPT_BYTES, RenderMemory, estimate
+from .settings import Settings
+
+#: Numbers SD's encoder keeps of each pixel for its backward pass; other encoders in proportion to their first layer.
+ENCODER_NUMBERS, ENCODER_WIDTH = 3000, 128
+#: Bytes of activations in one UNet row of SD 1.5 at 64 x 64 latents in half precision; others in proportion.
+UNET_ROW, UNET_WIDTH, UNET_LATENTS = 300_000_000, 320, 64 * 64
+#: Share of a ray's lattice that lies in occupied cells: an object filling a tenth of the box.
+OCCUPIED = 0.12
+#: Fewest iterations worth starting.
+FEWEST = 50
+#: What the host, the driver and fragmentation take.
+RESERVE_GB = 0.6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the model needs, in bytes.
+
+    Attributes:
+        weights: of everything that stays on the device.
+        encoder: kept by the encoder for the backward pass of one view.
+        row: activations of one row of the UNet's batch.
+        max_batch: most rows at once; None for all.
+    """
+
+    weights: int
+    encoder: int
+    row: int
+    max_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings that fit, and why.
+
+    Attributes:
+        settings: what to run.
+        max_batch: most UNet rows at once, for the prior; None for all.
+        gigabytes: estimated peak.
+        seconds: estimated time of the optimisation; None when no step was timed.
+        render: the memory of the largest render.
+        changes: what was changed, one sentence each.
+    """
+
+    settings: Settings
+    max_batch: int | None
+    gigabytes: float
+    seconds: float | None
+    render: RenderMemory
+    changes: tuple[str, ...] = ()
+
+
+def cost_of(prior: Any) -> Cost:
+    """The cost of a diffusers prior, from its parts; of anything else nothing but what it says in ``weights_bytes``."""
+    if not hasattr(prior, "unet"):
+        return Cost(int(getattr(prior, "weights_bytes", 0)), 0, 0)
+    weights = sum(p.numel() * p.element_size() for m in (prior.unet, prior.vae) for p in m.parameters())
+    pixels, (_, h, w) = prior.image_size**2, prior.latent_shape
+    width = prior.vae.config.block_out_channels[0] / ENCODER_WIDTH
+    encoder = ENCODER_NUMBERS * pixels * width * prior.vae_dtype.itemsize
+    channels = prior.unet.config.block_out_channels[0] / UNET_WIDTH
+    row = UNET_ROW * channels * (h * w / UNET_LATENTS) * prior.dtype.itemsize / 2
+    return Cost(weights, int(encoder), int(row), getattr(prior, "max_batch", None))
+
+
+def largest_render(settings: Settings) -> RenderMemory:
+    """Memory of the run's largest render, by :mod:`render.memory`."""
+    side = max(round(settings.resolution(i / 100)) for i in range(101))
+    rays = settings.batch * side * side
+    return estimate(int(rays * settings.render.samples_per_ray * OCCUPIED), rays, settings.render)
+
+
+def field_bytes(settings: Settings) -> int:
+    """The hash grid with its gradient and Adam's two moments."""
+    grid = layout(settings.field.grid)
+    return 16 * grid.entries * grid.features
+
+
+def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:
+    """Estimated peak of a step. The UNet's rows and the render's backward pass are not alive together."""
+    rows = 3 * settings.batch if max_batch is None else min(max_batch, 3 * settings.batch)
+    kept = cost.weights + field_bytes(settings) + settings.batch * cost.encoder
+    return (kept + max(rows * cost.row, largest_render(settings).bytes)) / 1e9 + RESERVE_GB
+
+
+def fit(
+    settings: Settings,
+    cost: Cost,
+    *,
+    vram_gb: float | None = None,
+    minutes: float | None = None,
+    seconds_per_step: float | None = None,
+) -> Fit:
+    """Settings near ``settings`` that keep within a memory and a time.
+
+    Memory is saved in the order of what it costs: renders in tiles, UNet rows one at a time, fewer views a step. Time
+    is saved by fewer iterations, since every schedule runs over their share.
+
+    Args:
+        settings: what is wanted.
+        cost: of the model, see :func:`cost_of`.
+        vram_gb: most gigabytes on the device; None for no limit.
+        minutes: most minutes of optimisation; None for no limit. Needs ``seconds_per_step``.
+        seconds_per_step: measured time of a step with these settings.
+
+    Raises:
+        SettingsError: a limit that is no positive number, or that nothing fits; the message says what the least is.
+    """
+    for name, value in (("vram_gb", vram_gb), ("time_budget", minutes)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise SettingsError(f"expected {name} above 0, got {value}: leave it out for no limit")
+    changes: list[str] = []
+    wanted, rows = settings, cost.max_batch
+    if vram_gb is not None:
+        settings, rows = _within_memory(settings, cost, vram_gb, changes)
+    if minutes is not None:
+        if seconds_per_step is None or not seconds_per_step > 0:
+            raise SettingsError(f"expected a measured seconds_per_step to keep a time budget, got {seconds_per_step}")
+        settings = _within_time(settings, minutes, seconds_per_step * settings.batch / wanted.batch, changes)
+    seconds = None
+    if seconds_per_step is not None:
+        seconds = settings.iterations * seconds_per_step * settings.batch / wanted.batch
+    peak = gigabytes(settings, cost, rows)
+    return Fit(settings, rows, peak, seconds, largest_render(settings), tuple(changes))
+
+
+def _within_memory(settings: Settings, cost: Cost, vram_gb: float, changes: list[str]) -> tuple[Settings, int | None]:
+    need, batch = math.inf, settings.batch
+    while batch >= 1:
+        views = replace(settings, batch=batch)
+        for rows in (cost.max_batch, 1):
+            for share in (settings.render.memory_gb, 1.0, 0.5, 0.25):
+                trial = _smaller_renders(views, share)
+                need = min(need, gigabytes(trial, cost, rows))
+                if gigabytes(trial, cost, rows) <= vram_gb:
+                    changes += _described(settings, cost, trial, rows)
+                    return trial, rows
+        batch //= 2
+    raise SettingsError(
+        f"expected vram_gb of at least {math.ceil(10 * need) / 10:g} for this model, got {vram_gb:g}: the weights "
+        f"take {cost.weights / 1e9:.1f} GB and the encoder's backward pass {cost.encoder / 1e9:.1f} GB. Use fp16, "
+        "a small gradient encoder (TAESD), or a smaller model"
+    )
+
+
+def _smaller_renders(settings: Settings, share: float) -> Settings:
+    """At most ``share`` GB for a render, half of it for the graph."""
+    render = settings.render
+    if share >= render.memory_gb:
+        return settings
+    points = min(render.max_points, int(0.5e9 * share / (GRAPH_BYTES + KEPT_BYTES)))
+    return replace(settings, render=replace(render, memory_gb=share, max_points=points))
+
+
+def _described(before: Settings, cost: Cost, after: Settings, rows: int | None) -> list[str]:
+    found = []
+    if after.render.memory_gb < before.render.memory_gb:
+        found.append(f"renders hold {after.render.memory_gb:g} GB at most and are made in tiles above that")
+    if rows != cost.max_batch:
+        found.append("the UNet evaluates one row at a time")
+    if after.batch < before.batch:
+        found.append(f"{after.batch} views a step instead of {before.batch}")
+    return found
+
+
+def _within_time(settings: Settings, minutes: float, seconds: float, changes: list[str]) -> Settings:
+    most = int(60 * minutes / seconds)
+    if most >= settings.iterations:
+        return settings
+    if most < FEWEST:
+        raise SettingsError(
+            f"expected a time_budget of at least {math.ceil(10 * FEWEST * seconds / 60) / 10:g} minutes "
+            f"({FEWEST} steps of {seconds:.2g} s), got {minutes:g}: allow more, or lower "
+            "--batch, --resolution or the model"
+        )
+    changes.append(f"{most} iterations instead of {settings.iterations}")
+    return replace(settings, iterations=most)
