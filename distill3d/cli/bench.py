@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bench import encoder, export, quality, step
+from ..bench import encoder, export, quality, step, world
 from ..bench.quality_report import markdown
 from ..errors import SettingsError
 from ..optimize.settings import MethodName
@@ -25,9 +25,10 @@ step: share of each part in one distillation step of the draft preset.
 quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
 finished job in --out and goes on from there when it is called again.
 export: surface to written GLB, ours against the naive route (256^3, no decimation, xatlas straight): time by stage,
-peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes."""
+peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes.
+world: training images rendered a second, the full world against the plain one."""
 
-_NAMES = ("encoder", "step", "quality", "export")
+_NAMES = ("encoder", "step", "quality", "export", "world")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,20 @@ class Export(export.ExportSettings):
     """Print one JSON object instead of a table."""
 
 
+@dataclass(frozen=True)
+class World:
+    """Flags of ``distill3d bench world``."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    count: int = 1024
+    """Images in each run."""
+    repeats: int = 3
+    """Runs of each world, in turns; medians are reported."""
+    image_size: int = 64
+    """Side of the images in pixels."""
+
+
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -84,7 +99,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
         rest.insert(rest.index("--json") + 1, "True")
     if name not in _NAMES:
         raise SettingsError(f"unknown benchmark {name!r}: expected one of {', '.join(_NAMES)}")
-    kind: type[Any] = {"encoder": Encoder, "step": Step, "quality": Quality, "export": Export}[name]
+    kinds = {"encoder": Encoder, "step": Step, "quality": Quality, "export": Export, "world": World}
+    kind: type[Any] = kinds[name]
     flags = app.parse(kind, f"bench {name}", rest, DESCRIPTION)
     if name == "quality":
         result = _quality(flags, console)
@@ -105,6 +121,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
 def _measure(name: str, flags: Any) -> dict[str, Any]:
     if name == "encoder":
         return encoder.run(flags.repeats, flags.points)
+    if name == "world":
+        return world.run(flags.count, flags.repeats, flags.image_size)
     if name == "export":
         fields = export.ExportSettings.__dataclass_fields__
         return export.run(export.ExportSettings(**{field: getattr(flags, field) for field in fields}))
