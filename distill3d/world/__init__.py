@@ -10,7 +10,7 @@ from .figures import FIGURES
 from .objects import COLOURS, Object, all_objects, is_held_out
 from .paint import PATTERNS
 from .shapes import SHAPES, Shape
-from .trace import headlight, normals, trace
+from .trace import Looks, headlight, looks, normals, trace
 
 __all__ = [
     "CATALOGUE",
@@ -20,6 +20,7 @@ __all__ = [
     "PATTERNS",
     "SHAPES",
     "WORLDS",
+    "Looks",
     "Object",
     "Renders",
     "Shape",
@@ -28,6 +29,7 @@ __all__ = [
     "all_objects",
     "headlight",
     "is_held_out",
+    "looks",
     "normals",
     "render_dataset",
     "solid_of",

@@ -239,3 +239,40 @@ def normals(objects: Sequence[Object], cameras: Cameras, size: int) -> tuple[Ten
         normal[row, pixel] = torch.stack(seen.normal, -1)
         alpha[row, pixel] = seen.coverage
     return normal.transpose(1, 2).reshape(count, 3, size, size), alpha.view(count, 1, size, size)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What makes up a picture, ``B`` views of ``S x S`` pixels; everything is 0 off the object.
+
+    Attributes:
+        alpha: ``(B, 1, S, S)`` coverage.
+        normal: ``(B, 3, S, S)`` world-space unit normals.
+        albedo: ``(B, 3, S, S)`` diffuse colour.
+        share: ``(B, 1, S, S)`` of neutral paint.
+        level: ``(B, 1, S, S)`` its grey level.
+    """
+
+    alpha: Tensor
+    normal: Tensor
+    albedo: Tensor
+    share: Tensor
+    level: Tensor
+
+
+@torch.no_grad()
+def looks(objects: Sequence[Object], cameras: Cameras, size: int) -> Looks:
+    """The parts of a picture before light falls on it; one camera an object."""
+    count = _count(objects, cameras)
+    whole = torch.zeros(count, size * size, 9)
+    for which, group in _by_shape(objects):
+        seen = _surface(group, cameras[which], size, snug=True)
+        owner = seen.index // (size * size)
+        parts = torch.stack(seen.points, -1).split(torch.bincount(owner, minlength=len(group)).tolist())
+        paint = [o.paint(p) for o, p in zip(group, parts, strict=True)]
+        albedo = torch.cat([o.albedo(p) for o, p in zip(group, parts, strict=True)])
+        share, level = (torch.cat([p[i] for p in paint]) for i in (0, 1))
+        columns = [seen.coverage, *seen.normal, *albedo.unbind(-1), share, level]
+        whole[which[owner], seen.index % (size * size)] = torch.stack(columns, -1)
+    picture = whole.transpose(1, 2).reshape(count, 9, size, size)
+    return Looks(*picture.split([1, 3, 3, 1, 1], 1))
