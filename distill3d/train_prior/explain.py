@@ -13,21 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..render.cameras import orbit
-from ..world import COLOURS, WORLDS, Object, looks
+from ..world import CATALOGUE, COLOURS, WORLDS, Object, looks
+from ..world.crop import cut_out
 from .match import FOREGROUND, hue
 
 ELEVATIONS = tuple(range(-10, 81, 10))
 AZIMUTH_STEP = 15
-CROP = 32
-MARGIN = 1.06
 RENDER = 64
 CHUNK = 64
-TIE = 0.004
-"""Differences in explained share below this do not decide: from behind a smiley is a sphere."""
+TIE, VIEW_TIE = 0.015, 0.004
+"""Differences in explained share below these do not decide between objects, and between views of one: from behind a smiley
+is a sphere, from above a dome. True renders differ from their own best view by up to the first."""
 SLACK = 10.0
 """Degrees by which a view may miss the sector its caption names: less than a step of the bank."""
 
@@ -62,31 +61,9 @@ def ground(images: Tensor) -> Tensor:
     return rows[..., None].expand_as(images)
 
 
-def cut_out(pictures: Tensor, mask: Tensor) -> Tensor:
-    """``(N, C, CROP, CROP)`` of ``pictures`` ``(N, C, S, S)``: a square around ``mask`` ``(N, S, S)``, 0 outside it.
-
-    Rows and columns with fewer than two pixels of the mask do not count; an empty mask keeps the whole picture.
-    """
-    size = mask.shape[-1]
-    spans = []
-    for axis in (1, 2):
-        used = mask.sum(axis) >= 2
-        first = used.float().argmax(1)
-        last = size - 1 - used.flip(1).float().argmax(1)
-        empty = ~used.any(1)
-        spans.append((torch.where(empty, 0, first).float(), torch.where(empty, size - 1, last).float()))
-    (left, right), (top, bottom) = spans
-    side = torch.maximum(right - left, bottom - top) + 1
-    scale = MARGIN * side / size
-    shift_x, shift_y = ((low + high + 1) / size - 1 for low, high in spans)
-    nothing = torch.zeros_like(scale)
-    theta = torch.stack([scale, nothing, shift_x, nothing, scale, shift_y], 1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, [len(mask), 1, CROP, CROP], align_corners=False)
-    return F.grid_sample(pictures * mask[:, None], grid, align_corners=False)
-
-
 def _views(words: Sequence[str], patterns: Sequence[str]) -> list[tuple[Object, int, int]]:
-    things = [Object(w, "red", pattern=p) for w in words for p in patterns if p == "plain" or not Object(w, "red").has_front]
+    kinds = [(w, p) for w in words for p in patterns if p == "plain" or not CATALOGUE[w].has_front]
+    things = [Object(word, "red", pattern=pattern) for word, pattern in kinds]
     return [
         (thing, azimuth, elevation)
         for thing in things
@@ -96,7 +73,9 @@ def _views(words: Sequence[str], patterns: Sequence[str]) -> list[tuple[Object, 
 
 
 @functools.lru_cache(maxsize=2)
-def build_painted(words: tuple[str, ...] = WORLDS["full"].words, patterns: tuple[str, ...] = WORLDS["full"].patterns) -> Painted:
+def build_painted(
+    words: tuple[str, ...] = WORLDS["full"].words, patterns: tuple[str, ...] = WORLDS["full"].patterns
+) -> Painted:
     """Views of the full world: 10 elevations, azimuths in steps of 15 degrees over each object's turn."""
     views = _views(words, patterns)
     kinds = tuple(dict.fromkeys((v[0].shape, v[0].pattern) for v in views))
@@ -209,5 +188,5 @@ def view_obeyed(shares: Tensor, wanted: Sequence[Object], words: Sequence[str], 
     for row, thing, word in zip(shares, wanted, words, strict=True):
         own = bank.kind == bank.kinds.index((thing.shape, thing.pattern))
         named = own & obeys(word, bank.azimuth, bank.elevation)
-        obeyed.append(bool(row[named].max() >= row[own].max() - TIE))
+        obeyed.append(bool(row[named].max() >= row[own].max() - VIEW_TIE))
     return torch.tensor(obeyed)
