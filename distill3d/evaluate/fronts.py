@@ -4,7 +4,8 @@ A view is described by its opacity, its own colour and its normals in the camera
 not enter. Of the true object the same is known from every azimuth. A view *shows the front* when the best match stands
 within 22.5 degrees of the true front, and when what tells that side from the opposite one is there to at least one half:
 ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the matched true view ``A`` and the true view ``B`` from the
-opposite side; 1 is the front itself, 0 a ball without a face. Neighbouring views that show the front are one front.
+opposite side; 1 is the front itself, 0 a ball without a face. Neighbouring views that show the front are one front, but
+every full 90 degrees of them count: a ball of one colour is all front.
 A head with two faces has two, the Janus problem of text-to-3D.
 """
 
@@ -35,6 +36,8 @@ GAP = 2
 """Views that may be missing inside one front: 30 degrees."""
 SHORTEST = 2
 """Fewest views that make a front; a true one has three."""
+WIDTH = 6
+"""Views that one front may fill, as wide as the front view of prompts; every 90 degrees more are another front."""
 NORMAL_WEIGHT = 0.5
 
 
@@ -141,8 +144,14 @@ def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     step = 360.0 / VIEWS
     matched = [math.remainder(float(b) * step, 360.0) for b in best]
     shown = [abs(m) <= FRONTAL and s >= 0.5 for m, s in zip(matched, strength.tolist(), strict=True)]
-    middles = [_middle([i * step for i in run]) for run in runs(shown)]
+    middles = [_middle([i * step for i in part]) for run in runs(shown) for part in _divided(run)]
     return Fronts(tuple(middles), tuple(matched), tuple(strength.tolist()))
+
+
+def _divided(run: list[int]) -> list[list[int]]:
+    """A stretch in equal parts of at least ``WIDTH`` views, or whole when it is shorter than two of them."""
+    parts = max(1, len(run) // WIDTH)
+    return [run[len(run) * i // parts : len(run) * (i + 1) // parts] for i in range(parts)]
 
 
 def _middle(degrees: list[float]) -> float:
