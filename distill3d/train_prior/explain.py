@@ -22,7 +22,7 @@ from .match import FOREGROUND, hue
 
 ELEVATIONS = tuple(range(-10, 81, 10))
 AZIMUTH_STEP = 15
-RENDER = 64
+RENDER = 48
 CHUNK = 64
 TIE, VIEW_TIE = 0.015, 0.004
 """Differences in explained share below these do not decide between objects, and between views of one: from behind a smiley

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ..world import (
     view_word,
 )
 from .autoencoder import decode_all, encode_all
-from .explain import RENDER, Painted, build_painted, judge_pictures, nearest_colours, object_mask, view_obeyed
+from .explain import Painted, build_painted, judge_pictures, nearest_colours, object_mask, view_obeyed
 from .export import sample
 from .match import build_bank, foreground, labels, match_colours, match_shapes
 
@@ -54,6 +54,8 @@ class Gates:
     """Full world: share of samples of objects with a front that are seen from where the prompt says."""
     samples_each: int = 4
     """Samples of each of the world's prompts."""
+    every: int = 1
+    """Full world: judge only every so many-th prompt."""
 
     def check(self, measured: dict[str, float]) -> None:
         """Raise ``GateError`` naming every value of ``measured`` below the threshold of the same name."""
@@ -143,7 +145,7 @@ def view_chance(bank: Painted, settings: WorldSettings, count: int = 384) -> dic
         ``view_word_truth``: share obeyed by the right word, which no model can be expected to exceed; and
         ``view_word_chance``: mean share over all four words, what a model reaches that ignores them.
     """
-    found = render_dataset(3 * count, 99, replace(settings, image_size=RENDER, name="full"))
+    found = render_dataset(3 * count, 99, settings)
     rows = [i for i, o in enumerate(found.objects) if o.has_front][:count]
     things = [found.objects[i] for i in rows]
     cameras = found.cameras[torch.tensor(rows)]
@@ -158,23 +160,23 @@ def view_chance(bank: Painted, settings: WorldSettings, count: int = 384) -> dic
 
 
 def measure_full(
-    pipeline: Any, gates: Gates, settings: WorldSettings, seed: int, every: int = 1
+    pipeline: Any, gates: Gates, settings: WorldSettings, seed: int
 ) -> tuple[dict[str, float], Tensor]:
-    """Measurements over every ``every``-th prompt of the full world and view prompt, and the images of the former.
+    """Measurements over the full world's prompts and its view prompts, and the images of the former.
 
     ``sample_hue``, ``sample_shape``, ``sample_pattern``, ``held_out_shape`` (combinations training never showed) and
     ``view_word`` with its chance and truth; see ``explain``.
     """
     bank = build_painted()
-    things = all_objects("full")[::every] * gates.samples_each
+    things = all_objects("full")[:: gates.every] * gates.samples_each
     images = sample(pipeline, [o.caption() for o in things], gates.guidance, seed)
     measured = measure_pictures(images, things, bank)
-    figures = [o for o in all_objects("full") if o.shape in FIGURES][::every] * gates.samples_each
+    figures = [o for o in all_objects("full") if o.shape in FIGURES][:: gates.every] * gates.samples_each
     asked = [(o, word) for o in figures for word in VIEW_WORDS]
     shown = sample(pipeline, [f"{o.caption()}, {word} view" for o, word in asked], gates.guidance, seed + 1)
     turned, words = [o for o, _ in asked], [word for _, word in asked]
     shares = judge_pictures(shown, turned, bank).shares
     measured["view_word"] = float(view_obeyed(shares, turned, words, bank).float().mean())
-    measured |= view_chance(bank, settings)
+    measured |= view_chance(bank, settings, max(16, 384 // gates.every))
     logger.info("samples %s", json.dumps(measured))
     return measured, images

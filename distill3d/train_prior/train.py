@@ -157,6 +157,5 @@ def train(
     write_json(out / "training.json", {**record, **facts, **curves})
     if gates is not None:
         write_card(out, settings, seed, measured, gates, curves, facts)
-    if gates is not None:
         gates.check(measured)
     return measured

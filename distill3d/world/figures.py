@@ -12,7 +12,8 @@ from torch import Tensor
 from .paint import DARK, WHITE, layers
 from .shapes import Shape, _norm, _to_segment, sphere
 
-MUG_SHIFT = 0.165
+MUG_SHIFT = 0.17
+HOUSE_SHIFT = 0.07
 
 
 def _box(x: Tensor, y: Tensor, z: Tensor, half: tuple[float, float, float]) -> Tensor:
@@ -39,7 +40,7 @@ def mug(x: Tensor, y: Tensor, z: Tensor, radius: float = 0.46, half: float = 0.5
     r = torch.hypot(x, z)
     side = torch.hypot(r - radius, (y.abs() - half).clamp(min=0))
     cup = torch.minimum(side, torch.hypot((r - radius).clamp(min=0), y + half)) - wall
-    dx, dy = x - radius, y.abs()
+    dx, dy = x - radius - 0.03, y.abs()
     ring = torch.where(dx >= 0, torch.hypot(dx, dy) - 0.29, torch.hypot(dx, dy - 0.29))
     return torch.minimum(cup, torch.hypot(ring, z) - 0.09)
 
@@ -63,7 +64,7 @@ def chair(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 def house(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Four walls under a gable roof whose ridge runs along z."""
-    x, eaves, ridge, half = x.abs(), 0.64, 0.6, 0.54
+    x, y, eaves, ridge, half = x.abs(), y - HOUSE_SHIFT, 0.64, 0.6, 0.54
     walls = _box(x, y + 0.36, z, (0.5, 0.34, 0.46))
     v = y + 0.04
     base = torch.hypot((x - eaves).clamp(min=0), v)
@@ -76,7 +77,7 @@ def house(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 def house_paint(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """A darker roof; on the front a dark door and two white windows."""
-    front = z - 0.4
+    y, front = y - HOUSE_SHIFT, z - 0.4
     door = torch.minimum(torch.minimum(0.14 - x.abs(), -0.2 - y), front)
     windows = torch.minimum(torch.minimum(0.1 - (x.abs() - 0.32).abs(), 0.11 - (y + 0.28).abs()), front)
     return layers((y + 0.05, DARK), (windows, WHITE), (door, DARK), opacity=0.6)

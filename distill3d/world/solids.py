@@ -84,9 +84,9 @@ def arch(
 MORE_SHAPES: dict[str, Shape] = {
     s.word: s
     for s in (
-        Shape("star", star, turn=180, bound=0.88),
+        Shape("star", star, turn=180, bound=0.94),
         Shape("cross", cross, turn=180, bound=0.85),
-        Shape("heart", heart, turn=180, bound=0.84),
+        Shape("heart", heart, turn=180, bound=0.88),
         Shape("dome", dome, turn=0, bound=0.9),
         Shape("bowl", bowl, turn=0, bound=0.98),
         Shape("arch", arch, turn=180, bound=0.98),
