@@ -20,7 +20,7 @@ surface     Chamfer distance and normals of the exported mesh against the true s
 and, for what only the full world has,
 
 paint       about as much white and dark as on the true object; for a pattern, no other pattern fits better (``paint``)
-fronts      exactly one front all around, and it looks to where view prompts put it (``fronts``)
+fronts      exactly one front all around, and it looks to where view prompts put it (``fronts``); a sphere has no face
 
 It passes only when every check does. Objects of the full world are judged against its eighteen different solids, and
 hue share and saturation are taken relative to the true object's, which paint lowers.
@@ -35,6 +35,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..world.catalogue import CATALOGUE, WORLDS, solid_of
+from ..world.figures import FIGURES
 from ..world.objects import COLOURS, Object
 from ..world.paint import PATTERNS
 from .distance import surface_distance
@@ -237,7 +238,14 @@ def _known(seen: Observation, thing: Object) -> str:
 def _extras(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> list[Check]:
     """The checks that only some objects of the full world call for."""
     checks = [_paint(seen, thing, t, measures)] if is_painted(thing) and seen.fits else []
-    return [*checks, _fronts(seen, thing, t, measures)] if thing.has_front else checks
+    if thing.has_front:
+        checks.append(_fronts(seen, thing, t, measures))
+    if seen.around is not None and not is_painted(thing):
+        faces = [f for f in FIGURES if CATALOGUE[f].solid == thing.shape]
+        found = [f for f in faces if find_fronts(seen.around, f, thing.colour).count]
+        if faces:
+            checks.append(Check("fronts", not found, f"no face expected, found {', '.join(found) or 'none'}"))
+    return checks
 
 
 def accepts(seen: Observation, prompt: str, thresholds: Thresholds | None = None) -> bool:
