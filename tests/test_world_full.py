@@ -191,7 +191,9 @@ def test_the_worlds() -> None:
 
 def test_what_is_held_out_is_never_drawn_and_every_word_is() -> None:
     held = [o for o in all_objects("full") if is_held_out(o)]
-    assert len(held) == 62 and {(o.shape, o.pattern) for o in held} == {(o.shape, o.pattern) for o in all_objects("full")}
+    assert len(held) == 62 and {(o.shape, o.pattern) for o in held} == {
+        (o.shape, o.pattern) for o in all_objects("full")
+    }
     drawn = training_round(FULL)
     assert not set(drawn) & set(held)
     kinds = [sum(o.has_front for o in drawn), sum(not o.has_front and o.pattern == "plain" for o in drawn)]

@@ -112,7 +112,7 @@ class QualitySettings:
     """Where the runs compute: cpu, cuda or auto. Judging is always on the CPU."""
 
     world: Literal["plain", "full"] = "plain"
-    """World the default prompts are of. Full: patterns and objects with a front, for a prior trained on them (--model)."""
+    """World the default prompts are of. Full has patterns and fronts, for a --model that was trained on them."""
 
     def __post_init__(self) -> None:
         if self.world == "full" and self.prompts == PROMPTS:
@@ -124,8 +124,8 @@ class QualitySettings:
         found = world_of(self.prompts)
         if found == "full" and self.world != "full":
             raise SettingsError(
-                "expected prompts of the plain world, got one with a pattern, another shape or a front: add --world full, "
-                "and --model with a prior that knows it"
+                "expected prompts of the plain world, got one with a pattern, another shape or a front: add --world "
+                "full, and --model with a prior that knows it"
             )
         for method in self.methods:
             lookup(method)

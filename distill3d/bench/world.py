@@ -17,8 +17,8 @@ def run(count: int = 1024, repeats: int = 3, image_size: int = 64) -> dict[str, 
     """Render ``count`` captioned images of each world ``repeats`` times.
 
     Returns:
-        ``images_per_second`` by wall clock and ``images_per_cpu_second`` by process time (medians; the second is fair on a
-        busy machine), for each world, and their ratio full / plain.
+        ``images_per_second`` by wall clock and ``images_per_cpu_second`` by process time (medians; the second is fair
+        on a busy machine), for each world, and their ratio full / plain.
 
     Raises:
         SettingsError: nothing to render.

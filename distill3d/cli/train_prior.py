@@ -20,8 +20,9 @@ a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores 
 it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, a model card with recipe,
 curves and measurements, and fails loudly when a gate is missed.
 
---recipe plain is the bundled prior's: eight solids, eight colours. --recipe full (CPU, many hours, resumable) and --recipe
-full-cuda (one GPU, one piece) are for the larger world. Every other flag changes the recipe it is given with."""
+--recipe plain is the bundled prior's: eight solids, eight colours. --recipe full (CPU, many hours, resumable) and
+--recipe full-cuda (one GPU, one piece) are for the larger world. Every other flag changes the recipe it is given
+with."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Fields that must fail: a judge is worth no more than what it refuses.
 
-Four controls go with every quality run: an untrained field, a grey ball, a head with a face on either side, and the run's
-own results judged for each other's prompts. ``SolidField`` also builds the perfect answers the judge itself is tested on.
+Four controls go with every quality run: an untrained field, a grey ball, a head with a face on either side, and the
+run's own results judged for each other's prompts. ``SolidField`` also builds the perfect answers the judge itself is
+tested on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How far a mesh lies from the exact surface of a known shape, and how well its normals agree.
 
 Both ways, without a mesh of the truth: points of the mesh ask the distance function, points of the true surface ask the
-nearest triangles. Chamfer distance is the mean of the two mean distances, as a share of the box's side; normal consistency
-the mean of the two mean cosines (L. Mescheder et al., "Occupancy Networks", arXiv 1812.03828, section 4).
+nearest triangles. Chamfer distance is the mean of the two mean distances, as a share of the box's side; normal
+consistency the mean of the two mean cosines (L. Mescheder et al., "Occupancy Networks", arXiv 1812.03828, section 4).
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def to_triangles(points: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.where(within & (normal.norm(dim=-1) > 0.5), height, best)
 
 
-def nearest_faces(points: Tensor, vertices: Tensor, faces: Tensor, drawn: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_faces(
+    points: Tensor, vertices: Tensor, faces: Tensor, drawn: Tensor, owner: Tensor
+) -> tuple[Tensor, Tensor]:
     """Distance ``(n,)`` and face ``(n,)`` of the nearest triangle among those of the 8 nearest ``drawn`` points."""
     _, index = cKDTree(drawn.numpy()).query(points.numpy(), k=min(NEIGHBOURS, len(drawn)))
     candidates = owner[torch.from_numpy(index).view(len(points), -1)]

@@ -231,7 +231,9 @@ def _known(seen: Observation, thing: Object) -> str:
     """The word of the object's solid among the observation's fits."""
     solid = solid_of(thing.shape)
     if seen.fits and solid not in seen.fits:
-        raise SettingsError(f"expected an observation that knows a {thing.shape}, got the plain world's: observe(world='full')")
+        raise SettingsError(
+            f"expected an observation that knows a {thing.shape}, got the plain world's: observe(world='full')"
+        )
     return solid
 
 

@@ -1,4 +1,4 @@
-"""The model card a training run writes for its own prior: what it knows, the whole recipe, curves, and what was measured."""
+"""The model card a training run writes for its own prior: what it knows, the recipe, curves, and what was measured."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ tags: [stable-diffusion, score-distillation, text-to-3d, toy]
 
 # Distill3D tiny prior, {world} world
 
-A text-to-image model with Stable Diffusion's anatomy at toy size: `AutoencoderKL`, `CLIPTextModel` and `UNet2DConditionModel`
-in diffusers layout, {size} x {size} pixels, {megabytes:.0f} MB in float16. It knows the objects of a procedural world and
-nothing else. Written by `distill3d train-prior` at the end of the run that made it.
+A text-to-image model with Stable Diffusion's anatomy at toy size: `AutoencoderKL`, `CLIPTextModel` and
+`UNet2DConditionModel` in diffusers layout, {size} x {size} pixels, {megabytes:.0f} MB in float16. It knows the
+objects of a procedural world and nothing else. Written by `distill3d train-prior` at the end of the run that made it.
 """
 _MEASURES = {
     "psnr": "reconstruction of held-out renders, PSNR in dB",
@@ -62,7 +62,7 @@ def _knows(world: str) -> list[str]:
         lines.append(f"- Objects with one front: {', '.join(known.figures)} (the ball is `a <colour> and white ball`).")
     return [
         *lines,
-        "- A view behind it (`, front view`, `, side view`, `, back view`, `, overhead view`) or before it (`front view of`).",
+        "- A view behind it (`, front view`, `, side view`, `, back view`, `, overhead view`) or before it.",
     ]
 
 
@@ -71,7 +71,9 @@ def _measured(measured: Mapping[str, float], gates: Gates) -> list[str]:
     lines = ["| what | value | gate |", "|---|---|---|"]
     for name, words in _MEASURES.items():
         if name in measured:
-            gate = f"{asked[name]:g}" + ("" if measured[name] >= asked[name] else " **missed**") if name in asked else ""
+            gate = (
+                f"{asked[name]:g}" + ("" if measured[name] >= asked[name] else " **missed**") if name in asked else ""
+            )
             lines.append(f"| {words} (`{name}`) | {measured[name]:.4g} | {gate} |")
     return lines
 
@@ -113,7 +115,7 @@ def write_card(
     weight = sum(p.stat().st_size for p in out.glob("*/*.safetensors") if p.parent.name != ".training")
     world = settings.world.name
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items())
-    steps = f"{settings.vae_steps} steps of the autoencoder, {settings.unet_steps} of {settings.unet_batch} of UNet and text"
+    steps = f"{settings.vae_steps} steps of the autoencoder, {settings.unet_steps} of {settings.unet_batch} latents"
     lines = [
         _HEAD.format(world=world, size=settings.world.image_size, megabytes=weight / 1e6),
         "![samples](samples.png)\n",
@@ -126,7 +128,8 @@ def write_card(
         *_measured(measured, gates),
         "\n## How it came to be",
         f"Distill3D {__version__}, torch {torch.__version__}, {facts['device']}, seed {seed}. Parameters: {parts}.",
-        f"{settings.renders} renders, {steps}. One setting a line below; losses in `{CURVES}` and `training.json`.\n",
+        f"{settings.renders} renders, {steps} of UNet and text encoder. The recipe, a setting a line; "
+        f"losses in `{CURVES}` and `training.json`.\n",
         f"![losses](./{CURVES})\n",
         *_recipe(settings),
         "\nNo picture or text made by others was used. Apache-2.0, weights and data alike.\n",

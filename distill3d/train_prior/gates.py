@@ -159,9 +159,7 @@ def view_chance(bank: Painted, settings: WorldSettings, count: int = 384) -> dic
     }
 
 
-def measure_full(
-    pipeline: Any, gates: Gates, settings: WorldSettings, seed: int
-) -> tuple[dict[str, float], Tensor]:
+def measure_full(pipeline: Any, gates: Gates, settings: WorldSettings, seed: int) -> tuple[dict[str, float], Tensor]:
     """Measurements over the full world's prompts and its view prompts, and the images of the former.
 
     ``sample_hue``, ``sample_shape``, ``sample_pattern``, ``held_out_shape`` (combinations training never showed) and

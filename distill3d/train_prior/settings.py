@@ -1,4 +1,4 @@
-"""Every knob of a prior's recipe, and the three recipes; ``assets/tiny-prior`` says how its weights differ from "plain"."""
+"""Every knob of a prior's recipe, and three recipes; ``assets/tiny-prior`` says how its weights differ from "plain"."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class WorldSettings:
     lamp_tint: float = 0.08
     """Full world: largest shift of each of the lamp's RGB channels from white."""
     hold_out: bool = True
-    """Full world: leave out the 62 combinations of ``is_held_out``, so that a prior can be asked for what it never saw."""
+    """Full world: leave out the 62 combinations of ``is_held_out``, to ask a prior for what it never saw."""
 
     def __post_init__(self) -> None:
         if self.name not in ("plain", "full"):
@@ -147,8 +147,8 @@ def _azimuth(rng: random.Random, item: Object) -> float:
 def _draw(rng: random.Random, settings: WorldSettings, item: Object) -> tuple[Object, tuple[float, ...], str]:
     """One captioned view: the jittered object, its render numbers, and the caption.
 
-    The numbers are camera (4), lamp direction (2), ambient (1), background at the top and at the bottom (3 each), and the
-    lamp's colour (3).
+    The numbers are camera (4), lamp direction (2), ambient (1), background at the top and at the bottom (3 each), and
+    the lamp's colour (3).
     """
     tint = (rng.uniform(-1, 1) * settings.tint, rng.uniform(-1, 1) * settings.tint, rng.uniform(-1, 1) * settings.tint)
     item = Object(item.shape, item.colour, rng.uniform(*settings.size), tint, item.pattern)

@@ -101,7 +101,14 @@ FIGURES: dict[str, Shape] = {
     for s in (
         Shape("smiley", sphere, True, turn=360, bound=0.73, paint=smiley_paint, solid="sphere"),
         Shape(
-            "ball", sphere, True, turn=360, bound=0.73, paint=ball_paint, solid="sphere", phrase="{colour} and white ball"
+            "ball",
+            sphere,
+            True,
+            turn=360,
+            bound=0.73,
+            paint=ball_paint,
+            solid="sphere",
+            phrase="{colour} and white ball",
         ),
         Shape("mug", mug, True, turn=360, bound=0.94, paint=mug_paint),
         Shape("chair", chair, True, turn=360, bound=0.99),

@@ -110,8 +110,8 @@ def all_objects(world: str = "plain") -> list[Object]:
 def is_held_out(thing: Object) -> bool:
     """Whether the full world's training data leaves this combination out: 62 of its 496, to be asked of a prior later.
 
-    One colour of each shape in each pattern and one of each object with a front, so that every word is seen in training,
-    and no word tells that a combination is held out.
+    One colour of each shape in each pattern and one of each object with a front, so that every word is seen in
+    training, and no word tells that a combination is held out.
     """
     full = WORLDS["full"]
     colour = list(COLOURS).index(thing.colour)

@@ -207,7 +207,8 @@ def trace(
             the bottom row's.
         ambient: ``(B,)`` or one share of the light that comes from everywhere, in [0, 1].
         lamp: ``(B, 3)`` colours of the light that comes from ``light``, or one brightness.
-        snug: whether rays start at the shape's own bounding ball, which is faster and moves the last bits of the outline.
+        snug: whether rays start at the shape's own bounding ball, which is faster and moves the last bits of the
+        outline.
 
     Returns:
         rgb ``(B, 3, S, S)`` in [0, 1], composed on the background, and alpha ``(B, 1, S, S)``.
@@ -223,7 +224,9 @@ def trace(
     colour, alpha = torch.empty(count, size * size, 3), torch.empty(count, size * size)
     for which, group in _by_shape(objects):
         seen = _surface(group, cameras[which], size, snug)
-        colour[which], alpha[which] = _shade(group, seen, size, light[which], ambient[which], lamp[which] if lamp.ndim else lamp)
+        colour[which], alpha[which] = _shade(
+            group, seen, size, light[which], ambient[which], lamp[which] if lamp.ndim else lamp
+        )
     rgb = torch.lerp(ground.expand_as(colour), colour, alpha[..., None])
     return rgb.transpose(1, 2).reshape(count, 3, size, size), alpha.view(count, 1, size, size)
 
