@@ -131,12 +131,12 @@ def test_the_full_recipe_fits_its_words_and_its_size(tmp_path: Path) -> None:
 
 
 def test_the_losses_fall(tmp_path: Path) -> None:
-    settings = dataclasses.replace(MICRO, vae_steps=60, unet_steps=75, vae_adam_lr=3e-3)
+    settings = dataclasses.replace(MICRO, vae_steps=75, unet_steps=75, unet_batch=16)
     data = render_dataset(96, 0, settings.world)
     torch.manual_seed(0)
     vae = autoencoder.build(settings)
     rows = fit(autoencoder.stage(vae, data.images, settings, 0, CPU), 0, tmp_path, 1000, False)
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     latents, _ = autoencoder.whiten(vae, autoencoder.encode_all(vae, data.images, CPU, bf16=False))
     text.write_vocabulary(tmp_path / "v", data.captions, settings.vocabulary)
     tokenizer = text.load_tokenizer(tmp_path / "v", settings.text_length)
@@ -144,4 +144,4 @@ def test_the_losses_fall(tmp_path: Path) -> None:
     unet, encoder = denoiser.build(settings), text.build_encoder(tokenizer, settings)
     stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, 0, CPU)
     rows = fit(stage, 0, tmp_path, 1000, False)
-    assert rows[-1]["mse"] < 0.9 * rows[0]["mse"]
+    assert rows[-1]["mse"] < 0.75 * rows[0]["mse"]

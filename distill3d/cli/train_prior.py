@@ -41,6 +41,8 @@ class TrainPrior:
     """Start over, ignoring the checkpoints of an earlier run."""
     snapshot: Path | None = None
     """Folder for usable intermediate priors."""
+    check: bool = True
+    """Measure the result, hold it against the gates and write the model card."""
     settings: Annotated[TrainPriorSettings, tyro.conf.arg(name="")] = field(default_factory=TrainPriorSettings)
 
 
@@ -56,7 +58,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         seed=flags.seed,
         device=flags.device,
         settings=flags.settings,
-        gates=gates_of(flags.settings.world.name),
+        gates=gates_of(flags.settings.world.name) if flags.check else None,
         resume=not flags.fresh,
         snapshot=flags.snapshot,
     )
