@@ -96,13 +96,14 @@ def build_painted(
         shown = (mask[:, None] * (1 - seen.share)).sum((1, 2, 3)) / mask.sum((1, 2)).clamp(min=1)
         bareness.append(shown)
     index = torch.tensor([kinds.index((v[0].shape, v[0].pattern)) for v in views])
-    azimuth, elevation = (torch.tensor([float(v[i]) for v in views]) for i in (1, 2))
+    azimuth, elevation = torch.tensor([float(v[1]) for v in views]), torch.tensor([float(v[2]) for v in views])
     return Painted(torch.cat(bare), torch.cat(paint), index, azimuth, elevation, torch.cat(bareness), kinds)
 
 
 def object_mask(images: Tensor) -> Tensor:
     """``(N, S, S)`` bool: what stands out from the background."""
-    return (images - ground(images)).norm(dim=1) > FOREGROUND
+    stands_out: Tensor = (images - ground(images)).norm(dim=1) > FOREGROUND
+    return stands_out
 
 
 def nearest_colours(images: Tensor, mask: Tensor, least: float = 0.01) -> Tensor:

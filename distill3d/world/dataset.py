@@ -159,7 +159,8 @@ def _draw(rng: random.Random, settings: WorldSettings, item: Object) -> tuple[Ob
     camera = (azimuth, elevation, rng.uniform(*settings.radius), rng.uniform(*settings.fov))
     light = (lamp, rng.uniform(*settings.light_elevation), rng.uniform(*settings.ambient))
     ground = _background(rng, kind, COLOURS[item.colour], settings.contrast)
-    end, glow = ground, (1.0, 1.0, 1.0)
+    end = ground
+    glow: tuple[float, ...] = (1.0, 1.0, 1.0)
     if settings.name == "full":
         end = _colour(rng, COLOURS[item.colour], settings.contrast) if kind == "gradient" else ground
         glow = tuple(1 + rng.uniform(-1, 1) * settings.lamp_tint for _ in range(3))
