@@ -186,7 +186,16 @@ def test_two_faces_are_two_fronts_and_no_face_is_none():
     assert find_fronts(around(TwoFaced("house", "red")), "house", "red").count == 2
     assert find_fronts(around(Object("sphere", "red")), "smiley", "red").count == 0
     assert find_fronts(around(Object("cube", "red")), "chair", "red").count == 0
-    assert find_fronts(around(TwoFaced("ball", "red")), "ball", "red").count > 1, "a ball of one colour is all front"
+    assert find_fronts(around(TwoFaced("ball", "red")), "ball", "red").count == 0, "a ball of one colour has no front"
+
+
+def test_a_cast_is_no_face_and_hides_none():
+    """A grey ball, or a head of another tint, is told by its features and not by its mean colour."""
+    grey = Around(around(Object("sphere", "red")).parts.clone())
+    grey.parts[:, 1:4] = 0.4 * grey.parts[:, :1]
+    assert find_fronts(grey, "smiley", "red").count == 0
+    assert find_fronts(around(Object("smiley", "orange")), "smiley", "red").azimuths == (0.0,)
+    assert find_fronts(around(TwoFaced("smiley", "pink")), "smiley", "purple").azimuths == (0.0, 180.0)
 
 
 def test_stretches_on_a_ring():

@@ -1,12 +1,12 @@
 """How many fronts does a field have? Each view of a ring around it is matched against known renders of the true object.
 
-A view is described by its opacity, its own colour and its normals in the camera's axes, cut to the object; the light
-does not enter. Of the true object the same is known from every azimuth. A view *shows the front* when the best match
-stands within 22.5 degrees of the true front, and when what tells that side from the opposite one is there to at least
-one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the matched true view ``A`` and the true view
-``B`` from the opposite side; 1 is the front itself, 0 a ball without a face. Neighbouring views that show the front
-are one front, but every full 90 degrees of them count: a ball of one colour is all front.
-A head with two faces has two, the Janus problem of text-to-3D.
+A view is described by its opacity, its own colour and its normals in the camera's axes, cut to the object; the light does
+not enter, and a cast that all views share is taken off. Of the true object the same is known from every azimuth. A view
+*shows the front* when the best match stands within 22.5 degrees of the true front, and when what tells that side from the
+opposite one is there to at least one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the matched true
+view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face. Neighbouring
+views that show the front are one front, but every full 90 degrees of them count. A head with two faces has two, the Janus
+problem of text-to-3D.
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ def runs(shown: list[bool], gap: int = GAP, shortest: int = SHORTEST) -> list[li
 def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     """Count the fronts of an observed field that should be this object; it must be one with a front."""
     truth = true_views(shape, colour)
-    flat, known = around.parts.flatten(1), truth.flatten(2)
+    offset = _mean_colour(around.parts) - _mean_colour(truth[len(ELEVATIONS) // 2])
+    parts = around.parts.clone()
+    parts[:, 1:4] -= offset[:, None, None] * parts[:, :1]
+    flat, known = parts.flatten(1), truth.flatten(2)
     distance = torch.stack([torch.cdist(flat[None], rows[None])[0] for rows in known])
     best = distance.amin(0).argmin(1)
     tilt = distance.gather(2, best[None, :, None].expand(len(known), -1, 1)).squeeze(2).argmin(0)
@@ -146,6 +149,11 @@ def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     shown = [abs(m) <= FRONTAL and s >= 0.5 for m, s in zip(matched, strength.tolist(), strict=True)]
     middles = [_middle([i * step for i in part]) for run in runs(shown) for part in _divided(run)]
     return Fronts(tuple(middles), tuple(matched), tuple(strength.tolist()))
+
+
+def _mean_colour(parts: Tensor) -> Tensor:
+    """``(3,)`` mean colour over all views, weighted by opacity."""
+    return parts[:, 1:4].sum((0, 2, 3)) / parts[:, 0].sum().clamp(min=1e-6)
 
 
 def _divided(run: list[int]) -> list[list[int]]:

@@ -54,24 +54,25 @@ def _distance(sdf: SDF, points: Sequence[Tensor], size: Tensor) -> Tensor:
 
 def _march(sdf: SDF, bundle: _Rays) -> tuple[Tensor, Tensor]:
     """Depth ``(N,)`` of the hit or closest approach, and coverage ``(N,)`` in [0, 1] there."""
-    best = torch.full_like(bundle.near, float("inf"))
-    depth = bundle.near.clone()
+    best, depth = torch.empty_like(bundle.near), torch.empty_like(bundle.near)
     index = torch.arange(len(depth))
     live, t = bundle, bundle.near.clone()
+    least, at = torch.full_like(t, float("inf")), t
     for _ in range(STEPS):
         width = live.width * t
         gap = _distance(sdf, live.at(t), live.size) + 0.5 * width
         hit = gap < HIT
         misses = torch.where(hit, 0.0, gap / width)
-        closer = misses < best[index]
-        best[index[closer]] = misses[closer]
-        depth[index[closer]] = t[closer]
+        at = torch.where(misses < least, t, at)
+        least = torch.minimum(least, misses)
         t = t + gap
         keep = (~hit & (t < live.far)).nonzero().squeeze(1)
+        if len(keep) < 0.9 * len(index):
+            best[index], depth[index] = least, at
+            live, t, index, least, at = live[keep], t[keep], index[keep], least[keep], at[keep]
         if not len(keep):
             break
-        if len(keep) < 0.9 * len(index):
-            live, t, index = live[keep], t[keep], index[keep]
+    best[index], depth[index] = least, at
     return depth, (1 - best).clamp(0, 1)
 
 
