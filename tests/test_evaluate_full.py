@@ -198,6 +198,12 @@ def test_a_cast_is_no_face_and_hides_none():
     assert find_fronts(around(TwoFaced("smiley", "pink")), "smiley", "purple").azimuths == (0.0, 180.0)
 
 
+@pytest.mark.parametrize(("strength", "fronts"), [(0.3, 0), (0.75, 1)])
+def test_a_face_counts_from_half_of_its_strength(strength, fronts):
+    whole, bare = around(Object("smiley", "red")).parts, around(Object("sphere", "red")).parts
+    assert find_fronts(Around(torch.lerp(bare, whole, strength)), "smiley", "red").count == fronts
+
+
 def test_stretches_on_a_ring():
     def ring(*places):
         return [i in places for i in range(VIEWS)]

@@ -1,12 +1,12 @@
 """How many fronts does a field have? Each view of a ring around it is matched against known renders of the true object.
 
-A view is described by its opacity, its own colour and its normals in the camera's axes, cut to the object; the light does
-not enter, and a cast that all views share is taken off. Of the true object the same is known from every azimuth. A view
-*shows the front* when the best match stands within 22.5 degrees of the true front, and when what tells that side from the
-opposite one is there to at least one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the matched true
-view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face. Neighbouring
-views that show the front are one front, but every full 90 degrees of them count. A head with two faces has two, the Janus
-problem of text-to-3D.
+A view is described by its opacity, its own colour and its normals in the camera's axes, cut to the object; the light
+does not enter, and a cast that all views share is taken off. Of the true object the same is known from every azimuth.
+A view *shows the front* when the best match stands within 22.5 degrees of the true front, and when what tells that side
+from the opposite one is there to at least one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the
+matched true view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face.
+Neighbouring views that show the front are one front, but every full 90 degrees of them count. A head with two faces has
+two, the Janus problem of text-to-3D.
 """
 
 from __future__ import annotations
