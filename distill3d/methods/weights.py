@@ -6,6 +6,7 @@ ASD takes them at t, never at the shifted timestep.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ def w_alpha(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha
 
 
+Weighting = Literal["sds", "uniform", "fantasia3d", "alpha"]
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sds": w_sds,
     "uniform": w_uniform,
