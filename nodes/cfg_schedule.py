@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from ..distill3d.errors import SettingsError
 from ..distill3d.schedules import Constant, Cosine, Linear, Piecewise, Schedule, Step
 from .types import Plan, ScheduleType
+from .words import in_words
 
 POINTS = 65
 SIZE = (384, 192)
@@ -98,6 +99,7 @@ class CFGSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, start: float, end: float, shape: dict[str, Any], over: str) -> io.NodeOutput:
         schedule = make(start, end, shape)
         image = draw(schedule, over)

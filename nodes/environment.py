@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..distill3d import __version__
+from .words import in_words
 
 OPTIONAL = {
     "tinycudann": "a compiled hash grid; this release has none of its code and uses its own in PyTorch",
@@ -78,6 +79,7 @@ class EnvironmentReport(io.ComfyNode):
         return float("nan")
 
     @classmethod
+    @in_words
     def execute(cls) -> io.NodeOutput:
         text = json.dumps(gather(), indent=1)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

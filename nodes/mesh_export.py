@@ -17,6 +17,7 @@ from . import reflect
 from .field import expect_field
 from .host import folders
 from .types import FieldType
+from .words import in_words
 
 FORMATS = ("glb", "obj", "ply")
 HIDDEN, SHOWN = ("level", "chunk"), ("resolution", "face_budget", "texture_size")
@@ -41,7 +42,7 @@ def _settings(owner: str, prefix: str = "") -> list[Any]:
         name, kind = prefix + node.target.id, ast.unparse(node.annotation)
         if name in HIDDEN or not isinstance(node.value, ast.Constant):
             continue
-        tip, value = said.get(node.target.id, "").replace("--mesh.", ""), node.value.value
+        tip, value = said.get(node.target.id, ""), node.value.value
         advanced = name not in SHOWN or None
         if kind.startswith("Literal["):
             options = [str(v) for v in ast.literal_eval(f"({kind[8:-1]},)")]
@@ -107,6 +108,7 @@ class MeshExport(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, field: Any, prefix: str, format: str, level: float = 0.0, **more: Any) -> io.NodeOutput:
         from ..distill3d.mesh import MeshSettings, TextureSettings, build, write
         from ..distill3d.optimize.report import versions
