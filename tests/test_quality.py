@@ -18,7 +18,7 @@ from distill3d.errors import PriorError, SettingsError  # noqa: E402
 from distill3d.evaluate import parse_prompt  # noqa: E402
 from distill3d.fields.density import FieldSettings  # noqa: E402
 from distill3d.fields.layout import HashGridSettings  # noqa: E402
-from distill3d.optimize import Settings  # noqa: E402
+from distill3d.optimize import Settings, preset  # noqa: E402
 from distill3d.priors.load import load_prior  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
 from distill3d.schedules import Constant  # noqa: E402
@@ -108,6 +108,22 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
     again = quality.run(chosen, settings_for=tiny_settings)
     assert (folder / RESULT).stat().st_mtime_ns == before, "a finished job ran again"
     assert again["jobs"] == summary["jobs"]
+
+
+def short(method: str) -> Settings:
+    return replace(preset("draft", method), iterations=120)
+
+
+def test_short_runs_on_the_bundled_prior_make_the_objects_they_are_asked_for(tmp_path):
+    """A small run of the real benchmark: real distillation, the real judge, its fixed thresholds and controls."""
+    chosen = QualitySettings(("a yellow sphere", "an orange cylinder"), ("sds",), out=tmp_path)
+    summary = quality.run(chosen, settings_for=short)
+    assert [(j["prompt"], j["passed"], j["failures"]) for j in summary["jobs"]] == [
+        ("a yellow sphere", True, []),
+        ("an orange cylinder", True, []),
+    ]
+    assert all(c["judged"] and not c["taken_for"] for c in summary["controls"].values()), summary["controls"]
+    assert summary["methods"]["sds"]["mean_iou"] > 0.8
 
 
 def test_a_job_repeats_exactly_and_is_judged_again_from_its_kept_field(job, monkeypatch):

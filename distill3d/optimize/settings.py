@@ -74,7 +74,9 @@ class OptimizerSettings:
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's decay rates of the first and second moment."""
     eps: float = 1e-15
-    """Adam's guard against division by 0; hash grids need it tiny."""
+    """Adam's guard against division by 0. Parts with gradients well below it hold still: raise it (0.005 for the
+    bundled prior, whose grid has gradients of 0.01 to 1 where rays reach) when the unseen inside or underside grows
+    hollow or rough. Tiny, as published for hash grids, moves everything alike."""
 
     def __post_init__(self) -> None:
         for name in ("rate_grid", "rate_mlp", "rate_background"):
