@@ -43,7 +43,7 @@ def test_the_error_of_one_node_names_the_input_of_another(server: Any) -> None:
 
 
 def test_a_lost_object_names_the_inputs_that_bring_it_back(server: Any) -> None:
-    graph = graphs.whole(40, extra="losses.sparsity = 100000\nguards.patience = 3\noptimizer.rate_mlp = 0.1")
+    graph = graphs.whole(20, extra="guards.opacity_low = 0.96\nguards.patience = 2")
     seen = server.run(graph)
     assert seen.end == "execution_error" and seen.error["node_id"] == "nerf", seen.error
     said = seen.error["exception_message"]
