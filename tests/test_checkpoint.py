@@ -120,7 +120,7 @@ def damage(path: Path, how: str) -> None:
         ("foreign", "another safetensors file"),
         ("bit flip", "checksum"),
         ("newer", "Update distill3d"),
-        ("missing", "folder that --out named"),
+        ("missing", "folder that out named"),
     ],
 )
 def test_every_damaged_checkpoint_is_refused_with_its_reason(tmp_path: Path, how: str, words: str) -> None:

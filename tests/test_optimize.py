@@ -148,7 +148,7 @@ def test_lost_objects_stop_the_run_with_advice(
     )
     with pytest.raises(DivergedError, match=words) as error:
         Distillation(prior, "a red ball", settings).run()
-    assert "--losses.sparsity" in str(error.value)
+    assert "losses.sparsity" in error.value.advice and "losses.sparsity" in str(error.value)
 
 
 def test_out_of_memory_is_retried_once_with_smaller_chunks(prior: GaussianPrior) -> None:
@@ -177,7 +177,7 @@ def test_out_of_memory_twice_names_the_settings_to_lower(prior: GaussianPrior) -
         raise torch.cuda.OutOfMemoryError("out of memory")
 
     run.field.forward = fails  # type: ignore[method-assign]
-    with pytest.raises(OutOfMemoryError, match=r"--resolution, --batch"):
+    with pytest.raises(OutOfMemoryError, match="lower resolution, batch"):
         run.run()
 
 

@@ -46,8 +46,8 @@ class Guard:
         if self.not_finite >= self.settings.stop_after:
             raise DivergedError(
                 f"expected finite numbers, got a non-finite {culprit} in {self.not_finite} iterations in a row; "
-                "the last good state is kept. Lower --optimizer.rate-grid or the guidance scale, or load the model "
-                "with --dtype fp32"
+                "the last good state is kept. ",
+                advice="Lower {optimizer.rate_grid} or the guidance scale, or run the model in fp32 ({dtype})",
             )
         if self.not_finite == self.settings.lower_after:
             self.rate *= 0.5
@@ -64,13 +64,15 @@ class Guard:
         self.filled = self.filled + 1 if opacity > self.settings.opacity_high else 0
         if self.vanished >= self.settings.patience:
             raise DivergedError(
-                f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. "
-                "Lower --losses.sparsity, raise --field.blob-density or the guidance scale; or try another --seed"
+                f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. ",
+                advice="Lower {losses.sparsity}, raise {field.blob_density} or the guidance scale; or try another "
+                "{seed}",
             )
         if self.filled >= self.settings.patience:
             raise DivergedError(
                 f"the object fills the view: mean opacity above {self.settings.opacity_high} for {self.filled} "
-                "iterations. Raise --losses.sparsity, lower --field.blob-density, or keep --background.mode mixed"
+                "iterations. ",
+                advice="Raise {losses.sparsity}, lower {field.blob_density}, or keep {background.mode} at mixed",
             )
 
     def state(self) -> dict[str, float]:

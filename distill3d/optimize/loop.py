@@ -176,8 +176,9 @@ class Distillation:
                 raise
             if self._shrunk:
                 raise OutOfMemoryError(
-                    "memory ran out twice, the second time with smaller chunks: lower --resolution, --batch or "
-                    "--render.samples-per-ray, or close other programs that use memory"
+                    "memory ran out twice, the second time with smaller chunks: ",
+                    advice="lower {resolution}, {batch} or {render.samples_per_ray}, or close other programs that "
+                    "use memory",
                 ) from error
         self._shrink()
         return self.step()
