@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -201,3 +202,28 @@ def test_settings_name_what_is_wrong() -> None:
         preset("best")
     with pytest.raises(SettingsError, match="unknown resolutoin"):
         from_json(Settings, {"resolutoin": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer": {"betas": (1.0, 1.0)}}, "betas"),
+        ({"optimizer": {"eps": 0.0}}, "eps"),
+        ({"optimizer": {"warmup": -1}}, "warmup"),
+        ({"optimizer": {"rate_grid": Constant(-0.1)}}, "rate_grid"),
+        ({"losses": {"sparsity": Constant(-1.0)}}, "sparsity"),
+        ({"guards": {"patience": 0}}, "patience"),
+        ({"guards": {"opacity_low": math.nan}}, "opacity_low"),
+        ({"field": {"density_bias": math.nan}}, "field.density_bias"),
+        ({"cameras": {"azimuth": (0.0, math.inf)}}, "cameras.azimuth"),
+        ({"shading": {"ambient": math.nan}}, "shading.ambient"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_before_the_run(change: dict[str, dict[str, Any]], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        replace(SMALL, **{name: replace(getattr(SMALL, name), **parts) for name, parts in change.items()})
+
+
+def test_a_field_too_large_for_any_memory_is_an_error_that_says_what_to_lower(prior: GaussianPrior) -> None:
+    with pytest.raises(OutOfMemoryError, match="occupancy_resolution"):
+        Distillation(prior, "a red ball", replace(SMALL, occupancy_resolution=10**6))

@@ -97,8 +97,8 @@ def load(path: Path) -> Checkpoint:
         )
     try:
         header = json.loads(metadata["distill3d"])
-        found, checksums, meta = int(header["format"]), header["crc32"], header["meta"]
-    except (ValueError, KeyError, TypeError) as error:
+        found, checksums, meta = int(header["format"]), dict(header["crc32"]), dict(header["meta"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"expected a distill3d header in {file}, got a damaged one ({error}). ", advice=_ANOTHER
         ) from error

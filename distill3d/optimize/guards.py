@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import DivergedError
+from ..errors import DivergedError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,16 @@ class GuardSettings:
     """Mean rendered opacity, 0..1, above which the object counts as filling the box."""
     patience: int = 60
     """Iterations in a row outside the two opacity bounds after which the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("lower_after", "stop_after", "patience"):
+            if getattr(self, name) < 1:
+                raise SettingsError(
+                    f"expected {name} of 1 or more iterations, got {getattr(self, name)}: 60 is patient"
+                )
+        if not 0 <= self.opacity_low < self.opacity_high <= 1:
+            got = f"{self.opacity_low} and {self.opacity_high}"
+            raise SettingsError(f"expected opacity_low below opacity_high, both from 0 to 1, got {got}: 0.004 and 0.97")
 
 
 @dataclass
