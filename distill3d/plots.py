@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +30,33 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def binned(points: Points, end: float, bins: int = 20) -> list[tuple[float, float]]:
+    """``(middle of a bin, mean y)`` of the points with x in ``[0, end]``; empty bins are left out.
+
+    >>> binned([(10, 1.0), (40, 3.0), (999, 7.0)], 1000)
+    [(25.0, 2.0), (975.0, 7.0)]
+    """
+    found: dict[int, list[float]] = {}
+    for x, y in points:
+        found.setdefault(min(int(x * bins / end), bins - 1), []).append(y)
+    return [((b + 0.5) * end / bins, sum(values) / len(values)) for b, values in sorted(found.items())]
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Logarithms, base 10, of round numbers within ``[low, high]``: 1, 2 and 5 of every decade, or as few as needed.
+
+    >>> [10**v for v in log_ticks(0.0, 1.0)]
+    [1.0, 2.0, 5.0, 10.0]
+    """
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        values = [d + math.log10(f) for d in decades for f in factors]
+        inside = [v for v in values if low - 1e-9 <= v <= high + 1e-9]
+        if 2 <= len(inside) <= most:
+            return inside
+    return ticks(low, high)
+
+
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if low == high:
@@ -47,7 +74,7 @@ def chart(
     size: tuple[int, int] = (560, 300),
     log: bool = False,
 ) -> Image:
-    """A chart of one line a label, with axes, ticks and a legend.
+    """A chart of one line a label, with axes, ticks and a legend: beside the chart, or above it for a single line.
 
     Args:
         lines: label -> ``(x, y)`` points; those not finite, or not above 0 on a logarithmic axis, are left out.
@@ -62,7 +89,8 @@ def chart(
     image = Pillow.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
     everything = [p for points in shown.values() for p in points]
-    box = (_LEFT * _SCALE, _TOP * _SCALE, width - _RIGHT * _SCALE, height - _BOTTOM * _SCALE)
+    beside = _legend_width(draw, shown) if len(shown) > 1 else 0
+    box = (_LEFT * _SCALE, _TOP * _SCALE, width - _RIGHT * _SCALE - beside, height - _BOTTOM * _SCALE)
     if not everything:
         draw.text((box[0], box[1]), "nothing to show", fill="black", font=_font(11))
         return image.resize(size, Pillow.Resampling.LANCZOS)
@@ -75,7 +103,8 @@ def chart(
             draw.line(at, fill=colour, width=2 * _SCALE, joint="curve")
         elif at:
             draw.ellipse([at[0][0] - 4, at[0][1] - 4, at[0][0] + 4, at[0][1] + 4], fill=colour)
-    _legend(draw, box, list(shown))
+    if len(shown) > 1 or draw.textlength(title, font=_font(12)) + _legend_width(draw, shown) < box[2] - box[0]:
+        _legend(draw, box, list(shown))
     draw.text((box[0], 6 * _SCALE), title, fill="black", font=_font(12))
     draw.text(((box[0] + box[2]) // 2, height - 4 * _SCALE), x, fill="black", font=_font(10), anchor="mb")
     if y:
@@ -120,7 +149,7 @@ def _axes(draw: Any, box: Any, x_range: Any, y_range: Any, log: bool) -> None:
         px, _ = _place(box, x_range, y_range, (value, y_range[0]))
         draw.line([(px, box[1]), (px, box[3])], fill=grey, width=_SCALE)
         draw.text((px, box[3] + 4), f"{value:g}", fill="black", font=font, anchor="mt")
-    for value in ticks(*y_range):
+    for value in log_ticks(*y_range) if log else ticks(*y_range):
         _, py = _place(box, x_range, y_range, (x_range[0], value))
         draw.line([(box[0], py), (box[2], py)], fill=grey, width=_SCALE)
         text = f"{10**value:.3g}" if log else f"{value:g}"
@@ -128,19 +157,19 @@ def _axes(draw: Any, box: Any, x_range: Any, y_range: Any, log: bool) -> None:
     draw.rectangle(box, outline="#888888", width=_SCALE)
 
 
+def _legend_width(draw: Any, names: Iterable[str]) -> int:
+    return math.ceil(max(draw.textlength(name, font=_font(9)) for name in names)) + 22 * _SCALE
+
+
 def _legend(draw: Any, box: Any, names: Sequence[str]) -> None:
     font, row = _font(9), 13 * _SCALE
-    widest = max((draw.textlength(name, font=font) for name in names), default=0)
-    corner = (box[2] - widest - 30 * _SCALE, box[1] + _SCALE)
-    draw.rectangle([*corner, box[2] - _SCALE, min(corner[1] + (len(names) * 13 + 8) * _SCALE, box[3])], fill="white")
+    single = len(names) == 1
+    left = box[2] - _legend_width(draw, names) if single else box[2]
     for i, (name, colour) in enumerate(zip(names, _cycle(len(names)), strict=True)):
-        y = box[1] + 6 * _SCALE + i * row
-        if y > box[3] - row:
-            break
-        width = draw.textlength(name, font=font)
-        x = box[2] - width - 10 * _SCALE
-        draw.line([(x - 16 * _SCALE, y + 5 * _SCALE), (x - 4 * _SCALE, y + 5 * _SCALE)], fill=colour, width=3 * _SCALE)
-        draw.text((x, y), name, fill="black", font=font)
+        y = 8 * _SCALE if single else box[1] + i * row
+        line = y + 5 * _SCALE
+        draw.line([(left + 6 * _SCALE, line), (left + 18 * _SCALE, line)], fill=colour, width=3 * _SCALE)
+        draw.text((left + 22 * _SCALE, y), name, fill="black", font=font)
 
 
 def _font(points: int) -> Any:

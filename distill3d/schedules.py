@@ -332,7 +332,7 @@ def from_iterations(value: float | Sequence[float], total: int, steps_per_epoch:
             inside a piecewise list, or ``total`` below 1.
     """
     if total < 1:
-        raise SettingsError(f"expected a run of at least one iteration, got {total}")
+        raise SettingsError(f"expected a run of at least one iteration, got {total}: give the run's length")
     if isinstance(value, (int, float)):
         return Constant(float(value))
     entries = list(value)
@@ -347,7 +347,7 @@ def from_iterations(value: float | Sequence[float], total: int, steps_per_epoch:
     steps = [entries[0], *entries[3::2]]
     values = [entries[1], *entries[2::2]]
     if any(a >= b for a, b in itertools.pairwise(steps)):
-        raise SettingsError(f"expected ascending steps, got {steps} in {entries}")
+        raise SettingsError(f"expected ascending steps, got {steps} in {entries}: write them in order")
     if len(entries) > 4:
         if any(isinstance(s, float) for s in steps[1:]):
             raise SettingsError(f"expected whole iterations in a piecewise list, got {steps}: write them as integers")

@@ -1,7 +1,7 @@
-"""The pictures of docs/methods.md, all of them:  python docs/make_methods_pictures.py [--iterations 120]
+"""The pictures of docs/methods.md, all of them:  python docs/make_methods_pictures.py [--iterations 120] [--keep DIR]
 
 Two ``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
-minutes on one core.
+minutes on one core. The figures of that page are in both runs' ``report.json``: ``--keep`` leaves the runs there.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def schedules() -> None:
     write_png(DOCS / "schedules.png", stack(images))
 
 
-def runs(iterations: str) -> None:
+def runs(iterations: str, keep: Path | None) -> None:
     """The methods on the toy and on the bundled prior."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
+        out = keep or Path(folder)
         toy = ["distill2d", "--prior", "mixture", "--out", str(out / "toy")]
         picture = ["distill2d", "a red cube", "--batch", "1", "--iterations", iterations, "--out"]
         for arguments in (toy, [*picture, str(out / "all")]):
@@ -53,5 +53,7 @@ def runs(iterations: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", default="120")
+    parser.add_argument("--keep", type=Path)
+    flags = parser.parse_args()
     schedules()
-    runs(parser.parse_args().iterations)
+    runs(flags.iterations, flags.keep)

@@ -470,9 +470,8 @@ class Clip:
 class _Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(
-            torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]]), requires_grad=False
-        )
+        mixing = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]])
+        self.weight = nn.Parameter(mixing, requires_grad=False)
         self.decoder = nn.Linear(3, 3)
         for parameter in self.decoder.requires_grad_(False).parameters():
             parameter.fill_(1)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill3d.mesh import SurfaceMesh
+from distill3d.mesh import MeshView, SurfaceMesh
+from distill3d.render.cameras import ring
+from distill3d.render.occupancy import OccupancyGrid
+from distill3d.render.pictures import picture
+from distill3d.render.volume import RenderSettings
 from distill3d.world.objects import Object
+
+CAMERAS = ring(24, elevation=20)
+FINE = RenderSettings(samples_per_ray=256)
 
 
 class WavyField:
@@ -31,6 +40,22 @@ class WavyField:
             x = x.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.object.sdf(x).sum(), x)
         return torch.nn.functional.normalize(gradient, dim=-1)
+
+
+def renderings(field: WavyField, size: int) -> Tensor:
+    """``(24, size, size, 3)`` float64 direct renderings of the field, 0 to 255."""
+    occupancy = OccupancyGrid(48)
+    for _ in range(4):
+        occupancy.update(field, step_size=FINE.step_size, generator=torch.Generator().manual_seed(0), warmup=True)
+    views = [CAMERAS[k : k + 1] for k in range(24)]
+    return torch.stack([picture(field, v, size, occupancy=occupancy, settings=FINE) for v in views]).double()
+
+
+def psnr(mesh: SurfaceMesh, truth: Tensor) -> float:
+    """Decibels of the mesh's pictures against ``renderings``."""
+    shown = MeshView(mesh)
+    pictures = torch.stack([picture(shown, CAMERAS[k : k + 1], truth.shape[1]) for k in range(len(truth))])
+    return -10 * math.log10(float(((pictures.double() - truth) / 255).square().mean()))
 
 
 CORNERS = {"left up": (255, 0, 0), "right up": (0, 255, 0), "left down": (0, 0, 255), "right down": (255, 255, 0)}

@@ -83,7 +83,7 @@ def test_convert_takes_a_mesh_to_another_format_and_budget(
     source = str(finished / "mesh.glb")
     assert main(["convert", source, str(tmp_path / "a.usdz")]) == 0
     assert main(["convert", source, str(tmp_path / "b.obj"), "--face-budget", "200", *SMALL]) == 0
-    assert len(trimesh.load(tmp_path / "b.obj", force="mesh").faces) <= 200 and (tmp_path / "b.png").exists()
+    assert len(trimesh.load(tmp_path / "b.obj", force="mesh").faces) <= 200 and (tmp_path / "b_color.png").exists()
     capsys.readouterr()
     for arguments, words in (
         (["convert", source, source], "expected another file"),
@@ -92,6 +92,7 @@ def test_convert_takes_a_mesh_to_another_format_and_budget(
         (["turntable", source, "--out", str(tmp_path / "a.avi")], "ending in .mp4"),
         (["turntable", str(tmp_path / "none.ply"), "--out", str(tmp_path / "a.gif")], "there is no file"),
         (["turntable", source, "--frames", "0"], "expected 1 to 2000 frames"),
+        (["turntable", __file__, "--out", str(tmp_path / "a.gif")], "expected a mesh file ending in .glb"),
         (["export", str(finished), "--out", str(tmp_path / "a.fbx")], "ending in .glb"),
     ):
         status, message = bad(capsys, *arguments)

@@ -272,11 +272,11 @@ def test_a_seam_is_no_hole() -> None:
 def test_obj_names_its_materials_and_survives_odd_names(tmp_path: Path) -> None:
     path = write(poster(), tmp_path / "my poster é.obj")
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == sorted([path.name, "my_poster__.mtl", "my_poster__.png", "my_poster___normal.png",
+    assert names == sorted([path.name, "my_poster__.mtl", "my_poster___color.png", "my_poster___normal.png",
                             "my_poster___occlusion.png"])  # fmt: skip
     text = path.read_text()
     assert "mtllib my_poster__.mtl" in text and "usemtl baked" in text
-    assert "map_Kd my_poster__.png" in (tmp_path / "my_poster__.mtl").read_text()
+    assert "map_Kd my_poster___color.png" in (tmp_path / "my_poster__.mtl").read_text()
 
 
 def test_full_disk_leaves_no_part_of_a_textured_obj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

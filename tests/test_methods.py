@@ -381,10 +381,10 @@ def test_registry_errors_list_what_exists() -> None:
         (lambda: TBSDSettings(start=0.5, end=0.5), "start < end"),
         (lambda: TBSDSettings(source="gnp"), "target_negative or modifier"),
         (lambda: SDSSettings(guidance="fast"), "expected a schedule"),  # type: ignore[arg-type]
-        (lambda: GradientSettings("sigma"), "sds, uniform, fantasia3d"),
+        (lambda: GradientSettings("snr"), "sds, uniform, fantasia3d"),
         (lambda: GradientSettings(normalise="l2"), "none, norm, std"),
         (lambda: GradientSettings(clip="1->0"), "clip above 0"),  # type: ignore[arg-type]
-        (lambda: weight("sigma", W, W), "sds, uniform, fantasia3d"),
+        (lambda: weight("snr", W, W), "sds, uniform, fantasia3d"),
         (lambda: Evaluation("text"), "prompt kind"),
     ],
 )

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from distill3d.errors import SettingsError
 from distill3d.methods import METHODS, lookup
+from distill3d.methods.asd import ASDSettings
 from distill3d.methods.base import dot
+from distill3d.methods.bridge import BridgeSettings
 from distill3d.methods.perp_neg import PerpNegSettings, blend, correction, perpendicular
+from distill3d.methods.tbsd import TBSDSettings
 from distill3d.optimize.guidance import Draw, Guidance
 from distill3d.optimize.settings import Settings
 from distill3d.priors.noise_schedule import alpha_sigma, alphas_cumprod
@@ -138,6 +141,39 @@ def test_evaluations_a_sample_never_exceed_the_published_counts_and_are_one_call
             found = guidance.at(latents, angle, angle * 0, progress, drawn).evaluations
             assert prior.calls == [found] and found <= 2 * table[method]
         assert found == 2 * table[method], "at the end of the run nothing is left out"
+
+
+CEILING = {"sds": (2, 4), "csd": (3, 5), "asd": (3, 5), "tbsd": (3, 5), "nfsd": (3, 5), "bridge": (2, 4), "bsd": (2, 4)}
+READINGS = {
+    "asd": (ASDSettings(eta=0.0), ASDSettings(random=False, t_min=0.02)),
+    "tbsd": (
+        TBSDSettings(time="timestep", start=0.1, end=0.7),
+        TBSDSettings(source="modifier", opening="sds", start=0.3),
+        TBSDSettings(weight=0.4, a="1->0"),  # type: ignore[arg-type]
+    ),
+    "bridge": (BridgeSettings(source="modifier", target=""),),
+}
+
+
+@pytest.mark.parametrize("method", CEILING)
+@pytest.mark.parametrize("perp_neg", [False, True])
+def test_no_setting_of_any_method_evaluates_more_than_the_table(method: str, perp_neg: bool) -> None:
+    """Rows of the real batch, for every preset and reading, with and without a negative prompt, all around."""
+    entry = lookup(method)
+    every = [p.settings for p in entry.method.presets.values()] + list(READINGS.get(method, ()))
+    azimuth, elevation = (torch.tensor([math.radians(v) for v in a]) for a in (VIEWS, ABOVE))
+    latents, drawn = state(5)
+    fullest = 0.0
+    for settings in every:
+        for negative in ("", "blurry"):
+            prior = Distinct()
+            guidance = guidance_of(method, prior, negative, perp_neg=PerpNegSettings(perp_neg), **{method: settings})
+            for progress in (0.0, 0.25, 0.6, 1.0):
+                prior.calls.clear()
+                found = guidance.at(latents, azimuth, elevation, progress, drawn).evaluations
+                assert prior.calls == [found] and found <= 5 * CEILING[method][perp_neg], (settings, progress)
+                fullest = max(fullest, found / 5)
+    assert fullest > CEILING[method][perp_neg] - 1, "the table is no tighter than what is there"
 
 
 def test_annealed_csd_and_empty_negative_prompts_share_rows() -> None:

@@ -83,6 +83,7 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
     chosen = QualitySettings(prompts=PAIR[:1], methods=("sds",), out=tmp_path, processes=1, model=tiny_pipeline)
     seen = []
     summary = quality.run(chosen, seen.append, tiny_settings)
+    assert summary["comparison"]["sds"]["runs"] == 1 and "| sds | 0 of 1 |" in (tmp_path / "comparison.md").read_text()
     assert (seen[0].done, seen[-1].done, seen[-1].total, seen[-1].failed) == (0, 1, 1, 0)
     assert any(p.running for p in seen) and "1/1 done" in str(seen[-1])
 

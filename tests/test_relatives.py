@@ -101,6 +101,22 @@ def test_bsd_weighs_by_alpha_and_its_2d_preset_scales_both_terms() -> None:
     same(got, W * (lam * D_CLS + (1 - lam) * 0.018 * E_0))
 
 
+def test_13_bsd_auto_leaves_the_noise_out_and_is_as_long_as_what_was_left() -> None:
+    """Against the authors' lines written out for one sample at a time."""
+    source = preset("BSD", "published-auto")
+    method = create("BSD", source.settings)
+    sigma = W.sqrt()
+    got = method.gradient(PREDICTIONS, EPS, weight(source.gradient.weighting, (1 - W).sqrt(), sigma), 0.5)
+    for i in range(len(EPS)):
+        residual = (E_0[i] - EPS[i]).flatten()
+        g1, g2 = D_CLS[i].flatten(), 1.25 * residual
+        a = min(max(float((g2 - g1) @ g2 / ((g2 - g1) @ (g2 - g1))), 0.0), 1.0)
+        expected = residual.norm() * sigma[i].flatten() / 50 * (a * g1 + (1 - a) * g2)
+        same(got[i].flatten(), expected)
+    figures = method.diagnostics(PREDICTIONS, EPS, 0.5)
+    assert figures["denoise_norm"] == pytest.approx(1.25 * float((E_0 - EPS).flatten(1).norm(dim=1).mean()))
+
+
 # ---- TBSD's other readings
 
 

@@ -15,12 +15,12 @@ from distill3d.errors import SettingsError
 from distill3d.methods import METHODS
 from distill3d.optimize.curves import Recorder
 from distill3d.optimize.events import Step
-from distill3d.plots import chart, ticks
+from distill3d.plots import chart, log_ticks, ticks
 from distill3d.priors.freeu import dynamic
 from distill3d.priors.load import load_prior
 from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS, Linear
 from distill3d.two_d import TARGET_TEXT, Settings2D, distil, mixture_prior, settings_for
-from distill3d.two_d.latents import choose, noise_errors, norms_on_one_state
+from distill3d.two_d.latents import choose, mean_norm, noise_errors, norms_over_timesteps
 from distill3d.two_d.mixture import density, distance_to_mode, modes, ring
 
 ALL = tuple(name.lower() for name in METHODS)
@@ -56,7 +56,9 @@ def test_every_method_sees_the_same_start_and_noise_and_repeats_itself() -> None
 def test_sds_at_100_pushes_ten_times_harder_than_asd_on_one_state_of_the_toy() -> None:
     runs = {m: published(m) for m in ("sds", "asd", "csd")}
     for latents in (ring(32), ring(32, 1.0), modes().reshape(3, 2, 1, 1)):
-        norms = norms_on_one_state(mixture_prior(), TARGET_TEXT, runs, latents)
+        found = norms_over_timesteps(mixture_prior(), TARGET_TEXT, runs, latents)
+        assert [t for t, _ in found["sds"]] == [t for t, _ in found["asd"]] and len(found["sds"]) == 32 * len(latents)
+        norms = {name: mean_norm(points) for name, points in found.items()}
         assert norms["sds"] >= 10 * norms["asd"] and norms["asd"] > norms["csd"]
 
 
@@ -64,8 +66,8 @@ def test_sds_at_100_pushes_ten_times_harder_than_asd_on_one_state_of_the_tiny_pr
     prior = load_prior(device="cpu")
     latents = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     runs = {m: published(m) for m in ("sds", "asd")}
-    norms = norms_on_one_state(prior, "a red cube", runs, latents, draws=6)
-    assert norms["sds"] >= 10 * norms["asd"]
+    found = norms_over_timesteps(prior, "a red cube", runs, latents, draws=6)
+    assert mean_norm(found["sds"]) >= 10 * mean_norm(found["asd"])
 
 
 def test_noise_error_falls_to_zero_for_a_perfect_model_at_high_noise() -> None:
@@ -182,6 +184,9 @@ def test_recorder_bins_errors_and_skips_bad_steps() -> None:
 def test_ticks_are_round_and_cover_the_range() -> None:
     assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0] and ticks(-3, 7) == [-2, 0, 2, 4, 6]
     assert ticks(5, 5) == [5]
+    assert [10**v for v in log_ticks(-0.2, 1.1)] == pytest.approx([1, 2, 5, 10])
+    assert [10**v for v in log_ticks(-3, 2.5)] == pytest.approx([0.001, 0.01, 0.1, 1, 10, 100])
+    assert 2 <= len(log_ticks(0.31, 0.38)) <= 8, "a narrow range has ticks too"
 
 
 def test_a_falling_schedule_is_drawn_falling_and_all_schedules_have_a_picture() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from ..mesh import MeshSettings, MeshView, SurfaceMesh, TextureSettings, build, write
+from ..mesh import MeshSettings, MeshView, OnStage, SurfaceMesh, TextureSettings, build, convert, read_parts, write
 from ..mesh.color import face_weighted_normals
 from ..mesh.raster import rasterise
 from ..mesh.worker import mesh_worker
@@ -55,21 +56,52 @@ def psnr(field: Any, mesh: SurfaceMesh, views: int, size: int) -> float:
     return float(-10 * np.log10(error / views))
 
 
-def ours(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceMesh:
-    """The whole pipeline; fills ``stages`` with seconds."""
+def timed(stages: dict[str, float]) -> OnStage:
+    """A listener that fills ``stages`` with the seconds of each stage."""
     last, begun = "", time.perf_counter()
 
     def tell(name: str, share: float) -> None:
         nonlocal last, begun
         now = time.perf_counter()
         if name != last:
-            if last:
-                stages[last] = now - begun
             last, begun = name, now
         stages[name] = now - begun
 
+    return tell
+
+
+def ours(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceMesh:
+    """The whole pipeline."""
     settings = MeshSettings(resolution=job["resolution"], face_budget=job["faces"])
-    return build(field, settings=settings, texture=TextureSettings(size=job["texture"]), on_stage=tell)
+    return build(field, settings=settings, texture=TextureSettings(size=job["texture"]), on_stage=timed(stages))
+
+
+def vertices(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceMesh:
+    """Ten times the faces, as far as there are so many, with vertex colours."""
+    settings = MeshSettings(resolution=job["resolution"], face_budget=10 * job["faces"])
+    return build(field, settings=settings, on_stage=timed(stages))
+
+
+def large(field: Any, job: dict[str, Any], stages: dict[str, float], budget: int | None = None) -> SurfaceMesh:
+    """A file with many faces, read, decimated to the budget, unwrapped and painted."""
+    begun = time.perf_counter()
+    parts = read_parts(job["source"])
+    stages["read"] = time.perf_counter() - begun
+    job["faces_in"] = sum(len(part.faces) for part in parts)
+    settings = MeshSettings(face_budget=job["faces"] if budget is None else budget, component_share=0.0)
+    return convert(parts, settings, TextureSettings(size=job["texture"]), timed(stages))
+
+
+def whole(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceMesh:
+    """The same with every face kept."""
+    return large(field, job, stages, budget=0)
+
+
+def prepare(field: Any, job: dict[str, Any]) -> None:
+    """The file that ``large`` and ``whole`` read, cut down to its faces from a lattice fine enough to have more."""
+    cells = min(1024, max(16, math.ceil(0.9 * math.sqrt(job["input_faces"]))))
+    settings = MeshSettings(resolution=cells, face_budget=job["input_faces"])
+    write(build(field, settings=settings), job["source"])
 
 
 def naive(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceMesh:
@@ -116,13 +148,22 @@ def main() -> None:
     out = Path(job["out"])
     field, stages = KnownField(job["shape"]), dict[str, float]()
     begun = time.perf_counter()
-    mesh = {"ours": ours, "naive": naive}[job["variant"]](field, job, stages)
+    if job["route"] == "prepare":
+        prepare(field, job)
+        out.write_text(json.dumps({"seconds": time.perf_counter() - begun}))
+        return
+    routes = {"ours": ours, "vertices": vertices, "large": large, "whole": whole, "naive": naive}
+    mesh = routes[job["route"]](field, job, stages)
     before = time.perf_counter()
     path = write(mesh, out.with_name("mesh.glb"))
     stages["write"] = time.perf_counter() - before
     seconds = time.perf_counter() - begun
     result: dict[str, Any] = {"seconds": seconds, "faces": len(mesh.faces), "file_mb": path.stat().st_size / 1e6}
+    if "faces_in" in job:
+        result["faces_in"] = job["faces_in"]
     result |= peak_memory() | {f"seconds_{name}": value for name, value in stages.items()}
+    if "texture" in mesh.report:
+        result["unwrap"] = mesh.report["texture"]["unwrap"]
     if job["views"]:
         result["psnr_db"] = psnr(field, mesh, job["views"], job["view_size"])
     out.write_text(json.dumps(result))

@@ -43,6 +43,7 @@ from .quality_job import (
     read_result,
 )
 from .quality_report import summarise, write_report
+from .variants import PLAIN, applied, check_variants, compare, label, write_table
 
 PROMPTS = (
     "a red cube",
@@ -71,7 +72,10 @@ class QualitySettings:
     methods: tuple[str, ...] = METHODS
     """Distillation methods to compare."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds; each prompt is run once per method and seed."""
+    """Seeds; each prompt is run once per method, variant and seed."""
+    variants: tuple[str, ...] = (PLAIN,)
+    """Changes to each method's preset: preset (none), static-cfg, dynamic-cfg, freeu, dynamic-freeu, perp-neg, or
+    several joined by +. Put preset among them to have the others compared with it."""
     preset: str = "draft"
     """Preset of the runs: draft, standard or fine."""
     out: Path = Path("output/quality")
@@ -94,6 +98,7 @@ class QualitySettings:
             lookup(method)
         if self.processes < 0:
             raise SettingsError(f"expected processes of 0 or more, got {self.processes}: 0 uses every core")
+        check_variants(self.variants)
 
 
 @dataclass(frozen=True)
@@ -256,14 +261,15 @@ def run(
     on_progress: OnProgress = lambda progress: None,
     settings_for: Callable[[str], Settings] | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing, judge, and write ``quality.json``, ``quality.md`` and ``sheet-<method>.png`` into ``out``.
+    """Run what is missing, judge, and write into ``out``: ``quality.json``, ``quality.md``, ``comparison.md`` and
+    ``sheet-<method>.png``.
 
     Args:
         on_progress: called about once a second and whenever a job moves.
         settings_for: run settings of a method; by default the preset's.
 
     Returns:
-        The object that ``quality.json`` holds: see ``quality_report.summarise``.
+        The object that ``quality.json`` holds: see ``quality_report.summarise`` and ``variants.compare``.
 
     Raises:
         PriorError: the prior cannot be loaded.
@@ -274,10 +280,11 @@ def run(
     fingerprint = load_prior(quality.model, device=quality.device).fingerprint
     jobs = [
         job_of(
-            prompt, method, seed, choose(method), quality.prompts, fingerprint,
+            prompt, label(method, variant), seed, applied(choose(method), variant), quality.prompts, fingerprint,
             model=quality.model, device=quality.device, folder=out / "jobs",
         )
-        for method in quality.methods for seed in quality.seeds for prompt in quality.prompts
+        for method in quality.methods for variant in quality.variants
+        for seed in quality.seeds for prompt in quality.prompts
     ]  # fmt: skip
     began = time.monotonic()
     results = run_jobs(jobs, quality.processes or cores(), on_progress)
@@ -286,6 +293,8 @@ def run(
         "seeds": list(quality.seeds), "prior": fingerprint, "seconds": time.monotonic() - began, "versions": versions(),
     }  # fmt: skip
     summary = summarise(results, _controls(choose(quality.methods[0]), quality.prompts, out), about)
+    summary["comparison"] = compare(summary["jobs"])
     write_json(out / "quality.json", summary)
+    write_table(out, summary["comparison"])
     write_report(out, summary, results, [Path(job.folder) for job in jobs])
     return summary

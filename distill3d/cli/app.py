@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import tyro
 from rich.console import Console
 
 from .. import prompts, schedules
-from ..errors import Distill3DError
+from ..errors import Distill3DError, SettingsError
 
 T = TypeVar("T")
 
@@ -87,6 +88,27 @@ def free_folder(base: Path) -> Path:
     while candidate.exists():
         candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
     return candidate
+
+
+def checked_prompt(text: str, command: str) -> str:
+    """The prompt without blanks around it. Raises ``SettingsError`` with the line to write when nothing is left."""
+    if not text.strip():
+        raise SettingsError(
+            f'expected a prompt, got an empty one: describe one object, e.g. distill3d {command} "a red cube"'
+        )
+    return text.strip()
+
+
+def slug(text: str) -> str:
+    """``"A red cube!"`` -> ``"a-red-cube"``, for a folder's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "object"
+
+
+def warn(console: Console, texts: Iterable[str]) -> None:
+    """One line a warning, as it is written: a path or prompt in it is no markup."""
+    for text in texts:
+        console.print("[yellow]warning:[/] ", end="")
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def dispatch(command: str, arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..bench import compare, encoder, export, memory, quality, render, scaling, step
 from ..bench.quality_report import markdown
+from ..bench.variants import table as comparison
 from ..errors import SettingsError
 from ..optimize import Execution
 from ..optimize.settings import MethodName
@@ -184,11 +185,11 @@ def run(arguments: Sequence[str], console: Console) -> int:
         return _compare(flags)
     if name == "quality":
         result = _quality(flags, console)
-        text = markdown(result)
+        text = f"{markdown(result)}\n{comparison(result['comparison'])}"
     else:
         with console.status(f"measuring: {name}"):
             result = _measure(name, flags)
-        text = ""
+        text = export.markdown(result) if name == "export" else ""
     if flags.json:
         sys.stdout.write(json.dumps(result) + "\n")
     elif text:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from ..errors import Distill3DError, SettingsError
+from ..errors import Distill3DError
 from ..files import make_folder, write_json
-from ..methods import METHODS
-from ..optimize import PRESETS, Distillation, Settings, preset, report
+from ..optimize import Distillation, Settings, report
 from ..optimize.curves import Recorder
 from ..plots import chart, stack
 from ..priors.base import Prior
-from ..priors.load import load_prior
 from ..render.pictures import contact_sheet, write_png
 from ..two_d.latents import choose
 from ..two_d.pictures import table
 from . import app
+from .model import ModelFlags, PresetName, preset_of
 from .progress import ProgressLine
 
 DESCRIPTION = """Run several methods on the same prompt, side by side in 3D: the same cameras, noise, initial field, and
@@ -42,20 +40,13 @@ class Compare:
     """What to build: one object, without view words, for instance "a red cube"."""
     methods: tuple[str, ...] = ("sds", "csd", "asd", "tbsd")
     """Methods to compare: all, or any of sds csd asd tbsd nfsd bridge bsd."""
-    preset: Literal["draft", "standard", "fine"] = "draft"
+    preset: PresetName = "draft"
     """Preset of every run."""
     seed: int = 0
     """The one seed of all runs."""
     out: Path | None = None
     """Folder for the results; by default output/compare-<prompt>-<seed>, numbered when that exists."""
-    model: Path | None = None
-    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
-    negative: str = ""
-    """What to move away from, for instance "blurry, oversaturated"."""
-    device: str = "auto"
-    """Auto, cpu, cuda, cuda:1, mps."""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
+    source: Annotated[ModelFlags, tyro.conf.arg(name="")] = field(default_factory=ModelFlags)
     size: int = 160
     """Side of a picture in the sheet, in pixels."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -64,15 +55,13 @@ class Compare:
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     first = _parse(arguments, "sds")
-    if not first.prompt.strip():
-        raise SettingsError('expected a prompt, got an empty one: write e.g. distill3d compare "a red cube"')
+    prompt = app.checked_prompt(first.prompt, "compare")
     methods = choose(first.methods)
     flags = {method: _parse(arguments, method) for method in methods}
-    slug = re.sub(r"[^a-z0-9]+", "-", first.prompt.lower()).strip("-")[:48] or "object"
-    folder = first.out or app.free_folder(Path("output") / f"compare-{slug}-{first.seed}")
+    folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")
     make_folder(folder)
     with console.status("loading the model"):
-        prior = load_prior(first.model, device=first.device, dtype=first.dtype)
+        prior = first.source.load()
     rows, sheets, recorders = [], [], {}
     for method in methods:
         console.print(f"{first.prompt!r}, {method}, seed {first.seed}", highlight=False)
@@ -92,7 +81,7 @@ def _one(
 ) -> tuple[dict[str, Any], Any, Recorder]:
     settings = replace(flags.settings, method=method)  # type: ignore[arg-type]
     make_folder(folder)
-    distillation = Distillation(prior, flags.prompt, settings, negative=flags.negative, seed=flags.seed)
+    distillation = Distillation(prior, flags.prompt, settings, negative=flags.source.negative, seed=flags.seed)
     recorder = Recorder()
     ended = "finished"
     try:
@@ -141,8 +130,5 @@ def _curves(recorders: dict[str, Recorder], T: int) -> Any:
 
 def _parse(arguments: Sequence[str], method: str) -> Compare:
     """The user's flags over the preset's settings for this method."""
-    name = app.given(arguments, "preset", "draft")
-    known = name in PRESETS and method.upper() in METHODS
-    settings = preset(name, method, bundled=not app.given(arguments, "model", "")) if known else Settings()
-    chosen: Any = name if known else "draft"
-    return app.parse(Compare, "compare", arguments, DESCRIPTION, Compare(preset=chosen, settings=settings))
+    name, settings = preset_of(arguments, method)
+    return app.parse(Compare, "compare", arguments, DESCRIPTION, Compare(preset=name, settings=settings))

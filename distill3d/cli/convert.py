@@ -66,8 +66,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         make_folder(flags.out.parent)
         status.update("writing")
         write(mesh, flags.out, {"generator": "distill3d", "source": flags.source.name, "mesh": mesh.report})
-    for text in mesh.report.get("warnings", ()):
-        console.print(f"[yellow]warning:[/] {text}", highlight=False)
+    app.warn(console, mesh.report.get("warnings", ()))
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
     console.print(f"  mesh      {flags.out}", markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,20 +28,29 @@ from ..optimize.codec import to_json
 from ..optimize.report import versions
 from ..priors.base import Prior
 from ..priors.freeu import FreeUSettings
-from ..priors.load import load_prior
 from ..render.pictures import write_png
 from ..schedules import WINDOWS
 from ..two_d import pictures
-from ..two_d.latents import Distilled, Settings2D, choose, distil, noise_errors, norms_on_one_state, settings_for
+from ..two_d.latents import (
+    Distilled,
+    Settings2D,
+    choose,
+    distil,
+    mean_norm,
+    noise_errors,
+    norms_over_timesteps,
+    settings_for,
+)
 from ..two_d.mixture import TARGET_TEXT, mixture_prior, ring
 from . import app
+from .model import ModelFlags, bundled
 
 DESCRIPTION = """Optimise a picture directly with any method, all methods beside each other on the same start, timesteps
 and noise: the quickest way to see a method or to check a prompt before a 3D run.
 
-It writes sheet.png (one row a method, from start to end), curves.png (gradient norms, terms, noise-prediction error
-over the timestep), report.json, and prints a table. --prior mixture takes a toy prior in the plane whose score is
-known, and draws trajectories instead."""
+It writes sheet.png (one row a method, from start to end), curves.png (gradient norms, terms, noise-prediction error and
+all methods' gradients at one state over the timestep), report.json, and prints a table. --prior mixture takes a toy
+prior in the plane whose score is known, and draws trajectories instead."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,7 @@ class Distill2D:
     """Same seed, same device: same pictures."""
     out: Path | None = None
     """Folder for the results; by default output/2d-<prompt>, numbered when that exists."""
-    model: Path | None = None
-    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
-    negative: str = ""
-    """What to move away from, for instance "blurry, oversaturated"."""
-    device: str = "auto"
-    """Auto, cpu, cuda, cuda:1, mps."""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
+    source: Annotated[ModelFlags, tyro.conf.arg(name="")] = field(default_factory=ModelFlags)
     settings: Annotated[Settings2D, tyro.conf.arg(name="")] = field(default_factory=Settings2D)
     sds: SDSSettings = field(default_factory=SDSSettings)
     csd: CSDSettings = field(default_factory=CSDSettings)
@@ -86,26 +87,27 @@ def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     flags = _parse(arguments)
     toy = flags.prior == "mixture"
-    prompt = TARGET_TEXT if toy else flags.prompt.strip()
-    if not prompt:
-        raise SettingsError('expected a prompt, got an empty one: write e.g. distill3d distill2d "a red cube"')
+    prompt = TARGET_TEXT if toy else app.checked_prompt(flags.prompt, "distill2d")
+    negative = flags.source.negative
+    if toy and negative:
+        raise SettingsError(f"expected no negative prompt with the toy, got {negative!r}: leave --negative out")
     methods = choose(flags.methods)
     if flags.window not in ("published", *WINDOWS):
         raise SettingsError(f"expected a window of published, {', '.join(WINDOWS)}, got {flags.window!r}: choose one")
     window = WINDOWS.get(flags.window)
-    folder = flags.out or app.free_folder(Path("output") / f"2d-{_slug(prompt)}")
+    folder = flags.out or app.free_folder(Path("output") / f"2d-{app.slug(prompt)}")
     make_folder(folder)
     prior: Prior
     start: Tensor | None = None
     if toy:
         prior, start = mixture_prior(), ring(flags.settings.batch)
     else:
-        prior = load_prior(flags.model, device=flags.device, dtype=flags.dtype)
+        prior = flags.source.load()
     overrides = {name.lower(): getattr(flags, name.lower()) for name in METHODS}
     chosen = {
         name: settings_for(
             name,
-            bundled=not toy and flags.model is None,
+            bundled=not toy and flags.source.model is None,
             overrides=overrides,
             window=window,
             perp_neg=flags.perp_neg,
@@ -117,7 +119,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     for name, settings in chosen.items():
         with console.status(f"distilling with {name}"):
             results.append(
-                distil(prior, prompt, settings, flags.settings, negative=flags.negative, seed=flags.seed, start=start)
+                distil(prior, prompt, settings, flags.settings, negative=negative, seed=flags.seed, start=start)
             )
     rows = _write(folder, prior, prompt, flags, chosen, results)
     sys.stdout.write(pictures.table(rows))
@@ -131,23 +133,24 @@ def _write(
     toy = flags.prior == "mixture"
     published = {name: settings_for(name, bundled=False) for name in chosen}
     state = results[0].latents.to(prior.device)
-    same = norms_on_one_state(prior, prompt, published, state, negative=flags.negative, seed=flags.seed)
-    rows = [pictures.row(r, same[r.method]) | (pictures.plane_row(r) if toy else {}) for r in results]
+    same = norms_over_timesteps(prior, prompt, published, state, negative=flags.source.negative, seed=flags.seed)
+    rows = [pictures.row(r, mean_norm(same[r.method])) | (pictures.plane_row(r) if toy else {}) for r in results]
     errors = {r.method.upper(): noise_errors(prior, prompt, r.latents, seed=flags.seed) for r in results}
     if toy:
         write_png(folder / "sheet.png", pictures.trajectories(results))
     else:
         write_png(folder / "sheet.png", pictures.sheet(prior, results, title=prompt))
-    write_png(folder / "curves.png", pictures.curves(results, errors))
+    write_png(folder / "curves.png", pictures.curves(results, errors, same, prior.T))
     report = {
         "prompt": prompt,
-        "negative_prompt": flags.negative,
+        "negative_prompt": flags.source.negative,
         "seed": flags.seed,
         "prior": prior.fingerprint,
         "settings": to_json(flags.settings),
         "methods": rows,
         "noise_error": {name: [list(p) for p in points] for name, points in errors.items()},
         "gradient_norm": {r.method: [f.norm for f in r.frames] for r in results},
+        "gradient_norm_on_one_state": {name: [list(p) for p in points] for name, points in same.items()},
         "method_settings": {name: to_json(s) for name, s in chosen.items()},
         "versions": versions(),
     }
@@ -158,11 +161,7 @@ def _write(
 def _parse(arguments: Sequence[str]) -> Distill2D:
     """Flags over defaults that suit the prior: scales of the bundled one, more points and steps for the toy."""
     toy = app.given(arguments, "prior", "model") == "mixture"
-    bundled = not toy and not app.given(arguments, "model", "")
-    base = {name.lower(): getattr(preset("draft", name, bundled=bundled), name.lower()) for name in METHODS}
+    own = not toy and bundled(arguments)
+    base = {name.lower(): getattr(preset("draft", name, bundled=own), name.lower()) for name in METHODS}
     settings = Settings2D(batch=16, iterations=300) if toy else Settings2D()
     return app.parse(Distill2D, "distill2d", arguments, DESCRIPTION, Distill2D(settings=settings, **base))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "picture"

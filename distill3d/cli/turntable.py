@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ class Turntable:
     out: Path | None = None
     """File to write; .mp4, .gif, .webp or .png. By default turntable.mp4 in the run's folder, or beside the mesh."""
     frames: int = 48
-    """Frames of the turn, or views of the sheet with --views."""
+    """Frames of a film's turn."""
     views: int = 4
     """Views of a contact sheet."""
     size: int = 256
@@ -55,7 +55,9 @@ class Turntable:
 
     def __post_init__(self) -> None:
         if not 1 <= self.frames <= 2000 or not 1 <= self.views <= 64:
-            raise SettingsError(f"expected 1 to 2000 frames and 1 to 64 views, got {self.frames} and {self.views}")
+            raise SettingsError(
+                f"expected 1 to 2000 frames and 1 to 64 views, got {self.frames} and {self.views}: try 48 and 4"
+            )
         if not 8 <= self.size <= 4096:
             raise SettingsError(f"expected a picture of 8 to 4096 pixels, got {self.size}: try 256")
         if not -89 <= self.elevation <= 89:
@@ -70,7 +72,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     path = flags.out or _beside(flags.source)
     if path.suffix.lower() not in (*FILMS, ".png"):
         raise SettingsError(f"expected a file ending in .mp4, .gif, .webp or .png, got {path.name!r}: rename it")
-    shown, options = _opened(flags.source)
+    shown, options = _opened(flags.source, console)
     level = {"white": 1.0, "grey": GREY, "black": 0.0}[flags.background]
     options["background"] = torch.full((3,), level)
     make_folder(path.parent)
@@ -79,14 +81,13 @@ def run(arguments: Sequence[str], console: Console) -> int:
             cameras = ring(flags.views, flags.elevation)
             write_png(path, contact_sheet(shown, cameras, size=flags.size, kinds=KINDS, **options))
         else:
-            tell: Callable[[int, int], None] = lambda done, all_: status.update(f"frame {done} of {all_}")  # noqa: E731
             frames = turntable(
                 shown,
                 frames=flags.frames,
                 size=flags.size,
                 elevation=flags.elevation,
                 kind=flags.kind,
-                on_frame=tell,
+                on_frame=lambda done, total: status.update(f"frame {done} of {total}"),
                 **options,
             )
             write_animation(path, frames, flags.fps)
@@ -100,9 +101,11 @@ def _beside(source: Path) -> Path:
     return source.with_name(f"{source.stem}-turntable.mp4")
 
 
-def _opened(source: Path) -> tuple[Any, dict[str, Any]]:
+def _opened(source: Path, console: Console) -> tuple[Any, dict[str, Any]]:
     """What is shown, and the rendering options that go with it."""
-    if source.suffix.lower() in SUFFIXES:
-        return MeshView(read(source)), {}
+    if source.suffix.lower() in SUFFIXES or (source.is_file() and source.suffix.lower() != ".safetensors"):
+        mesh = read(source)
+        app.warn(console, mesh.report.get("warnings", ()))
+        return MeshView(mesh), {}
     saved = SavedField.load(checkpoints.load(source))
     return saved.field, {"occupancy": saved.occupancy}

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from ..errors import DivergedError
 from . import clean
-from .surface import MARGIN, Density, Lattice, Surface, full_lattice, probe, refine_edges
+from .surface import MARGIN, Density, Lattice, Surface, full_lattice, probe, refine, refuse_non_finite
 from .types import Ints, MeshSettings, OnStage
 
 if TYPE_CHECKING:
@@ -61,11 +60,7 @@ class Blocks:
             values = torch.zeros(len(index))
             x = self.lattice.world(index[inside].double()).float()
             values[inside] = self.field.density(x.to(self.device)).float().cpu()
-            if not bool(values.isfinite().all()):
-                raise DivergedError(
-                    "expected finite densities, but some are NaN or infinite: the run diverged; export an earlier "
-                    "checkpoint, or train again with a lower learning rate or guidance scale"
-                )
+            refuse_non_finite(values)
             found.append(values.clamp(min=0).view(-1, SIDE, SIDE, SIDE))
         start = len(self.samples)
         self.samples = torch.cat(found)
@@ -133,7 +128,7 @@ def find_surface_in_blocks(
         fresh = blocks.follow(fresh)
     tell("sample", 1.0)
     index, faces = march_blocks(blocks, tell)
-    index = refine_edges(field, blocks.at, blocks.lattice, index, level, settings, device)
+    index = refine(field, blocks.at, blocks.lattice, index, level, settings, device)
     vertices = blocks.lattice.world(torch.from_numpy(index)).clamp(-1, 1).numpy()
     if settings.fill_cavities and len(faces):
         vertices, faces = clean.drop_cavities(vertices, faces)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from .clean import half_edges
 from .raster import rasterise
 from .types import Ints
 
@@ -85,7 +86,7 @@ def _laid_out(flat: Points, faces: Ints, label: NDArray, size: int, padding: int
 
 def connected_patches(faces: Ints, label: NDArray) -> NDArray[np.int64]:
     """Number the groups of faces that share a label and hang together by edges, ``(F,)``."""
-    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1)
+    edges = np.sort(half_edges(faces), 1)
     owner = np.tile(np.arange(len(faces)), 3)
     key = edges[:, 0] * (int(faces.max()) + 1) + edges[:, 1]
     order = np.argsort(key, kind="stable")

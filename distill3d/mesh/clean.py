@@ -18,6 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from . import child
+from .color import summed_normals
 from .types import Ints
 
 Points = NDArray[np.float64]
@@ -34,6 +35,11 @@ CHILD_SECONDS = 600.0
 """Longest time for one decimation."""
 VOLUME_CHANGE = 0.02
 """Largest relative change of volume that a decimation may make."""
+
+
+def half_edges(faces: Ints) -> Ints:
+    """``(3 F, 2)`` the directed edges of the faces: all first ones, all second ones, all third ones."""
+    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
 
 
 def compact(vertices: Points, faces: Ints) -> tuple[Points, Ints]:
@@ -94,7 +100,7 @@ def is_closed(faces: Ints) -> bool:
     """Every directed edge appears once and meets its opposite once: no hole, no fold, one orientation."""
     if len(faces) == 0:
         return False
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    edges = half_edges(faces)
     span = int(faces.max()) + 1
     forward, backward = edges[:, 0] * span + edges[:, 1], edges[:, 1] * span + edges[:, 0]
     unique = np.unique(forward)
@@ -159,7 +165,7 @@ def smooth(vertices: Points, faces: Ints, passes: int) -> Points:
     """
     if passes == 0:
         return vertices
-    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0)
+    edges = _edges(faces)[0]
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
     degree = np.bincount(rows, minlength=len(vertices)).clip(1)
     mean = coo_matrix((1 / degree[rows], (rows, columns)), shape=(len(vertices),) * 2).tocsr()
@@ -171,11 +177,7 @@ def smooth(vertices: Points, faces: Ints, passes: int) -> Points:
         return points
     wanted = signed_volume(vertices, faces)
     for _ in range(3):
-        a, b, c = (points[faces[:, k]] for k in range(3))
-        weighted = np.cross(b - a, c - a)
-        normal = np.stack(
-            [sum(np.bincount(faces[:, k], weighted[:, axis], len(points)) for k in range(3)) for axis in range(3)], -1
-        )
+        normal = summed_normals(points, faces)
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
         points = points + (wanted - signed_volume(points, faces)) / face_areas(points, faces).sum() * normal
     return points
@@ -229,9 +231,7 @@ def holes(faces: Ints) -> int:
 
 def _edges(faces: Ints) -> tuple[Ints, Ints]:
     """Undirected edges ``(E, 2)`` and how many faces each has."""
-    found, uses = np.unique(
-        np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), 1), axis=0, return_counts=True
-    )
+    found, uses = np.unique(np.sort(half_edges(faces), 1), axis=0, return_counts=True)
     return found, uses
 
 

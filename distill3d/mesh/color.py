@@ -46,15 +46,21 @@ def linear_to_srgb(color: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(color <= 0.0031308, color * 12.92, 1.055 * np.maximum(color, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def face_weighted_normals(vertices: NDArray, faces: Ints) -> Floats:
-    """``(V, 3)`` unit normals, each the area-weighted mean over the vertex's faces; +y where that vanishes."""
+def summed_normals(vertices: NDArray, faces: Ints) -> NDArray[np.float64]:
+    """``(V, 3)`` sum over the vertex's faces of their normals, each twice as long as its face is large."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     weighted = np.cross(b - a, c - a)
-    total = np.stack(
+    return np.stack(
         [sum(np.bincount(faces[:, k], weighted[:, axis], len(vertices)) for k in range(3)) for axis in range(3)], -1
     )
+
+
+def face_weighted_normals(vertices: NDArray, faces: Ints) -> Floats:
+    """``(V, 3)`` unit normals, each the area-weighted mean over the vertex's faces; +y where that vanishes."""
+    total = summed_normals(vertices, faces)
     length = np.linalg.norm(total, axis=-1, keepdims=True)
-    unit = np.where(length > 1e-20, total / np.maximum(length, 1e-20), [0.0, 1.0, 0.0])
+    there = length > 1e-20 * min(1.0, float(length.max(initial=0.0)))
+    unit = np.where(there, total / np.where(there, length, 1), [0.0, 1.0, 0.0])
     return cast(Floats, unit.astype(np.float32))
 
 

@@ -79,7 +79,7 @@ def _reduced(
     small = np.ascontiguousarray(vertices, np.float32)
     normals = color.face_weighted_normals(small, faces)
     colors, _ = paint.texels(small, normals)
-    return SurfaceMesh(small, faces, normals, colors, whole.level)
+    return SurfaceMesh(small, faces, normals, colors, whole.level, dict(whole.report))
 
 
 def _paint(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import MeshFileError
 from .color import face_weighted_normals, linear_to_srgb, srgb_to_linear
+from .gltf import ROUGHNESS
 from .types import Bytes, SurfaceMesh
 from .view import sample_texture
 
@@ -44,7 +45,7 @@ def to_core(mesh: SurfaceMesh) -> dict[str, Any]:
     if mesh.occlusion is not None:
         red = _tensor(mesh.occlusion)[..., None] / 255
         # red occlusion, green roughness, blue metal
-        found["metallic_roughness"] = torch.cat([red, torch.full_like(red, 0.9), torch.zeros_like(red)], -1)
+        found["metallic_roughness"] = torch.cat([red, torch.full_like(red, ROUGHNESS), torch.zeros_like(red)], -1)
         found["occlusion_in_mr"] = True
     return found
 

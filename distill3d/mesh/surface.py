@@ -130,13 +130,18 @@ def sample_density(
         flat[begin : begin + len(index)] = field.density(lattice.world(corner.float())).float().cpu()
         if on_stage is not None:
             on_stage("sample", min(begin + chunk, total) / total)
-    bad = int((~flat.isfinite()).sum())
+    refuse_non_finite(flat)
+    return flat.clamp_(min=0).view(lattice.count)
+
+
+def refuse_non_finite(density: Tensor) -> None:
+    """Raises ``DivergedError`` with the number of densities that are NaN or infinite, if any."""
+    bad = int((~density.isfinite()).sum())
     if bad:
         raise DivergedError(
-            f"expected finite densities, but {bad} of {total} sampled points are NaN or infinite: the run diverged; "
-            "export an earlier checkpoint, or train again with a lower learning rate or guidance scale"
+            f"expected finite densities, but {bad} of {density.numel()} sampled points are NaN or infinite: the run "
+            "diverged; export an earlier checkpoint, or train again with a lower learning rate or guidance scale"
         )
-    return flat.clamp_(min=0).view(lattice.count)
 
 
 def find_surface(
@@ -191,7 +196,7 @@ def _find_dense(
     if on_stage is not None:
         on_stage("surface", 0.0)
     index, faces = march(density, filled, level)
-    index = refine(field, density, lattice, index, level, settings, device)
+    index = refine(field, lambda points: density[tuple(points.T)], lattice, index, level, settings, device)
     vertices = lattice.world(torch.from_numpy(index)).clamp(-1, 1).numpy()
     if on_stage is not None:
         on_stage("surface", 1.0)
@@ -274,7 +279,7 @@ def march(density: Tensor, solid: Tensor, level: float) -> tuple[Points, Ints]:
 @torch.no_grad()
 def refine(
     field: Density,
-    density: Tensor,
+    at: Callable[[Tensor], Tensor],
     lattice: Lattice,
     index: Points,
     level: float,
@@ -284,29 +289,12 @@ def refine(
     """Bisect every vertex that lies on a lattice edge between an inside and an outside point; others stay.
 
     Args:
+        at: the densities ``(n,)`` sampled at lattice points ``(n, 3)`` long.
         index: ``(V, 3)`` float64 lattice coordinates from :func:`march`.
 
     Returns:
         ``(V, 3)`` float64 lattice coordinates.
     """
-
-    def at(points: Tensor) -> Tensor:
-        return density[tuple(points.T)]
-
-    return refine_edges(field, at, lattice, index, level, settings, device)
-
-
-@torch.no_grad()
-def refine_edges(
-    field: Density,
-    at: Callable[[Tensor], Tensor],
-    lattice: Lattice,
-    index: Points,
-    level: float,
-    settings: MeshSettings,
-    device: torch.device,
-) -> Points:
-    """:func:`refine` with the densities at lattice points ``(n, 3)`` long given by a function, ``(n,)``."""
     if settings.refine == 0:
         return index
     vertex = torch.from_numpy(index)

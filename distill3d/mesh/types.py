@@ -56,13 +56,15 @@ class MeshSettings:
         if not 0 <= self.component_share <= 1:
             raise SettingsError(f"expected a component share of 0 to 1, got {self.component_share}: try 0.05")
         if self.face_budget != 0 and self.face_budget < 100:
-            raise SettingsError(f"expected a face budget of 100 or more, or 0 for no limit, got {self.face_budget}")
+            raise SettingsError(
+                f"expected a face budget of 100 or more, or 0 for no limit, got {self.face_budget}: try 20000"
+            )
         if self.normals not in ("faces", "field"):
-            raise SettingsError(f"expected normals from 'faces' or 'field', got {self.normals!r}")
+            raise SettingsError(f"expected normals from 'faces' or 'field', got {self.normals!r}: choose one")
         if not 0 <= self.smooth <= 200:
             raise SettingsError(f"expected 0 to 200 passes of smoothing, got {self.smooth}: try 5")
         if self.scale not in ("world", "unit", "metres"):
-            raise SettingsError(f"expected a scale of 'world', 'unit' or 'metres', got {self.scale!r}")
+            raise SettingsError(f"expected a scale of 'world', 'unit' or 'metres', got {self.scale!r}: choose one")
         if not (self.metres > 0 and np.isfinite(self.metres)):
             raise SettingsError(f"expected a size in metres above 0, got {self.metres}: try 1")
         if self.chunk < 1:
@@ -96,13 +98,13 @@ class TextureSettings:
         if not 1 <= self.supersample <= 8:
             raise SettingsError(f"expected 1 to 8 samples along a texel, got {self.supersample}: try 2")
         if self.unwrap not in ("auto", "xatlas", "box"):
-            raise SettingsError(f"expected an unwrapper 'auto', 'xatlas' or 'box', got {self.unwrap!r}")
+            raise SettingsError(f"expected an unwrapper 'auto', 'xatlas' or 'box', got {self.unwrap!r}: choose one")
         if not (self.unwrap_seconds >= 0 and np.isfinite(self.unwrap_seconds)):
             raise SettingsError(f"expected a time limit of 0 seconds or more, got {self.unwrap_seconds}: try 30")
         if not 0 <= self.padding <= 64:
             raise SettingsError(f"expected 0 to 64 texels of padding, got {self.padding}: try 4")
         if self.image not in ("png", "jpeg"):
-            raise SettingsError(f"expected an image format 'png' or 'jpeg', got {self.image!r}")
+            raise SettingsError(f"expected an image format 'png' or 'jpeg', got {self.image!r}: choose one")
 
 
 @dataclass

@@ -131,12 +131,15 @@ def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> by
 
 
 def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, bytes]:
-    """Pictures and MTL before the OBJ that names them. Spaces in names would end a name in both formats."""
+    """Pictures and MTL before the OBJ that names them. Spaces in names would end a name in both formats.
+
+    The pictures' names say what they hold, so that a picture of the object that lies there is not replaced.
+    """
     if mesh.texture is None or mesh.uvs is None:
         return {path: encode_obj(mesh, metadata)}
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in path.stem)
-    lines = ["newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {stem}.png"]
-    made = {path.with_name(f"{stem}.png"): encode_image(mesh.texture)}
+    lines = ["newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {stem}_color.png"]
+    made = {path.with_name(f"{stem}_color.png"): encode_image(mesh.texture)}
     for name, pixels, key in (("normal", mesh.normal_map, "norm"), ("occlusion", mesh.occlusion, "map_ao")):
         if pixels is not None:
             made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels)

@@ -1,7 +1,8 @@
 """Balanced Score Distillation: ``G = w (a kappa (e_y - e_0) + (1 - a) e_0)``. PlacidDreamer, arXiv 2407.13976.
 
 The classifier direction and the unconditional denoising direction as two objectives; ``a`` is MGDA's weight, so that
-neither is followed at the other's cost.
+neither is followed at the other's cost. The authors' automatic variant takes ``e_0 - eps`` for the second one and its
+length as the weight.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ def bsd(g1: Tensor, g2: Tensor, w: Tensor) -> Tensor:
     return w * (a * g1 + (1 - a) * g2)
 
 
+def residual_weight(e_0: Tensor, eps: Tensor) -> Tensor:
+    """``||e_0 - eps|| / 50`` for each sample, ``(B, 1, 1, 1)``: the automatic variant's weight beside sigma.
+
+    Source: ``train_step_BSD_auto`` of PlacidDreamer's code, which takes one norm over the batch. By hand, in two
+    dimensions: e_0 = (30, 41), eps = (0, 1) gives 50 / 50 = 1.
+    """
+    residual = e_0 - eps
+    return dot(residual, residual).sqrt() / 50
+
+
 @dataclass(frozen=True)
 class BSDSettings(MethodSettings):
     """Settings of BSD."""
@@ -36,12 +47,15 @@ class BSDSettings(MethodSettings):
     kappa: Schedule = field(default=Constant(15.0))
     """Scale of the classifier direction; 15 in the authors' 3D code, 1 on images."""
     denoise: float = 1.0
-    """Scale of the unconditional prediction, above 0; 1 in the authors' 3D code, 0.018 on images."""
+    """Scale of the unconditional prediction, above 0; 1 in the authors' 3D code, 0.018 on images, 1.25 in auto."""
+    auto: bool = False
+    """The authors' automatic variant: the denoising direction is taken without the noise, and the gradient is as long
+    as that direction is, divided by 50. Take kappa 1, denoise 1.25 and the weighting sigma with it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.denoise > 0:
-            raise SettingsError(f"expected denoise above 0, got {self.denoise}: the authors have 1 and 0.018")
+            raise SettingsError(f"expected denoise above 0, got {self.denoise}: the authors have 1, 0.018 and 1.25")
 
 
 class BSD(Method[BSDSettings]):
@@ -51,6 +65,7 @@ class BSD(Method[BSDSettings]):
     presets: ClassVar[Mapping[str, Preset[Any]]] = {
         "published-3d": Preset(BSDSettings(), gradient=GradientSettings("alpha")),
         "published-2d": Preset(BSDSettings(Constant(1.0), 0.018), gradient=GradientSettings("alpha")),
+        "published-auto": Preset(BSDSettings(Constant(1.0), 1.25, auto=True), gradient=GradientSettings("sigma")),
     }
 
     def reference(self, progress: float) -> Evaluation:
@@ -59,18 +74,21 @@ class BSD(Method[BSDSettings]):
     def evaluations(self, progress: float) -> tuple[Evaluation, ...]:
         return TARGET, NULL
 
-    def _terms(self, e: Mapping[Evaluation, Tensor], progress: float) -> tuple[Tensor, Tensor]:
-        return self.settings.kappa(progress) * (guided_target(e) - e[NULL]), self.settings.denoise * e[NULL]
+    def _terms(self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        s = self.settings
+        denoising = e[NULL] - eps if s.auto else e[NULL]
+        return s.kappa(progress) * (guided_target(e) - e[NULL]), s.denoise * denoising
 
     def gradient(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
     ) -> Tensor:
-        return bsd(*self._terms(e, progress), w)
+        own = w * residual_weight(e[NULL], eps) if self.settings.auto else w
+        return bsd(*self._terms(e, eps, progress), own)
 
     def diagnostics(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
     ) -> dict[str, float]:
-        g1, g2 = self._terms(e, progress)
+        g1, g2 = self._terms(e, eps, progress)
         return {
             "lambda": float(mgda_weight(g1, g2).mean()),
             "classifier_norm": float(dot(g1, g1).sqrt().mean()),

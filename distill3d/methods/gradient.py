@@ -43,8 +43,8 @@ class GradientSettings(MethodSettings):
     """What happens to the latent gradient on its way to the renderer."""
 
     weighting: str = "sds"
-    """Weight of a timestep: sds (sigma squared, the usual one), uniform (1), fantasia3d (alpha sigma squared), or
-    alpha (BSD)."""
+    """Weight of a timestep: sds (sigma squared, the usual one), uniform (1), fantasia3d (alpha sigma squared), alpha
+    (BSD), or sigma (BSD auto)."""
     clip: Schedule | None = None
     """Largest size of a gradient element, above 0, over the run; none by default. Try 2->8 when colours burn out."""
     normalise: str = "none"

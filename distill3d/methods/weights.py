@@ -1,4 +1,4 @@
-"""Timestep weights w(t) of a distillation gradient, from ``alpha_t`` and ``sigma_t`` (threestudio's three strategies).
+"""Timestep weights w(t) of a distillation gradient, from ``alpha_t`` and ``sigma_t``: threestudio's three, BSD's two.
 
 ASD takes them at t, never at the shifted timestep.
 """
@@ -33,11 +33,17 @@ def w_alpha(alpha: Tensor, sigma: Tensor) -> Tensor:
     return alpha
 
 
+def w_sigma(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """``sigma = sqrt(1 - abar)`` (BSD's automatic variant, beside the length of ``e_0 - eps``)."""
+    return sigma
+
+
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sds": w_sds,
     "uniform": w_uniform,
     "fantasia3d": w_fantasia3d,
     "alpha": w_alpha,
+    "sigma": w_sigma,
 }
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..plots import Points, chart, stack
+from ..plots import Points, binned, chart, stack
 from .events import Event, Step
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BINS = 20
 _KEPT = 200
 
 
@@ -42,10 +41,7 @@ class Recorder:
 
     def error_over_timesteps(self, T: int = 1000) -> list[tuple[float, float]]:
         """``(middle of a bin, mean error)``: e(t) over the run (ScaleDreamer, figure 1)."""
-        bins: dict[int, list[float]] = {}
-        for t, error in self.errors:
-            bins.setdefault(min(int(t * BINS / T), BINS - 1), []).append(error)
-        return [((b + 0.5) * T / BINS, sum(found) / len(found)) for b, found in sorted(bins.items())]
+        return binned(self.errors, T)
 
     def to_json(self, T: int = 1000) -> dict[str, Any]:
         """Every series, thinned to at most 200 points, and e(t); plain JSON."""
@@ -62,11 +58,13 @@ class Recorder:
         angles = self._group("cosine/")
         if angles:
             images.append(chart(angles, title="cosines between the terms", x="iteration"))
-        own: dict[str, Points] = {
-            n: self._of(n) for n in ("lambda", "shape_norm", "texture_norm", "cosine") if n in self.series
-        }
-        if own:
-            images.append(chart(own, title="balance of the method's terms", x="iteration"))
+        balanced = [name for name in self.series if name.endswith("_norm") and name != "gradient_norm"]
+        if balanced:
+            lengths = {name.removesuffix("_norm"): self._of(name) for name in balanced}
+            images.append(chart(lengths, title="norms of the terms the method balances", x="iteration", log=True))
+        shares: dict[str, Points] = {name: self._of(name) for name in ("lambda", "cosine") if name in self.series}
+        if shares:
+            images.append(chart(shares, title="weight of the first of them, and their cosine", x="iteration"))
         if self.errors:
             error = {"e(t)": self.error_over_timesteps(T)}
             images.append(chart(error, title="noise-prediction error over the timestep", x="timestep", log=True))

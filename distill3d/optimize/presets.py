@@ -39,11 +39,13 @@ def _tiny(name: str, method: MethodName) -> Settings:
     A coarse grid, because 64-pixel views say nothing of finer detail and only make the surface rough; matter that
     hardens from fog, through which a hole can open, to a solid; the world's own lamp, without which a surface may have
     any profile; guidance that falls, because the prior exaggerates corners under a high one; rates that fall, or noise
-    stays; all timesteps weighted alike, because the low ones sharpen corners; an eps that holds still what hardly any
-    ray sees, or Adam hollows it out. ASD takes the largest shift, with which its second prediction steadies as SDS's
-    noise does; with the published 0.1 surfaces end rough.
+    stays; an eps that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps
+    alike, because the low ones sharpen corners; the methods without its noise term do not, which they roughen. ASD
+    takes the largest shift, with which its second prediction steadies as SDS's noise does; the published 0.1 ends in
+    rough surfaces.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
+    plain = method == "sds"
     return Settings(
         **_TINY[name],
         method=method,
@@ -52,14 +54,16 @@ def _tiny(name: str, method: MethodName) -> Settings:
         asd=ASDSettings(Linear(5.0, 1.2), eta=1.0, random=False, t_min=0.02),
         window=TimestepWindow(Constant(0.02), Linear(0.98, 0.5)),
         field=FieldSettings(grid=grid, blob_density=5.0),
-        gradient=GradientSettings("uniform"),
+        gradient=GradientSettings("uniform" if plain else "sds"),
         hardness=Linear(1.0, 24.0, begin=0.2, until=0.9),
         render=RenderSettings(samples_per_ray=48, normal_weight=0.01),
         losses=LossSettings(sparsity=Linear(1.0, 0.0, until=0.3), opaque=Linear(0.0, 2.0, begin=0.2)),
         shading=ShadingSettings(
             start=0.0, albedo_probability=0.1, textureless_probability=0.4, ambient=0.45, diffuse=0.55
         ),
-        optimizer=OptimizerSettings(Linear(0.02, 5e-4, begin=0.3), Linear(0.01, 2.5e-4, begin=0.3), eps=0.005),
+        optimizer=OptimizerSettings(
+            Linear(0.02, 5e-4, begin=0.3), Linear(0.01, 2.5e-4, begin=0.3), eps=0.005 if plain else 0.01
+        ),
     )
 
 

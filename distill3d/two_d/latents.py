@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,20 +41,20 @@ class Settings2D:
     """Optimisation steps for every method."""
     batch: int = 2
     """Pictures optimised at once for every method, each with its own noise."""
-    space: str = "latent"
+    space: Literal["latent", "image"] = "latent"
     """What is optimised: latent (the model's own code, fastest), or image (pixels, through the encoder)."""
     rate: Schedule = field(default=Linear(0.05, 0.005))
     """Adam's learning rate over the run; latents have a spread of about 1."""
     start: float = 0.1
     """Spread of the random start around a blank latent or a grey image."""
-    view: str = "none"
+    view: Literal["none", "front", "side", "back"] = "none"
     """Words of a view behind the prompt: none, front, side or back."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", parse(self.rate))
         for name in ("iterations", "batch"):
             if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
+                raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}: try 200 and 2")
         if self.space not in SPACES:
             raise SettingsError(f"expected space as {' or '.join(SPACES)}, got {self.space!r}: choose one")
         if self.view not in VIEWS:
@@ -211,7 +211,7 @@ def _parameter(
     return first.requires_grad_(), lambda latents: latents
 
 
-def norms_on_one_state(
+def norms_over_timesteps(
     prior: Prior,
     prompt: str,
     runs: Mapping[str, Settings],
@@ -220,31 +220,34 @@ def norms_on_one_state(
     negative: str = "",
     draws: int = 32,
     seed: int = 0,
-) -> dict[str, float]:
-    """Mean gradient norm of every method at the same latents ``(B, C, h, w)``, timesteps (0.02 to 0.98) and noise.
+) -> dict[str, list[tuple[float, float]]]:
+    """``(t, ||G||)`` of every method at the same latents ``(B, C, h, w)``, timesteps (0.02 to 0.98) and noise.
 
     Read at mid-run, with the weight sigma squared for all, before clipping or normalising: what ScaleDreamer's figure 2
-    compares.
+    compares. ``B draws`` points a method, in the order of t.
     """
-    t_generator, n_generator, u_generator = (seeded(seed, p, prior.device) for p in ("same t", "same noise", "same u"))
+    t_generator, n_generator = (seeded(seed, purpose, prior.device) for purpose in ("same t", "same noise"))
     window = TimestepWindow()
     guidances = {}
     for name, settings in runs.items():
         plain = replace(settings, window=window, gradient=type(settings.gradient)())
         guidances[name] = Guidance(prior, prompts_for(prompt, negative, plain, "none"), plain)
-    total = dict.fromkeys(guidances, 0.0)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in guidances}
     angle = torch.zeros(len(latents), device=prior.device)
-    for _ in range(draws):
+    for draw in range(draws):
         t = window.sample(len(latents), 0.5, t_generator, prior.T)
         eps = torch.randn(latents.shape, generator=n_generator, device=latents.device)
-        state = u_generator.get_state()
         for name, guidance in guidances.items():
-            u_generator.set_state(state)
-            t_plus = guidance.method.shift(t, window.bounds(0.5, prior.T)[0], u_generator, prior.T)
+            same_u = seeded(seed, f"same u {draw}", prior.device)
+            t_plus = guidance.method.shift(t, window.bounds(0.5, prior.T)[0], same_u, prior.T)
             G = guidance.at(latents, angle, angle, 0.5, Draw(t, t_plus, eps)).gradient
-            total[name] += float(G.flatten(1).norm(dim=1).mean()) / draws
-        torch.rand(1, generator=u_generator, device=u_generator.device)
-    return total
+            found[name] += zip(t.tolist(), G.flatten(1).norm(dim=1).tolist(), strict=True)
+    return {name: sorted(points) for name, points in found.items()}
+
+
+def mean_norm(points: Sequence[tuple[float, float]]) -> float:
+    """The mean length over all timesteps, of one method's ``norms_over_timesteps``."""
+    return sum(norm for _, norm in points) / len(points)
 
 
 def noise_errors(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..methods.diagnostics import PARTS
-from ..plots import COLOURS, chart, stack
+from ..plots import COLOURS, binned, chart, stack
 from ..priors.base import Prior
 from ..render.pictures import to_uint8
 from .latents import Distilled
@@ -65,15 +65,22 @@ def trajectories(results: Sequence[Distilled], *, size: int = 260, columns: int 
     return _labelled(stack(rows), title) if title else stack(rows)
 
 
-def curves(results: Sequence[Distilled], errors: Mapping[str, Sequence[tuple[float, float]]]) -> Image:
-    """Gradient norms over the run, the classifier and generation terms, and the error e(t) of the results."""
+def curves(
+    results: Sequence[Distilled],
+    errors: Mapping[str, Sequence[tuple[float, float]]],
+    same_state: Mapping[str, Sequence[tuple[float, float]]],
+    T: int = 1000,
+) -> Image:
+    """Gradient norms over the run, the classifier and generation terms, the error e(t) of the results, and the
+    gradients of all methods at one state over the timestep."""
     norms = {r.method.upper(): [(f.iteration, f.norm) for f in r.frames] for r in results}
     images = [chart(norms, title="latent gradient of a sample, L2 norm", x="iteration", log=True)]
     for part in PARTS[:2]:
         lines = {r.method.upper(): _series(r, f"norm/{part}") for r in results}
         images.append(chart(lines, title=f"{part} term, L2 norm", x="iteration", log=True))
-    if errors:
-        images.append(chart(errors, title="noise-prediction error e(t) of the results", x="timestep", log=True))
+    images.append(chart(errors, title="noise-prediction error e(t) of the results", x="timestep", log=True))
+    alike = {name.upper(): binned(points, T) for name, points in same_state.items()}
+    images.append(chart(alike, title="latent gradient at one state, published scales", x="timestep", log=True))
     return stack(images)
 
 

@@ -1,0 +1,52 @@
+"""Flags of the commands that set methods beside each other, and the settings that suit the model they name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from ..methods import METHODS
+from ..optimize import PRESETS, Settings, preset
+from ..priors.diffusers_prior import DiffusersPrior
+from ..priors.load import load_prior
+from . import app
+
+PresetName = Literal["draft", "standard", "fine"]
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """The diffusion model, and what it is asked to stay away from."""
+
+    model: Path | None = None
+    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
+    negative: str = ""
+    """What to move away from, for instance "blurry, oversaturated"."""
+    device: str = "auto"
+    """Auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
+    tokenizer: Path | None = None
+    """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
+
+    def load(self) -> DiffusersPrior:
+        """The prior. Raises ``PriorError``."""
+        return load_prior(self.model, device=self.device, dtype=self.dtype, tokenizer=self.tokenizer)
+
+
+def bundled(arguments: Sequence[str]) -> bool:
+    """Whether the flags leave the model out, so that the bundled one is taken."""
+    return not app.given(arguments, "model", "")
+
+
+def preset_of(arguments: Sequence[str], method: str) -> tuple[PresetName, Settings]:
+    """The preset that the flags name and its settings for a method; those of the first one where a name is unknown.
+
+    An unknown name is left for the parser, whose message lists the choices.
+    """
+    name = app.given(arguments, "preset", PRESETS[0])
+    if name not in PRESETS or method.upper() not in METHODS:
+        return "draft", Settings()
+    return cast(PresetName, name), preset(name, method, bundled=bundled(arguments))
