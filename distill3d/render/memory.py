@@ -13,7 +13,7 @@ from .settings import RenderSettings
 #: Of a point in the autograd graph of one chunk: features, hidden layers, density and colour.
 GRAPH_BYTES = 400
 #: Of a point whose samples are kept to the end of the step.
-KEPT_BYTES = 160
+KEPT_BYTES = 200
 #: Of a lattice point while rays are sampled.
 CANDIDATE_BYTES = 30
 #: Least points in a tile: smaller ones cost more time than they save memory.
