@@ -158,7 +158,8 @@ def _axes(draw: Any, box: Any, x_range: Any, y_range: Any, log: bool) -> None:
 
 
 def _legend_width(draw: Any, names: Iterable[str]) -> int:
-    return math.ceil(max(draw.textlength(name, font=_font(9)) for name in names)) + 22 * _SCALE
+    longest: float = max(draw.textlength(name, font=_font(9)) for name in names)
+    return math.ceil(longest) + 22 * _SCALE
 
 
 def _legend(draw: Any, box: Any, names: Sequence[str]) -> None:

@@ -24,12 +24,10 @@ MODES = ("whole", "chunks", "tiles")
 
 def mode_settings(mode: str, samples: int, graph: int) -> RenderSettings:
     """The render settings of a mode; ``graph`` is the most points in one graph. Nothing is culled, so modes agree."""
-    base = {"samples_per_ray": samples, "cull_below": 0.0, "cull_transmittance": 0.0}
-    if mode == "whole":
-        return RenderSettings(**base, max_points=1 << 40, memory_gb=1e6)
-    if mode == "chunks":
-        return RenderSettings(**base, max_points=graph, memory_gb=1e6)
-    return RenderSettings(**base, max_points=graph, memory_gb=0.0)
+    points, memory = {"whole": (1 << 40, 1e6), "chunks": (graph, 1e6), "tiles": (graph, 0.0)}[mode]
+    return RenderSettings(
+        samples_per_ray=samples, cull_below=0.0, cull_transmittance=0.0, max_points=points, memory_gb=memory
+    )
 
 
 def run(

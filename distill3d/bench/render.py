@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,11 +38,11 @@ def run(
     result: dict[str, Any] = {"benchmark": "render", "samples": samples, "share": share, "repeats": repeats}
     with one_thread():
         for size in sizes:
-            runs: dict[str, Callable[[], Any]] = {"ours": lambda n=size: _step(scene, "loop", n, settings)}
+            runs: dict[str, Callable[[], Any]] = {"ours": partial(_step, scene, "loop", size, settings)}
             if refusal is None:
-                runs["numba"] = lambda n=size: _step(scene, "numba", n, settings)
+                runs["numba"] = partial(_step, scene, "numba", size, settings)
             if size <= dense_up_to:
-                runs["dense"] = lambda n=size: _step(scene, "loop", n, settings, culled=False)
+                runs["dense"] = partial(_step, scene, "loop", size, settings, culled=False)
             found = figures(take_turns(runs, repeats), f"{size}_")
             if "dense" in runs:
                 for mine, suffix in (("ours", ""), ("numba", "_numba")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,23 +68,25 @@ def run(
 def _points(largest: int) -> Mapping[int, Callable[[], Any]]:
     grid = HashGrid(HashGridSettings(), generator=torch.Generator().manual_seed(0))
     x01 = torch.rand(largest, 3, generator=torch.Generator().manual_seed(1))
-    return {
-        n: lambda n=n: grid(x01[:n]).sum().backward() for n in (largest // 64, largest // 16, largest // 4, largest)
-    }
+
+    def step(n: int) -> None:
+        grid(x01[:n]).sum().backward()
+
+    return {n: partial(step, n) for n in (largest // 64, largest // 16, largest // 4, largest)}
 
 
 def _rays(size: int) -> Mapping[int, Callable[[], Any]]:
     scene, settings = Scene(), RenderSettings(samples_per_ray=96)
-    return {n: lambda n=n: scene.step(n, settings) for n in (size // 4, size // 2, size)}
+    return {n: partial(scene.step, n, settings) for n in (size // 4, size // 2, size)}
 
 
 def _samples(size: int) -> Mapping[int, Callable[[], Any]]:
     scene = Scene()
-    return {n: lambda n=n: scene.step(size, RenderSettings(samples_per_ray=n)) for n in (64, 128, 256)}
+    return {n: partial(scene.step, size, RenderSettings(samples_per_ray=n)) for n in (64, 128, 256)}
 
 
 def _faces(cells: tuple[int, ...]) -> Mapping[int, Callable[[], Any]]:
-    return {n: lambda n=n: _extract(n) for n in cells}
+    return {n: partial(_extract, n) for n in cells}
 
 
 def _extract(cells: int) -> Any:

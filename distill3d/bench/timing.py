@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..errors import SettingsError
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -25,6 +27,8 @@ def one_thread() -> Iterator[None]:
 def take_turns(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:
     """Processor and wall milliseconds of every run; each variant runs once beforehand."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    if repeats < 1:
+        raise SettingsError(f"expected one round or more, got {repeats}: 3 to 5 are usual")
     for repeat in range(repeats + 1):
         for name, run in variants.items():
             cpu, wall = time.process_time(), time.perf_counter()

@@ -45,9 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import rich  # noqa: F401
         import tyro  # noqa: F401
+
+        from .app import dispatch
     except ImportError as error:
         sys.stderr.write(f'distill3d: the command line needs {error.name}: pip install "distill3d[cli]"\n')
         return 1
-    from .app import dispatch
-
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     return dispatch(arguments[0], arguments[1:])

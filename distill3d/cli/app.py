@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from .. import prompts, schedules
 from ..errors import Distill3DError, SettingsError
+from ..files import output_error
 
 T = TypeVar("T")
 
@@ -88,11 +90,20 @@ def flag(setting: str) -> str:
 
 
 def free_folder(base: Path) -> Path:
-    """``base``, or ``base-2``, ``base-3`` ... : the first that does not exist, so no earlier result is overwritten."""
+    """``base``, or ``base-2``, ``base-3`` ... : the first that did not exist, made at once so that it is ours.
+
+    Raises:
+        OutputError: none can be made.
+    """
     candidate, number = base, 2
-    while candidate.exists():
-        candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
+        except OSError as error:
+            raise output_error(candidate, error) from error
 
 
 def checked_prompt(text: str, command: str) -> str:
@@ -109,11 +120,16 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "object"
 
 
+def say(console: Console, text: str) -> None:
+    """One line as it is written: brackets in a prompt or a path are no markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def warn(console: Console, texts: Iterable[str]) -> None:
     """One line a warning, as it is written: a path or prompt in it is no markup."""
     for text in texts:
         console.print("[yellow]warning:[/] ", end="")
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, text)
 
 
 def dispatch(command: str, arguments: Sequence[str]) -> int:
@@ -121,12 +137,13 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
     console = Console(stderr=True)
-    module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
         return int(module.run(list(arguments), console))
     except Distill3DError as error:
         console.print("[red]error:[/] ", end="")
-        console.print(error.told(flag), markup=False, highlight=False, soft_wrap=True)
+        say(console, error.told(flag))
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted")
@@ -136,3 +153,13 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        console.print("[red]error:[/] ", end="")
+        say(console, f"{error.strerror or error}: {error.filename or command}. Check the path, or choose another one")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

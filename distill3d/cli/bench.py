@@ -255,7 +255,7 @@ def _quality(flags: Quality, console: Console) -> dict[str, Any]:
     def tell(progress: quality.Progress) -> None:
         if progress.done != last[0]:
             last[0] = progress.done
-            console.print(str(progress), highlight=False, soft_wrap=True)
+            app.say(console, str(progress))
 
     return quality.run(settings, tell)
 

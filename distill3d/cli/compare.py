@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from ..errors import Distill3DError
+from ..errors import Distill3DError, OutputError, SettingsError
 from ..files import make_folder, write_json
 from ..optimize import Distillation, Settings, report
 from ..optimize.curves import Recorder
@@ -58,13 +58,19 @@ def run(arguments: Sequence[str], console: Console) -> int:
     prompt = app.checked_prompt(first.prompt, "compare")
     methods = choose(first.methods)
     flags = {method: _parse(arguments, method) for method in methods}
-    folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")
-    make_folder(folder)
+    if first.out is not None and (first.out / "compare.json").exists():
+        raise OutputError(
+            f"expected a fresh folder, got one with a comparison in it: {first.out}. Choose another --out"
+        )
+    if not 16 <= first.size <= 1024:
+        raise SettingsError(f"expected pictures of 16 to 1024 pixels, got {first.size}: 160 is usual")
     with console.status("loading the model"):
         prior = first.source.load()
+    folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")
+    make_folder(folder)
     rows, sheets, recorders = [], [], {}
     for method in methods:
-        console.print(f"{first.prompt!r}, {method}, seed {first.seed}", highlight=False)
+        app.say(console, f"{first.prompt!r}, {method}, seed {first.seed}")
         row, sheet, recorders[method] = _one(flags[method], method, prior, folder / method, console)
         rows.append(row)
         sheets.append(sheet)
@@ -72,7 +78,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     write_png(folder / "curves.png", _curves(recorders, prior.T))
     write_json(folder / "compare.json", {"prompt": first.prompt, "seed": first.seed, "methods": rows})
     sys.stdout.write(table(rows))
-    console.print(f"  results {folder}", markup=False, highlight=False, soft_wrap=True)
+    app.say(console, f"  results {folder}")
     return 0
 
 
@@ -90,7 +96,7 @@ def _one(
     except Distill3DError as error:
         ended = error.told(app.flag)
         console.print(f"[yellow]{method} stopped:[/] ", end="")
-        console.print(ended, markup=False, highlight=False, soft_wrap=True)
+        app.say(console, ended)
     write_json(folder / "report.json", report.build(distillation) | {"curves": recorder.to_json(prior.T)})
     sheet = contact_sheet(
         distillation.field,

@@ -68,5 +68,5 @@ def run(arguments: Sequence[str], console: Console) -> int:
         write(mesh, flags.out, {"generator": "distill3d", "source": flags.source.name, "mesh": mesh.report})
     app.warn(console, mesh.report.get("warnings", ()))
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
-    console.print(f"  mesh      {flags.out}", markup=False, highlight=False, soft_wrap=True)
+    app.say(console, f"  mesh      {flags.out}")
     return 0

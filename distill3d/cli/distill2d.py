@@ -95,19 +95,19 @@ def run(arguments: Sequence[str], console: Console) -> int:
     if flags.window not in ("published", *WINDOWS):
         raise SettingsError(f"expected a window of published, {', '.join(WINDOWS)}, got {flags.window!r}: choose one")
     window = WINDOWS.get(flags.window)
-    folder = flags.out or app.free_folder(Path("output") / f"2d-{app.slug(prompt)}")
-    make_folder(folder)
     prior: Prior
     start: Tensor | None = None
     if toy:
         prior, start = mixture_prior(), ring(flags.settings.batch)
     else:
         prior = flags.source.load()
+    folder = flags.out or app.free_folder(Path("output") / f"2d-{app.slug(prompt)}")
+    make_folder(folder)
     overrides = {name.lower(): getattr(flags, name.lower()) for name in METHODS}
     chosen = {
         name: settings_for(
             name,
-            bundled=not toy and flags.source.model is None,
+            bundled=not toy and bundled(arguments),
             overrides=overrides,
             window=window,
             perp_neg=flags.perp_neg,
@@ -123,7 +123,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
             )
     rows = _write(folder, prior, prompt, flags, chosen, results)
     sys.stdout.write(pictures.table(rows))
-    console.print(f"  results {folder}", markup=False, highlight=False, soft_wrap=True)
+    app.say(console, f"  results {folder}")
     return 0
 
 

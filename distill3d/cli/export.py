@@ -47,5 +47,5 @@ def run(arguments: Sequence[str], console: Console) -> int:
     with console.status("extracting the mesh") as status:
         mesh = write_mesh(saved, path, flags.mesh, flags.texture, status.update)
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
-    console.print(f"  mesh      {path}", markup=False, highlight=False, soft_wrap=True)
+    app.say(console, f"  mesh      {path}")
     return 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from ..errors import OutputError, PriorError, SettingsError
+from ..errors import SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings, TextureSettings
 from ..methods import METHODS
@@ -25,8 +23,9 @@ from ..optimize.curves import Recorder
 from ..optimize.fit import cost_of, fit
 from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
-from ..priors.load import bundled_prior_path, load_prior
-from . import app
+from ..priors.load import load_prior
+from . import app, resume
+from .model import bundled
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
 
@@ -84,34 +83,46 @@ class Generate:
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
+KEPT = ("device", "dtype", "tokenizer", "encoder", "mesh_format", "turntable_frames", "execution", "mesh", "texture")
+"""Flags beside the settings: a resumed run takes them from its folder."""
+
+
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
-    stored = _stored(arguments)
-    flags = _parse(arguments, stored)
-    if not flags.prompt.strip():
-        raise SettingsError(
-            'expected a prompt, got an empty one: describe one object, e.g. distill3d generate "a red cube"'
-        )
-    folder = _folder(flags)
+    resumed = resume.opened(arguments)
+    flags = _parse(arguments, resumed)
+    _check(flags, resumed is not None)
     with console.status("loading the model"):
         prior = load_prior(
             flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer, encoder=flags.encoder
         )
         flags = _fitted(flags, prior, console)
         distillation = _distillation(flags, prior)
-        if stored:
-            distillation.load(stored)
+        if resumed:
+            distillation.load(resumed[0])
+    folder = resumed[1] if resumed else _folder(flags)
     make_folder(folder)
-
+    resume.keep(folder, flags, KEPT)
     label = f"{flags.prompt!r}, {flags.settings.method}, seed {flags.seed}, {prior.device}"
-    again = f" from iteration {distillation.iteration}" if stored else ""
-    console.print(f"{label}: {flags.settings.iterations} iterations{again} into {folder}", highlight=False)
+    again = f" from iteration {distillation.iteration}" if resumed else ""
+    app.say(console, f"{label}: {flags.settings.iterations} iterations{again} into {folder}")
+    try:
+        return _run(flags, distillation, folder, console)
+    except KeyboardInterrupt:
+        if not (folder / checkpoints.FILE_NAME).exists():
+            raise
+        app.say(console, "interrupted; what the last checkpoint holds is kept. Continue with:")
+        app.say(console, f"  {resume.command(folder)}")
+        return 130
+
+
+def _run(flags: Generate, distillation: Distillation, folder: Path, console: Console) -> int:
     recorder = Recorder()
     with ProgressLine(console) as line, _stopped_by_signals(console) as stopped:
         finished = distillation.run(listeners=(line, recorder), folder=folder, stop=lambda: bool(stopped))
     if not finished:
-        console.print(f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
-        console.print(f"  {_resume_command(folder)}", markup=False, highlight=False, soft_wrap=True)
+        app.say(console, f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
+        app.say(console, f"  {resume.command(folder)}")
         return 130
     with console.status("finishing") as status:
         files = write_results(
@@ -124,10 +135,20 @@ def run(arguments: Sequence[str], console: Console) -> int:
             recorder=recorder,
             say=status.update,
         )
-    console.print(f"done in {clock(sum(distillation.watch.total.values()))}")
+    app.say(console, f"done in {clock(sum(distillation.watch.total.values()))}")
     for kind in (k for k in ("sheet", "turntable", "curves", "report", "mesh") if k in files):
-        console.print(f"  {kind:<9} {files[kind]}", markup=False, highlight=False, soft_wrap=True)
+        app.say(console, f"  {kind:<9} {files[kind]}")
     return 0
+
+
+def _check(flags: Generate, resumed: bool) -> None:
+    app.checked_prompt(flags.prompt, "generate")
+    if not 1 <= flags.turntable_frames <= 2000:
+        raise SettingsError(f"expected 1 to 2000 --turntable-frames, got {flags.turntable_frames}: 48 is usual")
+    if resumed and flags.out is not None:
+        raise SettingsError("expected --out for a new run only: a resumed one goes on in its own folder")
+    if flags.out is not None:
+        resume.refuse_used(flags.out)
 
 
 def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:
@@ -160,56 +181,31 @@ def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generat
     return replace(flags, settings=fitted.settings)
 
 
-def _stored(arguments: Sequence[str]) -> checkpoints.Checkpoint | None:
-    path = app.given(arguments, "resume", "")
-    return checkpoints.load(Path(path)) if path else None
-
-
-def _parse(arguments: Sequence[str], stored: checkpoints.Checkpoint | None) -> Generate:
-    """Flags over the preset's defaults, or over the checkpoint's own settings when a run is continued."""
-    if stored is None:
+def _parse(arguments: Sequence[str], resumed: tuple[checkpoints.Checkpoint, Path] | None) -> Generate:
+    """Flags over the preset's defaults, or over the run's own settings when it is continued."""
+    if resumed is None:
         method, name = app.given(arguments, "method", "sds"), app.given(arguments, "preset", "draft")
         known = method.upper() in METHODS and name in PRESETS
-        bundled = not app.given(arguments, "model", "")
-        settings = preset(name, method, bundled=bundled) if known else Settings()
+        settings = preset(name, method, bundled=bundled(arguments)) if known else Settings()
         default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
     else:
+        stored, folder = resumed
         settings, identity = described(stored)
         default = Generate(
             identity["prompt"],
             seed=identity["seed"],
             negative=identity["negative"],
-            model=_stored_model(stored),
+            model=resume.model_of(stored, arguments),
             settings=settings,
+            **resume.kept(folder, Generate, KEPT),
         )
     return app.parse(Generate, "generate", arguments, DESCRIPTION, default)
 
 
-def _stored_model(stored: checkpoints.Checkpoint) -> Path | None:
-    """The model the run was started with, where it still is; None for the bundled prior."""
-    source = Path(str(stored.meta.get("source", "")))
-    with suppress(PriorError):
-        if source.resolve() == bundled_prior_path().resolve():
-            return None
-    return source if source.name and source.exists() else None
-
-
 def _folder(flags: Generate) -> Path:
-    if flags.resume is not None:
-        return flags.resume if flags.resume.is_dir() else flags.resume.parent
-    if flags.out is None:
-        slug = re.sub(r"[^a-z0-9]+", "-", flags.prompt.lower()).strip("-")[:48] or "object"
-        return app.free_folder(Path("output") / f"{slug}-{flags.settings.method}-{flags.seed}")
-    if (flags.out / checkpoints.FILE_NAME).exists():
-        raise OutputError(
-            f"expected a fresh output folder, got one that holds a run: {flags.out}. Continue it with "
-            f"--resume {shlex.quote(str(flags.out))}, or choose another --out"
-        )
-    return flags.out
-
-
-def _resume_command(folder: Path) -> str:
-    return shlex.join(["distill3d", "generate", "--resume", str(folder)])
+    if flags.out is not None:
+        return flags.out
+    return app.free_folder(Path("output") / f"{app.slug(flags.prompt)}-{flags.settings.method}-{flags.seed}")
 
 
 @contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from ..errors import PriorError
 from ..methods import METHODS
 from ..optimize import PRESETS, Settings, preset
 from ..priors.diffusers_prior import DiffusersPrior
-from ..priors.load import load_prior
+from ..priors.load import bundled_prior_path, load_prior
 from . import app
 
 PresetName = Literal["draft", "standard", "fine"]
@@ -37,8 +39,13 @@ class ModelFlags:
 
 
 def bundled(arguments: Sequence[str]) -> bool:
-    """Whether the flags leave the model out, so that the bundled one is taken."""
-    return not app.given(arguments, "model", "")
+    """Whether ``--model`` is left out, None, or the bundled prior's own folder."""
+    model = app.given(arguments, "model", "")
+    if model in ("", "None"):
+        return True
+    with suppress(PriorError, OSError):
+        return Path(model).resolve() == bundled_prior_path().resolve()
+    return False
 
 
 def preset_of(arguments: Sequence[str], method: str) -> tuple[PresetName, Settings]:

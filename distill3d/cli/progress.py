@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..optimize.events import Checkpointed, Event, Step, Warned
+from . import app
 
 _PLAIN_EVERY = 5.0
 _SMOOTHING = 0.05
@@ -48,7 +49,7 @@ class ProgressLine:
         if isinstance(event, Step):
             self._step(event)
         elif isinstance(event, Warned):
-            self._console.print(f"[yellow]warning[/] at iteration {event.iteration}: {event.message}")
+            app.warn(self._console, [f"iteration {event.iteration}: {event.message}"])
         elif isinstance(event, Checkpointed):
             pass
 
@@ -64,7 +65,7 @@ class ProgressLine:
         now = time.monotonic()
         if event.iteration == event.iterations or now - self._last_plain >= _PLAIN_EVERY:
             self._last_plain = now
-            self._console.print(text, highlight=False, soft_wrap=True)
+            app.say(self._console, text)
 
     def _text(self, event: Step) -> str:
         pace = max(self._pace or 0.0, 1e-9)

@@ -64,5 +64,5 @@ def run(arguments: Sequence[str], console: Console) -> int:
     )
     for name, value in measured.items():
         console.print(f"  {name:<24} {value:.4g}", highlight=False)
-    console.print(f"  prior                    {flags.out}", markup=False, highlight=False, soft_wrap=True)
+    app.say(console, f"  prior                    {flags.out}")
     return 0

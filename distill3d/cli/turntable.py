@@ -62,7 +62,7 @@ class Turntable:
             raise SettingsError(f"expected a picture of 8 to 4096 pixels, got {self.size}: try 256")
         if not -89 <= self.elevation <= 89:
             raise SettingsError(f"expected an elevation of -89 to 89 degrees, got {self.elevation}: try 15")
-        if not 0 < self.fps <= 240:
+        if not 1 <= self.fps <= 240:
             raise SettingsError(f"expected 1 to 240 frames a second, got {self.fps}: try 24")
 
 
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
                 **options,
             )
             write_animation(path, frames, flags.fps)
-    console.print(f"  turntable {path}", markup=False, highlight=False, soft_wrap=True)
+    app.say(console, f"  turntable {path}")
     return 0
 
 

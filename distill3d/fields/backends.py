@@ -153,7 +153,8 @@ def _choose_first(device: torch.device) -> Route:
 def report(device: torch.device | str) -> dict[str, str]:
     """For every backend 'chosen', 'usable', or why it is refused on ``device``; 'chosen' is what 'auto' takes."""
     device = torch.device(device)
-    chosen, found = choose(device), {}
+    chosen = choose(device)
+    found: dict[str, str] = {}
     for name in NAMES[1:]:
         refusal = probe(name, device)
         found[name] = "chosen" if name == chosen else "usable" if refusal is None else f"refused: {refusal.reason}"

@@ -22,7 +22,7 @@ from .layout import Layout, factors
 BLOCK = 128
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _cell(x_ptr, i, mask, axis: tl.constexpr, scale):  # type: ignore[no-untyped-def]
     """Cell and fraction of one coordinate."""
     position = tl.load(x_ptr + i * 3 + axis, mask=mask, other=0.0)
@@ -31,7 +31,7 @@ def _cell(x_ptr, i, mask, axis: tl.constexpr, scale):  # type: ignore[no-untyped
     return cell.to(tl.int32).to(tl.uint32), position - cell
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _entry(x, y, z, size, hashed):  # type: ignore[no-untyped-def]
     """Entry within a level; the coordinates are multiplied by the level's factors already."""
     total = x + y + z
@@ -39,7 +39,7 @@ def _entry(x, y, z, size, hashed):  # type: ignore[no-untyped-def]
     return tl.where(hashed, (x ^ y ^ z) & (size - 1), total)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     x_ptr,
     table_ptr,
@@ -79,7 +79,7 @@ def _forward(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at[:, None] + f[None, :], total, mask=both)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _to_table(  # type: ignore[no-untyped-def]
     x_ptr,
     gradient_ptr,
@@ -118,7 +118,7 @@ def _to_table(  # type: ignore[no-untyped-def]
         tl.atomic_add(table_ptr + at[:, None] + f[None, :], gradient * weight[:, None], mask=both, sem="relaxed")
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _to_points(  # type: ignore[no-untyped-def]
     x_ptr,
     gradient_ptr,
@@ -217,7 +217,7 @@ def backward(
         with _device_of(x01):
             _to_table[(blocks, grid.levels)](*inputs, count, grid.dense, **_options(grid))
     if grad_x is not None and count:
-        inputs = (x01, gradient, params.contiguous(), grad_x, *constants)
+        more = (x01, gradient, params.contiguous(), grad_x, *constants)
         with _device_of(x01):
-            _to_points[(blocks,)](*inputs, count, grid.dense, **_options(grid))
+            _to_points[(blocks,)](*more, count, grid.dense, **_options(grid))
     return grad_x, grad_params

@@ -116,6 +116,12 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(tensors, meta)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left of a checkpoint it was writing."""
+    for left in folder.glob(f".{Path(FILE_NAME).stem}-????????{Path(FILE_NAME).suffix}"):
+        left.unlink(missing_ok=True)
+
+
 def difference(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One readable line for every value that differs between two nested dictionaries."""
     lines = []

@@ -156,6 +156,8 @@ class Distillation:
             OutputError: a checkpoint could not be written; the earlier one is whole.
         """
         self._listeners = listeners
+        if folder is not None:
+            checkpoints.sweep(folder)
         try:
             while not self.done and not stop():
                 self._emit(self.step())

@@ -39,11 +39,17 @@ def bundled_prior_path() -> Path:
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """``auto`` is CUDA where there is a GPU, Apple's MPS next, else the CPU."""
+    if isinstance(device, str):
+        device = device.lower()
     if device != "auto":
         try:
             chosen = torch.device(device)
         except RuntimeError as error:
             raise PriorError(f"expected a device such as auto, cpu or cuda, got {device!r}: choose one") from error
+        if chosen.type not in ("cpu", "cuda", "mps"):
+            raise PriorError(f"expected a device of auto, cpu, cuda or mps, got {device!r}: choose one")
+        if chosen.type == "mps" and not torch.backends.mps.is_available():
+            raise PriorError("device mps was asked for and torch finds none: use device='cpu'")
         if chosen.type == "cuda" and not torch.cuda.is_available():
             raise PriorError("device cuda was asked for and torch finds no GPU: use device='cpu' or a CUDA torch")
         return chosen
@@ -143,7 +149,7 @@ def load_prior(
         prediction_type=prediction,
         image_size=image_size,
         max_batch=max_batch,
-        source=str(at),
+        source=str(at.absolute()),
     )
     if encoder is not None:
         prior.use_small_encoder(load_small_encoder(encoder, where, vae_precision))

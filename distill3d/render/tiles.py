@@ -99,9 +99,9 @@ class Tiles:
                     settings.step_size,
                     settings.cull_transmittance,
                 )
-                self.visible += len(seen.index)
+                self.visible += len(seen.samples)
                 keep = torch.zeros(len(points.ray), dtype=torch.bool, device=points.ray.device)
-                keep[seen.index] = True
+                keep[seen.samples] = True
                 self._kept.append((keep, seen.weight > settings.normal_weight if self.work.normals else None))
             keep, lit = self._kept[number]
             points = Points(*(column[keep] for column in points))

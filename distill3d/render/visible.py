@@ -17,9 +17,9 @@ OPAQUE_TAU = 60.0  # exp(-60) is 0 beside 1 in double precision; keeps infinite 
 
 
 class Reached(NamedTuple):
-    """``index`` ``(m,)`` of the samples that light reaches, and the weight ``(m,)`` of each."""
+    """Indices ``samples`` ``(m,)`` of the samples that light reaches, and the weight ``(m,)`` of each."""
 
-    index: Tensor
+    samples: Tensor
     weight: Tensor
 
 

@@ -233,7 +233,7 @@ def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tup
         seen = reached(
             work.field.density, points.x, points.ray, work.rays, settings.step_size, settings.cull_transmittance
         )
-        points, lit = Points(*(column[seen.index] for column in points)), seen.weight > settings.normal_weight
+        points, lit = Points(*(column[seen.samples] for column in points)), seen.weight > settings.normal_weight
     out = _composite(work, points, lit)
     if training and total and occupancy is not None:
         share = (out.transmittance > settings.cull_transmittance).sum() / total

@@ -1,0 +1,101 @@
+"""What a run's folder says of the command that started it, so that ``--resume FOLDER`` alone goes on with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, OutputError, PriorError, SettingsError
+from ..files import write_json
+from ..optimize import checkpoint as checkpoints
+from ..optimize.codec import from_json, to_json
+from ..priors.load import bundled_prior_path
+from . import app
+
+FILE_NAME = "flags.json"
+
+
+def command(folder: Path) -> str:
+    """The line that continues the run in ``folder``."""
+    return shlex.join(["distill3d", "generate", "--resume", str(folder)])
+
+
+def keep(folder: Path, flags: Any, names: Sequence[str]) -> None:
+    """Write the flags beside a run's settings (mesh, texture, device ...) into its folder. Raises ``OutputError``."""
+    values = {name: getattr(flags, name) for name in names}
+    paths = {name: str(value.absolute()) for name, value in values.items() if isinstance(value, Path)}
+    write_json(folder / FILE_NAME, {name: to_json(value) for name, value in values.items()} | paths)
+
+
+def kept(folder: Path, kind: type, names: Sequence[str]) -> dict[str, Any]:
+    """The flags ``keep`` wrote; none where the file is missing, damaged or of another version."""
+    defaults = kind()
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError):
+        stored = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        for name in set(names) & set(stored):
+            default, value = getattr(defaults, name), stored[name]
+            if dataclasses.is_dataclass(default):
+                value = from_json(type(default), value)
+            elif value is not None and (default is None or isinstance(default, Path)):
+                value = Path(value)
+            found[name] = value
+    return found
+
+
+def opened(arguments: Sequence[str]) -> tuple[checkpoints.Checkpoint, Path] | None:
+    """The checkpoint behind ``--resume`` and its folder; None without the flag.
+
+    Raises:
+        CheckpointError: see ``checkpoints.load``.
+        SettingsError: no folder after the flag, or a copy of a checkpoint under another name.
+    """
+    if not any(text == "--resume" or text.startswith("--resume=") for text in arguments):
+        return None
+    text = app.given(arguments, "resume", "")
+    if not text.strip():
+        raise SettingsError("expected a run's folder after --resume, got nothing: --resume output/a-red-cube-sds-0")
+    path = Path(text)
+    stored = checkpoints.load(path)
+    if path.is_dir():
+        return stored, path
+    if path.name != checkpoints.FILE_NAME:
+        raise SettingsError(
+            f"expected a run's folder or its {checkpoints.FILE_NAME}, got a copy: {path}. The run would replace the "
+            f"one in {path.parent}: put the copy into a folder of its own, as {checkpoints.FILE_NAME}"
+        )
+    return stored, path.parent
+
+
+def model_of(stored: checkpoints.Checkpoint, arguments: Sequence[str]) -> Path | None:
+    """The model a run was started with; None for the bundled prior, or where ``--model`` names its new place.
+
+    Raises:
+        CheckpointError: it is no longer where it was.
+    """
+    source = Path(str(stored.meta.get("source", "")))
+    if not source.name or app.given(arguments, "model", ""):
+        return None
+    with suppress(PriorError):
+        if source.resolve() == bundled_prior_path().resolve():
+            return None
+    if not source.exists():
+        raise CheckpointError(
+            f"expected the model the run was started with at {source}, got nothing there: name its new place with "
+            "--model"
+        )
+    return source
+
+
+def refuse_used(folder: Path) -> None:
+    """Raises ``OutputError`` where ``folder`` already holds a run."""
+    if (folder / checkpoints.FILE_NAME).exists():
+        raise OutputError(
+            f"expected a fresh output folder, got one that holds a run: {folder}. Continue it with "
+            f"--resume {shlex.quote(str(folder))}, or choose another --out"
+        )
