@@ -2,15 +2,39 @@
 
 Raised for bad input and for runs that cannot go on; the command line prints the message alone and exits with the
 class's ``exit_code``, the nodes show it on the node. Anything else that escapes is a defect of this library.
+
+A setting has another name wherever it can be set: ``losses.sparsity`` here, a flag on the command line, an input in a
+graph. Advice therefore names settings in braces, and ``told`` puts in what its reader calls them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from string import Formatter
+
 
 class Distill3DError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of every error this library raises on purpose.
+
+    Args:
+        message: what was expected and what came; also what to do next where that names no setting.
+        advice: what to do next, each setting in braces under its dotted name: ``"Lower {losses.sparsity}"``.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        self.message, self.advice = message, advice
+        super().__init__(self.told())
+
+    def told(self, name: Callable[[str], str] = str) -> str:
+        """The whole text; ``name`` says what a setting is called where its reader can set it.
+
+        >>> Distill3DError("it vanished. ", advice="Lower {losses.sparsity}").told(lambda name: f"the input {name}")
+        'it vanished. Lower the input losses.sparsity'
+        """
+        parts = Formatter().parse(self.advice)
+        return self.message + "".join(text + (name(setting) if setting else "") for text, setting, *_ in parts)
 
 
 class SettingsError(Distill3DError, ValueError):

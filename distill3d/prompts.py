@@ -53,6 +53,11 @@ class Sector:
             raise SettingsError(
                 f"expected the elevation of sector {self.name!r} within -90..90 degrees, got {self.elevation}"
             )
+        for part in ("name", "suffix", "prefix"):
+            if not isinstance(getattr(self, part), str):
+                raise SettingsError(
+                    f"expected a sector's {part} as text, got {getattr(self, part)!r}: put it in quotes"
+                )
         if not self.name.strip():
             raise SettingsError("expected every sector to have a name, got an empty one: write e.g. front")
 
@@ -120,7 +125,7 @@ def parse_sectors(value: str | Sequence[Sector | Mapping[str, Any]]) -> tuple[Se
             entries.append(_parse_sector(entry))
         except SettingsError:
             raise
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, AttributeError):
             raise SettingsError(
                 f"expected a sector as  {LINE}  got {entry!r}: write e.g. front | -45..45 | -90..90 | , front view"
             ) from None

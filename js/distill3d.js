@@ -54,7 +54,10 @@ class Panel {
     this.button.className = "distill3d-stop";
     this.button.title = "Finish with the object as it is now; the graph goes on. To abandon the run, use Cancel.";
     this.button.addEventListener("click", () => this.stop());
-    this.root.append(this.canvas, this.text, this.button);
+    this.picture = element("img", { display: "none", flex: "2 1 0", minHeight: "0", objectFit: "contain" });
+    this.picture.className = "distill3d-picture";
+    this.picture.alt = "Front, left, back and right of the last run: colour, normals, opacity";
+    this.root.append(this.picture, this.canvas, this.text, this.button);
     this.resize = new ResizeObserver(() => this.draw());
     this.resize.observe(this.canvas);
     this.update();
@@ -75,7 +78,17 @@ class Panel {
     this.update();
   }
 
+  /** Shown only after a reload: while the page lives, the node's own preview shows the same. */
+  showPicture(source) {
+    this.picture.style.display = source ? "block" : "none";
+    if (!source) return this.picture.removeAttribute("src");
+    this.picture.src = source;
+    const [width, height] = this.node.computeSize();
+    this.node.setSize([Math.max(this.node.size[0], width), Math.max(this.node.size[1], height)]);
+  }
+
   add(point) {
+    this.showPicture("");
     const last = this.points.at(-1);
     if (last && (point.iteration <= last.iteration || point.iterations !== last.iterations)) this.points = [];
     this.points.push(point);
@@ -95,6 +108,9 @@ class Panel {
     this.points = found.points;
     this.note = found.note ?? "";
     this.running = Boolean(found.running);
+    const id = String(this.node.id);
+    const shown = Object.keys(app.nodePreviewImages ?? {}).some((key) => key === id || key.endsWith(`:${id}`));
+    if (found.picture && !shown) this.showPicture(api.apiURL(`/distill3d/picture?node=${query}`));
     this.update();
   }
 
@@ -137,7 +153,7 @@ app.registerExtension({
     const widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
       serialize: false,
       hideOnZoom: false,
-      getMinHeight: () => 170,
+      getMinHeight: () => (panel.picture.style.display === "none" ? 170 : 330),
       getValue: () => "",
       setValue: () => {},
     });

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from ..distill3d.errors import SettingsError
 from ..distill3d.schedules import Constant, Cosine, Linear, Piecewise, Schedule, Step
 from .types import Plan, ScheduleType
+from .words import in_words
 
 POINTS = 65
 SIZE = (384, 192)
@@ -59,7 +60,7 @@ class CFGSchedule(io.ComfyNode):
                     max=1000.0,
                     step=0.1,
                     tooltip="Guidance scale at the start, no unit; 1 is none. SDS on Stable Diffusion wants about 100, "
-                    "ASD 7.5, the bundled tiny prior 8.5.",
+                    "ASD 7.5, the bundled tiny prior 5 falling to 1.2.",
                 ),
                 io.Float.Input(
                     "end",
@@ -98,6 +99,7 @@ class CFGSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, start: float, end: float, shape: dict[str, Any], over: str) -> io.NodeOutput:
         schedule = make(start, end, shape)
         image = draw(schedule, over)

@@ -16,6 +16,7 @@ from . import reflect
 from .host.conditioning import encode, width
 from .host.space import Space
 from .types import Loss, LossType, Plan, Prompts, PromptsType, ScheduleType
+from .words import in_words
 
 LABELS = {"TBSD": "TBSD (our reading of its abstract, not a reproduction)"}
 
@@ -113,6 +114,7 @@ class DistillLoss(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(
         cls,
         model: Any,

@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 
 from ..distill3d import __version__
 from ..distill3d.fields import backends
+from .words import in_words
 
 OPTIONAL = {
     "numba": "a faster hash grid on a CPU",
@@ -82,6 +83,7 @@ class EnvironmentReport(io.ComfyNode):
         return float("nan")
 
     @classmethod
+    @in_words
     def execute(cls) -> io.NodeOutput:
         text = json.dumps(gather(), indent=1)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

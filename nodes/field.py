@@ -17,6 +17,7 @@ from ..distill3d.optimize.saved import SavedField
 from ..distill3d.optimize.state import under
 from .host import folders
 from .types import FieldType, RadianceField
+from .words import in_words
 
 KEPT = ("field.", "background.", "occupancy.")
 
@@ -72,6 +73,7 @@ class SaveField(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, field: Any, prefix: str) -> io.NodeOutput:
         held = expect_field(field)
         folder = folders.new_folder(prefix)
@@ -115,6 +117,7 @@ class LoadField(io.ComfyNode):
         return folders.stamp(field, folders.FIELDS)
 
     @classmethod
+    @in_words
     def execute(cls, field: str) -> io.NodeOutput:
         return io.NodeOutput(load(folders.inside(field, folders.FIELDS)))
 

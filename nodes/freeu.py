@@ -14,6 +14,7 @@ from .host.freeu import Patch
 from .host.run import space_of
 from .host.space import Space
 from .types import Plan, ScheduleType
+from .words import in_words
 
 
 class FreeUPatch(io.ComfyNode):
@@ -58,6 +59,7 @@ class FreeUPatch(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(
         cls, model: Any, version: str, b1: float, b2: float, s1: float, s2: float, schedule: Plan | None = None
     ) -> io.NodeOutput:

@@ -15,6 +15,7 @@ from ..distill3d.priors.load import bundled_prior_path
 from ..distill3d.priors.weights import read_header
 from .host.tags import Tag, put_tag
 from .host.tiny import is_tiny, load_tiny
+from .words import in_words
 
 SAFE = (".safetensors", ".sft")
 TINY = "bundled tiny prior"
@@ -73,6 +74,7 @@ class LoadSD(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, source: dict[str, Any]) -> io.NodeOutput:
         kind = source["source"]
         if kind == TINY:

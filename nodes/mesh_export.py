@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from . import reflect
 from .field import expect_field
 from .host import folders
 from .types import FieldType
+from .words import in_words
 
 FORMATS = ("glb", "obj", "ply")
 HIDDEN, SHOWN = ("level", "chunk"), ("resolution", "face_budget", "texture_size")
@@ -25,23 +27,32 @@ TEXTURE = "texture_"
 _SOURCE = Path(__file__).resolve().parents[1] / "distill3d" / "mesh" / "types.py"
 
 
+@functools.cache
+def _fields(owner: str) -> tuple[tuple[str, str, Any, str], ...]:
+    """Name, type, default and sentence of each field with a plain default; read once, for the host asks often."""
+    source = _SOURCE.read_text(encoding="utf-8")
+    said = reflect.docs_in(source)[owner]
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == owner).body
+    return tuple(
+        (node.target.id, ast.unparse(node.annotation), node.value.value, said.get(node.target.id, ""))
+        for node in body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(node.value, ast.Constant)
+    )
+
+
 def _settings(owner: str, prefix: str = "") -> list[Any]:
     """Inputs for a settings class of the mesh floor, read from its source: importing it would cost seconds at start-up.
 
     New settings come last, so that the widgets of saved workflows keep their places.
     """
-    source = _SOURCE.read_text(encoding="utf-8")
-    said = reflect.docs_in(source)[owner]
     made: list[Any] = []
     kinds = {"int": int, "float": float, "bool": bool, "str": str}
-    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == owner).body
-    for node in body:
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+    for own, kind, value, tip in _fields(owner):
+        name = prefix + own
+        if name in HIDDEN:
             continue
-        name, kind = prefix + node.target.id, ast.unparse(node.annotation)
-        if name in HIDDEN or not isinstance(node.value, ast.Constant):
-            continue
-        tip, value = said.get(node.target.id, "").replace("--mesh.", ""), node.value.value
         advanced = name not in SHOWN or None
         if kind.startswith("Literal["):
             options = [str(v) for v in ast.literal_eval(f"({kind[8:-1]},)")]
@@ -107,6 +118,7 @@ class MeshExport(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, field: Any, prefix: str, format: str, level: float = 0.0, **more: Any) -> io.NodeOutput:
         from ..distill3d.mesh import MeshSettings, TextureSettings, build, write
         from ..distill3d.optimize.report import versions

@@ -25,6 +25,7 @@ from .host.encoder import check_vae
 from .host.run import Task, distill
 from .host.watch import Watch
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
+from .words import in_words
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +82,10 @@ class NeRFOptimizer(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
         )
 
     @classmethod
+    @in_words
     def execute(
         cls,
         loss: Loss,
@@ -124,7 +125,7 @@ class NeRFOptimizer(io.ComfyNode):
         with Watch(node, settings.iterations, facts) as watch:
             field, images, sheet, text = distill(task, (watch,), watch.stop, _finish, started=watch.attach)
             watch.show((sheet[0] * 255).round().to(torch.uint8))
-        return io.NodeOutput(field, images, text, ui=ui.PreviewImage(sheet, cls=cls))
+        return io.NodeOutput(field, images, text)
 
 
 PRESET_TIP = (
@@ -244,6 +245,7 @@ class Resume(io.ComfyNode):
         return folders.stamp(run, folders.RUNS)
 
     @classmethod
+    @in_words
     def execute(cls, run: str) -> io.NodeOutput:
         folder = folders.inside(run, folders.RUNS)
         checkpoint = checkpoints.load(folder)

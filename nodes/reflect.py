@@ -23,6 +23,7 @@ from ..distill3d.schedules import Schedule, parse
 
 AUTO = "auto"
 NONE = "none"
+PRESET_HINT = "Left at this default, the preset's value is taken."
 SCHEDULE_HINT = "auto takes the preset's. Write a number (7.5), a line over the run (100->60), cosine(100, 60), "
 SCHEDULE_HINT += "step(0.98, 0.5, at=0.2) or piecewise(0:0, 0.5:-1)."
 
@@ -67,6 +68,10 @@ def number_or_none(kind: Any) -> bool:
     return type(None) in typing.get_args(kind) and plain(kind) in (int, float)
 
 
+def is_schedule(kind: Any) -> bool:
+    return isinstance(plain(kind), type) and issubclass(plain(kind), Schedule)
+
+
 def widget(name: str, kind: Any, default: Any, tooltip: str, *, advanced: bool = False) -> Any | None:
     """The input for one field; None for a type no widget shows."""
     if number_or_none(kind):
@@ -75,7 +80,7 @@ def widget(name: str, kind: Any, default: Any, tooltip: str, *, advanced: bool =
         return io.String.Input(name, default=shown, tooltip=tooltip, advanced=advanced or None)
     kind = plain(kind)
     more: dict[str, Any] = {"tooltip": tooltip, "advanced": advanced or None}
-    if isinstance(kind, type) and issubclass(kind, Schedule):
+    if is_schedule(kind):
         return io.String.Input(name, default=AUTO, **{**more, "tooltip": f"{tooltip} {SCHEDULE_HINT}"})
     if typing.get_origin(kind) is Literal:
         options = [str(value) for value in typing.get_args(kind)]
@@ -109,7 +114,10 @@ def inputs(cls: type, *, skip: tuple[str, ...] = (), advanced: tuple[str, ...] =
     made: list[Any] = []
     for name, default in defaults(cls).items():
         if name not in skip:
-            made.append(widget(name, hints[name], default, said.get(name, ""), advanced=name in advanced))
+            tip = said.get(name, "")
+            if not is_schedule(hints[name]):
+                tip = f"{tip} {PRESET_HINT}"
+            made.append(widget(name, hints[name], default, tip, advanced=name in advanced))
     return [item for item in made if item is not None]
 
 
@@ -127,7 +135,7 @@ def chosen(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         kind = plain(hints[name])
         if number_or_none(hints[name]):
             value = _number(name, kind, value)
-        if isinstance(kind, type) and issubclass(kind, Schedule):
+        if is_schedule(kind):
             if str(value).strip().lower() not in (AUTO, ""):
                 result[name] = _parse(name, value)
         elif value != known[name]:

@@ -16,6 +16,7 @@ from comfy_api.latest._ui import SavedImages, SavedResult
 from ..distill3d.render.pictures import KINDS, turntable, write_webp
 from .field import expect_field
 from .types import FieldType
+from .words import in_words
 
 
 class RenderTurntable(io.ComfyNode):
@@ -84,6 +85,7 @@ class RenderTurntable(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(
         cls,
         field: Any,

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..distill3d.prompts import DEFAULT_SECTORS, ViewPrompts, format_sectors, parse_sectors
 from .host.conditioning import encode
 from .types import Prompts, PromptsType
+from .words import in_words
 
 
 class ViewPromptsNode(io.ComfyNode):
@@ -66,6 +67,7 @@ class ViewPromptsNode(io.ComfyNode):
         )
 
     @classmethod
+    @in_words
     def execute(cls, clip: Any, prompt: str, negative: str, sectors: str) -> io.NodeOutput:
         views = ViewPrompts(prompt, negative, parse_sectors(sectors))
         known = {text: encode(clip, text) for text in dict.fromkeys((*views.texts, views.negative))}

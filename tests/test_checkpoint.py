@@ -71,6 +71,39 @@ def test_a_listener_that_raises_leaves_a_checkpoint_to_continue_from(tmp_path: P
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
+def interrupt(run: Distillation, where: str, iteration: int) -> None:
+    """Make ``run`` raise KeyboardInterrupt once, in the prior's answer or right after the optimiser's update."""
+    original = run.guidance if where == "prior" else run.optimizer.step
+    fired = []
+
+    def strike(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        if run.iteration == iteration and not fired:
+            fired.append(True)
+            raise KeyboardInterrupt
+        return result
+
+    if where == "prior":
+        run.guidance = strike  # type: ignore[assignment]
+    else:
+        run.optimizer.step = strike
+
+
+@pytest.mark.parametrize(("where", "iteration", "kept"), [("prior", 4, 4), ("prior", 5, 5), ("update", 6, 4)])
+def test_an_interrupt_inside_a_step_resumes_bit_for_bit(tmp_path: Path, where: str, iteration: int, kept: int) -> None:
+    """Iteration 4 refreshes the occupancy grid; an interrupt in the update keeps the checkpoint before it."""
+    whole = start()
+    whole.run()
+    broken = start()
+    interrupt(broken, where, iteration)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run(folder=tmp_path)
+    resumed = Distillation.resume(make_prior(), checkpoints.load(tmp_path))
+    assert resumed.iteration == kept
+    resumed.run()
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
 def test_other_settings_prompt_seed_or_prior_are_refused_with_each_difference(tmp_path: Path) -> None:
     start().run(folder=tmp_path)
     stored = checkpoints.load(tmp_path)
@@ -120,7 +153,7 @@ def damage(path: Path, how: str) -> None:
         ("foreign", "another safetensors file"),
         ("bit flip", "checksum"),
         ("newer", "Update distill3d"),
-        ("missing", "folder that --out named"),
+        ("missing", "folder that out named"),
     ],
 )
 def test_every_damaged_checkpoint_is_refused_with_its_reason(tmp_path: Path, how: str, words: str) -> None:

@@ -109,6 +109,29 @@ def test_every_node_and_input_explains_itself(pack: ModuleType) -> None:
         assert (ROOT / "js" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8").count("## What to try")
 
 
+MENUS = {
+    "SDS": {"guidance_over"},
+    "ASD": {"guidance_over"},
+    "NFSD": {"guidance_over"},
+    "TBSD": {"source", "time", "opening"},
+    "BRIDGE": {"source"},
+}
+
+
+def test_a_setting_that_takes_a_few_words_is_a_menu_of_those_it_takes(pack: ModuleType) -> None:
+    methods = importlib.import_module("pack.distill3d.methods")
+    for option in get("distill_loss").method_options():
+        settings = methods.METHODS[option.key].settings
+        combos = {item.id: item for item in option.inputs if item.io_type == "COMBO"}
+        assert set(combos) == MENUS.get(option.key, set())
+        for name, item in combos.items():
+            for word in item.options:
+                settings(**{name: word})
+            assert item.default == getattr(settings(), name)
+            with pytest.raises(importlib.import_module("pack.distill3d.errors").SettingsError):
+                settings(**{name: "anything else"})
+
+
 def test_a_new_setting_of_a_method_appears_in_its_node(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = importlib.import_module("pack.distill3d.methods")
     options = {option.key: option.inputs for option in get("distill_loss").method_options()}

@@ -12,17 +12,17 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from distill3d.bench import quality, quality_job, quality_report  # noqa: E402
-from distill3d.bench.quality import METHODS, PROMPTS, QualitySettings  # noqa: E402
+from distill3d.bench.quality import FULL_PROMPTS, METHODS, PROMPTS, QualitySettings  # noqa: E402
 from distill3d.bench.quality_job import RESULT, Job, job_of, perform, read_result  # noqa: E402
 from distill3d.errors import PriorError, SettingsError  # noqa: E402
-from distill3d.evaluate import parse_prompt  # noqa: E402
+from distill3d.evaluate import parse_object, parse_prompt  # noqa: E402
 from distill3d.fields.density import FieldSettings  # noqa: E402
 from distill3d.fields.layout import HashGridSettings  # noqa: E402
 from distill3d.optimize import Settings, preset  # noqa: E402
 from distill3d.priors.load import load_prior  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
 from distill3d.schedules import Constant  # noqa: E402
-from distill3d.world import COLOURS, SHAPES  # noqa: E402
+from distill3d.world import CATALOGUE, COLOURS, PATTERNS, SHAPES, is_held_out  # noqa: E402
 
 TINY = Settings(
     iterations=2,
@@ -57,6 +57,17 @@ def test_the_default_prompts_cover_the_world():
     assert {s for s, _ in pairs} == set(SHAPES) and {c for _, c in pairs} == set(COLOURS)
 
 
+def test_the_full_world_s_prompts_were_held_out_from_training():
+    chosen = QualitySettings(world="full").prompts
+    things = [parse_object(p) for p in chosen]
+    assert chosen == FULL_PROMPTS and len(set(chosen)) == 24 and all(o.caption() in chosen for o in things)
+    assert all(is_held_out(o) for o in things)
+    assert {o.shape for o in things} == set(CATALOGUE) and {o.pattern for o in things} == set(PATTERNS)
+    assert {o.colour for o in things} == set(COLOURS) and sum(o.has_front for o in things) == 6
+    own = QualitySettings(world="full", prompts=("a red mug", "a red cube"))
+    assert own.prompts == ("a red mug", "a red cube")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -66,6 +77,8 @@ def test_the_default_prompts_cover_the_world():
         ({"methods": ("sdss",)}, "sdss"),
         ({"seeds": ()}, "seeds"),
         ({"processes": -1}, "processes"),
+        ({"prompts": ("a red mug",)}, "--world full"),
+        ({"prompts": ("a striped red mug",), "world": "full"}, "at most one pattern"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(change, message):
@@ -91,7 +104,8 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
     assert stored == json.loads(json.dumps(summary, allow_nan=False))
     assert stored["benchmark"] == "quality" and stored["controls_refused"]
     assert (stored["methods"]["sds"]["passed"], stored["methods"]["sds"]["of"]) == (0, 1)
-    assert set(stored["controls"]) == {"untrained field", "grey ball", "shuffled prompts"}
+    assert set(stored["controls"]) == {"untrained field", "grey ball", "two-faced head", "shuffled prompts"}
+    assert stored["controls"]["two-faced head"]["judged"] == 3
     assert stored["thresholds"]["ball_margin"] == 0.1
     folder = tmp_path / "jobs" / "sds-a-red-cube-0"
     result = read_result(folder)
@@ -216,3 +230,41 @@ def test_the_report_counts_passes_failures_and_controls():
     assert table[3] == "| a blue torus | fail: shape (0.50) | pass (0.50) |"
     assert table[4] == "| **passed** | **1 of 2** | **1 of 2** |"
     assert "| shuffled prompts | 3 | 1 |" in table and "| grey ball | 2 | 0 |" in table
+
+
+def full_result(
+    prompt: str, seed: int, chamfer: float, fronts: int | None = None, hue: bool = True
+) -> dict[str, object]:
+    made = made_result("a red cube", "sds", True, [])
+    measures = {"iou": {"sphere": 0.9, "cube": 0.8}, "chamfer": chamfer, "normal_consistency": 0.95}
+    if fronts is not None:
+        measures["fronts"] = fronts
+    checks = [{"name": "shape", "passed": True}, {"name": "colour", "passed": hue}]
+    return {**made, "prompt": prompt, "seed": seed, "judgement": {"measures": measures, "checks": checks}}
+
+
+def test_the_report_gives_spread_between_seeds_and_the_janus_rate():
+    results = [
+        full_result("a yellow smiley", 0, 0.01, fronts=1), full_result("a red cube", 0, 0.03),
+        full_result("a yellow smiley", 1, 0.03, fronts=2), full_result("a red cube", 1, 0.05, hue=False),
+        full_result("a yellow smiley", 2, 0.05, fronts=0), full_result("a blue smiley", 2, 0.07, fronts=2),
+    ]  # fmt: skip
+    summary = quality_report.summarise(results, {}, {})
+    found = summary["methods"]["sds"]
+    assert found["janus"] == {"judged": 4, "one_front": 0.25, "janus_rate": 0.5, "no_front": 0.25}
+    chamfer = found["figures"]["chamfer"]
+    assert chamfer["mean"] == pytest.approx(0.04) and chamfer["seed_means"] == pytest.approx([0.02, 0.04, 0.06])
+    assert chamfer["deviation"] == pytest.approx(0.02)
+    assert found["figures"]["iou"]["mean"] == pytest.approx((4 * 0.9 + 2 * 0.8) / 6), "a smiley's solid is a sphere"
+    assert found["figures"]["hue_right"]["mean"] == pytest.approx(5 / 6)
+    table = quality_report.markdown(summary)
+    assert "| Chamfer, share of the box | 0.0400 ± 0.0200 |" in table and "| Janus rate | 50% |" in table
+    assert "After ±" in table
+    single = quality_report.summarise(results[:2], {}, {})
+    assert single["methods"]["sds"]["figures"]["chamfer"]["deviation"] is None
+    assert "±" not in quality_report.markdown(single)
+
+
+def test_a_two_faced_head_goes_with_every_run_and_is_refused():
+    found = quality_job.controls(TINY, PAIR)["two-faced head"]
+    assert found == {"judged": 3, "taken_for": []}

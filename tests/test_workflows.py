@@ -51,6 +51,8 @@ def test_the_check_sees_a_lost_a_moved_and_a_retyped_input(release: schemas.Rele
     choices = {"m": "COMBO", "m.X.a": "INT", "m.Y.a": "INT"}
     assert schemas.broken(changed(**choices), changed(**{**choices, "m.X.b": "INT"})) == []
     assert len(schemas.broken(changed(**choices), changed(**{"m": "COMBO", "m.X.b": "INT", **choices}))) == 1
+    assert schemas.broken(changed(a="STRING"), changed(a="COMBO")) == []
+    assert len(schemas.broken(changed(a="COMBO"), changed(a="STRING"))) == 1
     assert schemas.broken(old, {}) == ["N is gone"]
 
 
@@ -108,6 +110,36 @@ def test_a_template_fits_the_schemas(path: Path, release: schemas.Release) -> No
         assert kind == given
     text = path.read_text(encoding="utf-8")
     assert "/home" not in text and ":\\\\" not in text
+
+
+def menus(items: list[Any], prefix: str = "") -> dict[str, list[str]]:
+    """The words of every menu of a node that does not list files, by the name its widget has."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        options = getattr(item, "options", None) or []
+        if options and item.id not in ("ckpt_name", "folder", "run", "field"):
+            found[prefix + item.id] = [str(getattr(option, "key", option)) for option in options]
+        for option in options:
+            found |= menus(getattr(option, "inputs", []), f"{prefix}{item.id}.")
+    return found
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_templates_menus_hold_words_they_offer(path: Path) -> None:
+    offered = {schema.node_id: menus(schema.inputs) for schema in schemas.schemas()}
+    seen = 0
+    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+        if node["type"] not in offered:
+            continue
+        widgets = [item["name"] for item in node["inputs"] if "widget" in item]
+        held = list(node.get("widgets_values", []))
+        if "seed" in widgets:
+            del held[widgets.index("seed") + 1]
+        for name, value in zip(widgets, held, strict=True):
+            if name in offered[node["type"]]:
+                assert value in offered[node["type"]][name], (path.stem, node["type"], name)
+                seen += 1
+    assert seen
 
 
 def test_every_node_appears_in_a_template(release: schemas.Release) -> None:

@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SETTINGS, makeAll } from "./make_templates.mjs";
-import { open } from "./page.mjs";
+import { open, ready } from "./page.mjs";
 import { TEMPLATES } from "./templates.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -77,11 +77,16 @@ const state = await page.evaluate(() => ({
   chart: [...(document.querySelector(".distill3d-panel canvas")?.getContext("2d")
     .getImageData(0, 0, 200, 100).data ?? [])].some((value) => value > 0),
   viewers: document.querySelectorAll("canvas").length,
+  sheets: [...document.querySelectorAll(`[data-node-id="${window.app.graph.nodes
+    .find((n) => n.type === "Distill3D_NeRFOptimizer").id}"] img`)].filter((image) => image.offsetWidth > 0).length,
 }));
 if (!state.seen.execution_success) problems.push(`the draft did not end well: ${JSON.stringify(state.seen)}`);
 if (!state.chart) problems.push("the chart is empty");
 if (!/done/.test(state.words)) problems.push(`the chart's words say ${state.words}`);
 if (!state.seen.preview) problems.push("no preview came");
+if (renderer === "vue" && state.sheets !== 1) problems.push(`NeRF Optimizer shows ${state.sheets} pictures, not one`);
+const kept = await afterReload();
+if (!kept.picture || !/done/.test(kept.words)) problems.push(`after a reload: ${JSON.stringify(kept)}`);
 writeFileSync(join(out, `${renderer}.json`), JSON.stringify({ ...state, errors, problems,
   seconds: (Date.now() - began) / 1000 }, null, 1));
 if (make === "pictures") await makeAll(page, ["pictures"]);
@@ -89,3 +94,17 @@ await browser.close();
 for (const problem of problems) console.error(problem);
 console.log(`${renderer}: ${state.words}; ${problems.length} problems, ${errors.length} messages from the page`);
 process.exit(problems.length ? 1 : 0);
+
+/** The same page loaded again: what the optimizer's panel still shows of the run. */
+async function afterReload() {
+  await page.reload({ waitUntil: "domcontentloaded", timeout: 900_000 });
+  await ready(page);
+  await page.waitForFunction(() => window.app.graph.nodes.some((n) => n.type === "Distill3D_NeRFOptimizer"), null,
+    { timeout: 120_000 });
+  await page.waitForTimeout(4000);
+  await page.screenshot({ path: join(out, `${renderer}-reloaded.png`) });
+  return page.evaluate(() => ({
+    picture: document.querySelector(".distill3d-picture")?.naturalWidth ?? 0,
+    words: document.querySelector(".distill3d-summary")?.textContent ?? "",
+  }));
+}

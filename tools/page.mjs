@@ -22,6 +22,12 @@ function chromium() {
   throw new Error("playwright-core is not installed: npm i playwright-core, or name its folder in PLAYWRIGHT");
 }
 
+/** Waits until the page's app knows our nodes. */
+export async function ready(page) {
+  await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types?.Distill3D_LoadSD, null,
+    { timeout: 900_000 });
+}
+
 /** Opens `url`, waits for the app, and collects what the page complains of in `errors`. */
 export async function open(url, { settings = {}, width = 1280, height = 760 } = {}) {
   const profile = mkdtempSync(join(tmpdir(), "distill3d-browser-"));
@@ -34,8 +40,7 @@ export async function open(url, { settings = {}, width = 1280, height = 760 } = 
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
   await page.goto(url, { waitUntil: "domcontentloaded", timeout: 900_000 });
-  await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types?.Distill3D_LoadSD, null,
-    { timeout: 900_000 });
+  await ready(page);
   for (const [name, value] of Object.entries({ "Comfy.TutorialCompleted": true, ...settings })) {
     await page.evaluate(([key, wanted]) => window.app.extensionManager?.setting?.set(key, wanted), [name, value]);
   }

@@ -89,7 +89,7 @@ SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and 
       freeu: { type: "Distill3D_FreeUPatch", at: [440, 20], wires: { model: ["load", 0], schedule: ["strength", 0] },
         widgets: { version: "v2", b1: 1.1, b2: 1.1, s1: 0.9, s2: 0.9 } },
       cfg: { type: "Distill3D_CFGSchedule", at: [440, 320],
-        widgets: { start: 10, end: 7, shape: "linear", over: "iterations" }, size: [320, 400] },
+        widgets: { start: 5, end: 1.2, shape: "linear", over: "iterations" }, size: [320, 400] },
       loss: loss({ method: "SDS" }, [860, 0], ["freeu", 0], { cfg: ["cfg", 0] }),
       nerf: nerf({ preset: "draft" }, [1280, 0]),
       turn: { type: "Distill3D_RenderTurntable", widgets: { frames: 16, size: 128 }, wires: { field: ["nerf", 0] },

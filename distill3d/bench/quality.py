@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..errors import SettingsError
-from ..evaluate import parse_prompt
+from ..evaluate import world_of
 from ..files import make_folder, write_json
 from ..methods import lookup
 from ..optimize import Settings, preset
@@ -60,6 +60,34 @@ PROMPTS = (
     "a green cylinder",
 )
 """Chosen before any run: all eight shapes and all eight colours, the four hard shapes twice."""
+FULL_PROMPTS = (
+    "a purple cylinder",
+    "an orange cone",
+    "a cyan torus",
+    "a pink pyramid",
+    "a yellow capsule",
+    "a red star",
+    "a purple heart",
+    "a cyan bowl",
+    "a striped yellow sphere",
+    "a striped blue cube",
+    "a striped pink octahedron",
+    "a striped green dome",
+    "a striped orange arch",
+    "a dotted pink cube",
+    "a dotted yellow cylinder",
+    "a dotted pink cross",
+    "a checkered purple sphere",
+    "a checkered red capsule",
+    "a red smiley",
+    "an orange and white ball",
+    "a yellow mug",
+    "a green chair",
+    "a cyan house",
+    "a blue arrow",
+)
+"""Twenty-four of the full world, chosen before any run: every shape, every pattern and all six objects with a front, in
+combinations that training leaves out (``world.is_held_out``)."""
 METHODS = ("sds", "csd", "asd", "tbsd")
 
 
@@ -68,7 +96,7 @@ class QualitySettings:
     """What the benchmark runs."""
 
     prompts: tuple[str, ...] = PROMPTS
-    """Prompts that name one colour and one shape of the procedural world."""
+    """Prompts that name one colour and one shape of the procedural world; with --world full another twenty-four."""
     methods: tuple[str, ...] = METHODS
     """Distillation methods to compare."""
     seeds: tuple[int, ...] = (0,)
@@ -87,13 +115,22 @@ class QualitySettings:
     device: str = "cpu"
     """Where the runs compute: cpu, cuda or auto. Judging is always on the CPU."""
 
+    world: Literal["plain", "full"] = "plain"
+    """World the default prompts are of. Full has patterns and fronts, for a --model that was trained on them."""
+
     def __post_init__(self) -> None:
+        if self.world == "full" and self.prompts == PROMPTS:
+            object.__setattr__(self, "prompts", FULL_PROMPTS)
         for name in ("prompts", "methods", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise SettingsError(f"expected {name} without repetition and at least one, got {values}")
-        for prompt in self.prompts:
-            parse_prompt(prompt)
+        found = world_of(self.prompts)
+        if found == "full" and self.world != "full":
+            raise SettingsError(
+                "expected prompts of the plain world, got one with a pattern, another shape or a front: add --world "
+                "full, and --model with a prior that knows it"
+            )
         for method in self.methods:
             lookup(method)
         if self.processes < 0:
@@ -290,6 +327,7 @@ def run(
     results = run_jobs(jobs, quality.processes or cores(), on_progress)
     about = {
         "preset": quality.preset if settings_for is None else None, "prompts": list(quality.prompts),
+        "world": world_of(quality.prompts),
         "seeds": list(quality.seeds), "prior": fingerprint, "seconds": time.monotonic() - began, "versions": versions(),
     }  # fmt: skip
     summary = summarise(results, _controls(choose(quality.methods[0]), quality.prompts, out), about)

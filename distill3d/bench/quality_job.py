@@ -21,8 +21,9 @@ from safetensors.torch import save as save_tensors
 
 from .. import __version__
 from ..errors import Distill3DError
-from ..evaluate import Thresholds, accepts, grey_ball, judge, observe
-from ..evaluate.controls import others
+from ..evaluate import Thresholds, accepts, grey_ball, judge, observe, parse_object, two_faced, world_of
+from ..evaluate.controls import HEADS, others
+from ..evaluate.observation import Observation
 from ..fields.density import DensityField
 from ..files import make_folder, write_bytes, write_json
 from ..mesh import MeshSettings
@@ -36,7 +37,7 @@ from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
-JUDGE_VERSION = 1
+JUDGE_VERSION = 2
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
 
@@ -66,6 +67,11 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.method}, {self.prompt!r}, seed {self.seed}"
+
+    @property
+    def world(self) -> str:
+        """The world its prompts are of."""
+        return world_of((self.prompt, *self.others))
 
     def run_key(self) -> str:
         """Hash of all that decides the field."""
@@ -186,7 +192,9 @@ def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
         facts = {k: earlier[k] for k in ("minutes", "seconds", "peak_memory_bytes", "occupancy", "skipped", "warnings")}
     field.requires_grad_(False)
     began = time.monotonic()
-    seen = observe(field, occupancy=occupancy, render_settings=settings.render, mesh_settings=MeshSettings())
+    seen = observe(
+        field, occupancy=occupancy, render_settings=settings.render, mesh_settings=MeshSettings(), world=job.world
+    )
     judgement = judge(seen, job.prompt)
     taken_for = [p for p in job.others if accepts(seen, p)]
     judged_in = time.monotonic() - began
@@ -206,15 +214,25 @@ def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
 
 
 def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
-    """Judge an untrained field and a grey ball for every prompt: how many each was wrongly taken for."""
+    """Fields that no prompt may accept: how many each was wrongly taken for.
+
+    An untrained field and a grey ball are judged for every prompt; a head with a face on either side, in three colours,
+    for the smiley of its colour.
+    """
     generator = torch.Generator().manual_seed(0)
     untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
-    found = {}
-    for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
+
+    def seen_by_judge(field: Any, world: str) -> Observation:
         occupancy = OccupancyGrid(settings.occupancy_resolution)
         occupancy.update(field, step_size=settings.render.step_size, generator=generator, warmup=True)
-        seen = observe(field, occupancy=occupancy, render_settings=settings.render)
+        return observe(field, occupancy=occupancy, render_settings=settings.render, world=world)
+
+    found = {}
+    for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
+        seen = seen_by_judge(field, world_of(prompts))
         found[name] = {"judged": len(prompts), "taken_for": [p for p in prompts if accepts(seen, p)]}
+    heads = [(p, seen_by_judge(two_faced(parse_object(p)), "full")) for p in HEADS]
+    found["two-faced head"] = {"judged": len(heads), "taken_for": [p for p, seen in heads if accepts(seen, p)]}
     return found
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate import Thresholds, parse_prompt
 from ..files import write_bytes
 from ..render.pictures import write_png
+from ..world.catalogue import solid_of
 from .quality_job import PREVIEW
 
 if TYPE_CHECKING:
@@ -41,7 +42,61 @@ def _compact(result: Result) -> dict[str, Any]:
 
 def _own_iou(result: Result) -> float | None:
     ious = result["judgement"]["measures"].get("iou")
-    return None if ious is None else float(ious[parse_prompt(result["prompt"])[0]])
+    return None if ious is None else float(ious[solid_of(parse_prompt(result["prompt"])[0])])
+
+
+def _measure(result: Result, name: str) -> float | None:
+    value = result["judgement"]["measures"].get(name)
+    return None if value is None else float(value)
+
+
+def _held(result: Result, check: str) -> float | None:
+    """1 or 0 for a check that was made, None for one that was not."""
+    made = [c["passed"] for c in result["judgement"].get("checks", ()) if c["name"] == check]
+    return float(made[0]) if made else None
+
+
+FIGURES: Mapping[str, Callable[[Result], float | None]] = {
+    "passed": lambda r: float(bool(r["passed"])),
+    "iou": _own_iou,
+    "chamfer": lambda r: _measure(r, "chamfer"),
+    "normal_consistency": lambda r: _measure(r, "normal_consistency"),
+    "shape_right": lambda r: _held(r, "shape"),
+    "hue_right": lambda r: _held(r, "colour"),
+    "hue_distance": lambda r: _measure(r, "hue_distance"),
+    "minutes": lambda r: float(r["minutes"]),
+}
+"""Figures of one judged job that are averaged over a method's jobs, and over the jobs of each seed for the spread."""
+
+
+def _spread(judged: Sequence[Result]) -> dict[str, Any]:
+    """Mean over all jobs, and mean and standard deviation over the seeds' means, of each figure; None for no value."""
+    found: dict[str, Any] = {}
+    for name, figure in FIGURES.items():
+        values = [(r["seed"], v) for r in judged if (v := figure(r)) is not None]
+        by_seed = [mean(v for s, v in values if s == seed) for seed in dict.fromkeys(s for s, _ in values)]
+        found[name] = {
+            "mean": mean(v for _, v in values) if values else None,
+            "seed_means": by_seed,
+            "deviation": stdev(by_seed) if len(by_seed) > 1 else None,
+        }
+    return found
+
+
+def _janus(judged: Sequence[Result]) -> dict[str, Any]:
+    """Of the objects with a front: shares with one front, with several (the Janus rate) and with none."""
+    counts = [int(v) for r in judged if (v := _measure(r, "fronts")) is not None]
+    total = len(counts)
+
+    def share(wanted: Callable[[int], bool]) -> float | None:
+        return sum(map(wanted, counts)) / total if total else None
+
+    return {
+        "judged": total,
+        "one_front": share(lambda n: n == 1),
+        "janus_rate": share(lambda n: n > 1),
+        "no_front": share(lambda n: n == 0),
+    }
 
 
 def _method_summary(results: Sequence[Result]) -> dict[str, Any]:
@@ -55,6 +110,8 @@ def _method_summary(results: Sequence[Result]) -> dict[str, Any]:
         "mean_iou": mean(ious) if ious else None,
         "mean_minutes": mean(r["minutes"] for r in judged) if judged else None,
         "peak_memory_bytes": max(peaks, default=None),
+        "figures": _spread(judged),
+        "janus": _janus(judged),
     }
 
 
@@ -113,6 +170,20 @@ def _figure(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+_ROWS = (
+    ("Chamfer, share of the box", "chamfer", ".4f"),
+    ("normals agree", "normal_consistency", ".2f"),
+    ("shape right", "shape_right", ".0%"),
+    ("hue right", "hue_right", ".0%"),
+)
+
+
+def _with_spread(figure: Mapping[str, Any], form: str) -> str:
+    """The mean, and behind it the deviation between seeds when there are several."""
+    shown = _figure(figure["mean"], form)
+    return shown if figure["deviation"] is None else f"{shown} ± {format(figure['deviation'], form)}"
+
+
 def markdown(summary: Mapping[str, Any]) -> str:
     """Prompts by methods with verdict and volume IoU, a line for each method's totals, and the controls."""
     jobs, methods = summary["jobs"], summary["methods"]
@@ -123,6 +194,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
     totals = methods.values()
     table.append(["**passed**", *(f"**{t['passed']} of {t['of']}**" for t in totals)])
     table.append(["mean IoU", *(_figure(t["mean_iou"], ".2f") for t in totals)])
+    for words, name, form in _ROWS:
+        table.append([words, *(_with_spread(t["figures"][name], form) for t in totals)])
+    if any(t["janus"]["judged"] for t in totals):
+        table.append(["one front", *(_figure(t["janus"]["one_front"], ".0%") for t in totals)])
+        table.append(["Janus rate", *(_figure(t["janus"]["janus_rate"], ".0%") for t in totals)])
     table.append(["mean minutes", *(_figure(t["mean_minutes"], ".1f") for t in totals)])
     peaks = [t["peak_memory_bytes"] for t in totals]
     table.append(["peak memory, MB", *(_figure(None if p is None else p / 1e6, ".0f") for p in peaks)])
@@ -130,6 +206,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
     for name, control in summary["controls"].items():
         refused.append([name, str(control["judged"]), str(len(control["taken_for"]))])
     legend = "Number: volume IoU with the true shape in its best pose. After `fail`: the checks that were not met."
+    if any(f["deviation"] is not None for t in totals for f in t["figures"].values()):
+        legend += " After ±: standard deviation between the means of the seeds."
     return "\n".join([*_rows(table), "", legend, "", *_rows(refused), ""])
 
 

@@ -82,6 +82,11 @@ def given(arguments: Sequence[str], flag: str, default: str) -> str:
     return value
 
 
+def flag(setting: str) -> str:
+    """The flag that sets ``setting``: ``field.blob_density`` -> ``--field.blob-density``."""
+    return f"--{setting.replace('_', '-')}"
+
+
 def free_folder(base: Path) -> Path:
     """``base``, or ``base-2``, ``base-3`` ... : the first that does not exist, so no earlier result is overwritten."""
     candidate, number = base, 2
@@ -121,7 +126,7 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
         return int(module.run(list(arguments), console))
     except Distill3DError as error:
         console.print("[red]error:[/] ", end="")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        console.print(error.told(flag), markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted")

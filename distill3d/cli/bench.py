@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..bench import compare, encoder, export, memory, quality, render, scaling, step
+from ..bench import compare, encoder, export, memory, quality, render, scaling, step, world
 from ..bench.quality_report import markdown
 from ..bench.variants import table as comparison
 from ..errors import SettingsError
@@ -33,7 +33,8 @@ compare A.json B.json: what became slower or larger from A to B than noise expla
 quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
 finished job in --out and goes on from there when it is called again.
 export: surface to written GLB, ours against the naive route (256^3, no decimation, xatlas straight): time by stage,
-peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes."""
+peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes.
+world: training images rendered a second, the full world against the plain one."""
 
 #: Exit status of compare when something became slower.
 SLOWER = 3
@@ -158,6 +159,20 @@ class Export(export.ExportSettings):
     """Print one JSON object instead of a table."""
 
 
+@dataclass(frozen=True)
+class World:
+    """Flags of ``distill3d bench world``."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    count: int = 1024
+    """Images in each run."""
+    repeats: int = 3
+    """Runs of each world, in turns; medians are reported."""
+    image_size: int = 64
+    """Side of the images in pixels."""
+
+
 _KINDS: dict[str, type[Any]] = {
     "encoder": Encoder,
     "render": Render,
@@ -167,6 +182,7 @@ _KINDS: dict[str, type[Any]] = {
     "compare": Compare,
     "quality": Quality,
     "export": Export,
+    "world": World,
 }
 
 
@@ -203,7 +219,14 @@ def _measure(name: str, flags: Any) -> dict[str, Any]:
     chosen = {field_.name: getattr(flags, field_.name) for field_ in fields(flags) if field_.name != "json"}
     if name == "export":
         return export.run(export.ExportSettings(**chosen))
-    module: Any = {"encoder": encoder, "render": render, "step": step, "memory": memory, "scaling": scaling}[name]
+    module: Any = {
+        "encoder": encoder,
+        "render": render,
+        "step": step,
+        "memory": memory,
+        "scaling": scaling,
+        "world": world,
+    }[name]
     result: dict[str, Any] = module.run(**chosen)
     return result
 

@@ -88,7 +88,7 @@ def _one(
         with ProgressLine(console) as line:
             distillation.run(listeners=(line, recorder), folder=folder)
     except Distill3DError as error:
-        ended = str(error)
+        ended = error.told(app.flag)
         console.print(f"[yellow]{method} stopped:[/] ", end="")
         console.print(ended, markup=False, highlight=False, soft_wrap=True)
     write_json(folder / "report.json", report.build(distillation) | {"curves": recorder.to_json(prior.T)})

@@ -12,19 +12,25 @@ import tyro
 from rich.console import Console
 
 from ..files import make_folder
-from ..train_prior import TrainPriorSettings, train
+from ..train_prior import TrainPriorSettings, gates_of, recipe, train
 from . import app
 
-DESCRIPTION = """Train the tiny text-to-image prior: renders of the procedural world, an autoencoder, a text encoder and
+DESCRIPTION = """Train the tiny text-to-image prior: renders of a procedural world, an autoencoder, a text encoder and
 a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores some hours; stop it at any time and call
-it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, and fails loudly when one
-is missed."""
+it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, a model card with recipe,
+curves and measurements, and fails loudly when a gate is missed.
+
+--recipe plain is the bundled prior's: eight solids, eight colours. --recipe full (CPU, many hours, resumable) and
+--recipe full-cuda (one GPU, one piece) are for the larger world. Every other flag changes the recipe it is given
+with."""
 
 
 @dataclass(frozen=True)
 class TrainPrior:
     """Flags of ``distill3d train-prior``."""
 
+    recipe: str = "plain"
+    """Plain, full or full-cuda: where the defaults of the flags below come from."""
     out: Path = Path("output/tiny-prior")
     """Folder for the prior in diffusers layout; checkpoints lie in its .training folder."""
     seed: int = 0
@@ -35,12 +41,16 @@ class TrainPrior:
     """Start over, ignoring the checkpoints of an earlier run."""
     snapshot: Path | None = None
     """Folder for usable intermediate priors."""
+    check: bool = True
+    """Measure the result, hold it against the gates and write the model card."""
     settings: Annotated[TrainPriorSettings, tyro.conf.arg(name="")] = field(default_factory=TrainPriorSettings)
 
 
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
-    flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION)
+    name = app.given(arguments, "recipe", TrainPrior.recipe)
+    default = TrainPrior(recipe=name, settings=recipe(name))
+    flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION, default)
     make_folder(flags.out)
     logging.getLogger("distill3d").setLevel(logging.INFO)
     measured = train(
@@ -48,6 +58,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         seed=flags.seed,
         device=flags.device,
         settings=flags.settings,
+        gates=gates_of(flags.settings.world.name) if flags.check else None,
         resume=not flags.fresh,
         snapshot=flags.snapshot,
     )

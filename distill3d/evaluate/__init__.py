@@ -1,9 +1,9 @@
 """Judging fields against exact truth, without a learned classifier: see ``truth`` for what is asked."""
 
-from .controls import SolidField, grey_ball, perfect
+from .controls import SolidField, grey_ball, perfect, two_faced
 from .observation import Observation, observe
 from .thresholds import Thresholds
-from .truth import Check, Judgement, accepts, judge, parse_prompt
+from .truth import Check, Judgement, accepts, judge, parse_object, parse_prompt, world_of
 
 __all__ = [
     "Check",
@@ -15,6 +15,9 @@ __all__ = [
     "grey_ball",
     "judge",
     "observe",
+    "parse_object",
     "parse_prompt",
     "perfect",
+    "two_faced",
+    "world_of",
 ]

@@ -1,7 +1,8 @@
 """Fields that must fail: a judge is worth no more than what it refuses.
 
-Three controls go with every quality run: an untrained field, a grey ball, and the run's own results judged for each
-other's prompts. ``SolidField`` also builds the perfect answers the judge itself is tested on.
+Four controls go with every quality run: an untrained field, a grey ball, a head with a face on either side, and the
+run's own results judged for each other's prompts. ``SolidField`` also builds the perfect answers the judge itself is
+tested on.
 """
 
 from __future__ import annotations
@@ -58,6 +59,19 @@ def perfect(thing: Object) -> SolidField:
 def grey_ball() -> SolidField:
     """A ball of the world's size and of no colour."""
     return SolidField(lambda x: SHAPES["sphere"].sdf(*x.unbind(-1)))
+
+
+def two_faced(thing: Object) -> SolidField:
+    """An object whose front half stands on either side: its paint and its solid for z > 0, mirrored to z < 0."""
+
+    def folded(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :2], x[:, 2:].abs()], 1)
+
+    return SolidField(lambda x: thing.sdf(folded(x)), lambda x: thing.albedo(folded(x)))
+
+
+HEADS = tuple(f"a {colour} smiley" for colour in ("yellow", "red", "cyan"))
+"""Prompts a two-faced head of their own colour must be refused for."""
 
 
 def others(prompt: str, prompts: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..world.shapes import SHAPES
+from ..world.catalogue import CATALOGUE, WORLDS
 from .solid import Solid, centres
 
 SEARCH_POINTS = 4096
@@ -52,7 +52,7 @@ def moments(shape: str) -> tuple[float, tuple[float, float, float]]:
     """Volume and centroid of a shape of the world at scale 1, by an antialiased 96^3 grid."""
     points = centres(_MOMENT_RESOLUTION) * _MOMENT_BOX
     spacing = 2 * _MOMENT_BOX / _MOMENT_RESOLUTION
-    share = (0.5 - SHAPES[shape].sdf(*points.unbind(-1)) / spacing).clamp(0, 1)
+    share = (0.5 - CATALOGUE[shape].sdf(*points.unbind(-1)) / spacing).clamp(0, 1)
     x, y, z = ((share[:, None] * points).sum(0) / share.sum()).tolist()
     return float(share.sum()) * spacing**3, (x, y, z)
 
@@ -71,7 +71,7 @@ def to_object(points: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def occupancy_of(shape: str, points: Tensor, poses: Tensor, spacing: float) -> Tensor:
     """``(K, n)`` antialiased share in [0, 1] of each voxel that the posed shape fills."""
-    distance = poses[:, 3:4].exp() * SHAPES[shape].sdf(*to_object(points, poses))
+    distance = poses[:, 3:4].exp() * CATALOGUE[shape].sdf(*to_object(points, poses))
     return (0.5 - distance / spacing).clamp(0, 1)
 
 
@@ -109,7 +109,7 @@ def _descend(shape: str, solid: Solid, points: Tensor, pose: Tensor, step: Tenso
 
 
 def fit(shape: str, solid: Solid, points: Tensor | None = None) -> Fit:
-    """The best pose of one of ``SHAPES`` on a solid that is not empty.
+    """The best pose of one of ``CATALOGUE`` on a solid that is not empty.
 
     ``points`` are the solid's voxel centres in any fixed order; a fixed shuffle gives the 4096 that guide the search
     and the 24,576 that refine it; all of them give the IoU. Deterministic.
@@ -132,7 +132,7 @@ def fit(shape: str, solid: Solid, points: Tensor | None = None) -> Fit:
     return Fit(shape, Pose(x, y, z, math.exp(log_scale), yaw), iou)
 
 
-def fit_all(solid: Solid) -> dict[str, Fit]:
-    """Every shape of the world in its best pose."""
+def fit_all(solid: Solid, world: str = "plain") -> dict[str, Fit]:
+    """Every different solid of a world in its best pose: the plain world's eight, or the full world's eighteen."""
     points = solid.points()
-    return {shape: fit(shape, solid, points) for shape in SHAPES}
+    return {shape: fit(shape, solid, points) for shape in WORLDS[world].solids}

@@ -53,3 +53,19 @@ class Thresholds:
     minimum_mesh_iou: float = 0.80
     """Least mean silhouette IoU over 12 views of the exported mesh, with the field's and with the truth's, for the same
     reason as ``minimum_silhouette_iou``."""
+    maximum_chamfer: float = 0.04
+    """Most Chamfer distance of the exported mesh to the true surface in the volume's best pose, as a share of the box's
+    side: 0.08 world units, two and a half of the judge's voxels. It bounds how far a surface strays and does not tell
+    shapes apart: a ball in place of a cube has 0.034."""
+    minimum_normal_consistency: float = 0.82
+    """Least mean cosine between the normals of the exported mesh and of the true surface. A ball in place of a cube has
+    0.81, in place of an octahedron 0.85, and a sphere rough by 0.02 (standard deviation, bumps of 0.05) 0.89, by 0.04
+    0.72: less says no more of the faces than a lump would."""
+    paint_share: tuple[float, float] = (0.5, 2.0)
+    """Allowed share of pale pixels, as a multiple of what the true object shows, where the prompt's object wears
+    paint: a factor of two forgives blurred edges, and neither a bare object nor a white one."""
+    fronts: int = 1
+    """Fronts an object with a front must have; what counts as one is said, and was fixed, in ``fronts``."""
+    front_offset: float = 60.0
+    """Most degrees between the front found and azimuth 0, where view prompts put it. A front view is one within 45
+    degrees, and the ring's step adds 15: a front further off stands on a side."""

@@ -15,21 +15,34 @@ convexity   no bent faces (``solidity``)
 colour      mean hue, a majority of the pixels, and enough saturation
 two_grounds on white and on dark the renders imply the same opacity, and the object is seen on both
 mesh        not empty, one component, and its silhouettes are the field's and the truth's
+surface     Chamfer distance and normals of the exported mesh against the true surface (``distance``)
 
-It passes only when every check does. No check asks about a front; the plain world has none.
+and, for what only the full world has,
+
+paint       about as much white and dark as on the true object; for a pattern, no other pattern fits better (``paint``)
+fronts      exactly one front all around, and it looks to where view prompts put it (``fronts``); a sphere has no face
+
+It passes only when every check does. Objects of the full world are judged against its eighteen different solids, and
+hue share and saturation are taken relative to the true object's, which paint lowers.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import SettingsError
-from ..world.objects import COLOURS
-from ..world.shapes import SHAPES
+from ..world.catalogue import CATALOGUE, WORLDS, solid_of
+from ..world.figures import FIGURES
+from ..world.objects import COLOURS, Object
+from ..world.paint import PATTERNS
+from .distance import surface_distance
 from .fit import Fit
+from .fronts import find_fronts
 from .observation import Observation
+from .paint import is_painted, pattern_errors, true_reading
 from .solidity import relative_solidity
 from .thresholds import Thresholds
 from .views import fill, haze, hole_opacity, soft_iou, true_outline
@@ -75,7 +88,7 @@ def parse_prompt(prompt: str) -> tuple[str, str]:
     """
     words = re.findall(r"[a-z]+", prompt.lower())
     found = []
-    for kind, known in (("shape", SHAPES), ("colour", COLOURS)):
+    for kind, known in (("shape", CATALOGUE), ("colour", COLOURS)):
         named = sorted({w for w in words if w in known})
         if len(named) != 1:
             raise SettingsError(
@@ -84,6 +97,33 @@ def parse_prompt(prompt: str) -> tuple[str, str]:
             )
         found.append(named[0])
     return found[0], found[1]
+
+
+def parse_object(prompt: str) -> Object:
+    """The object a prompt names: ``parse_prompt`` and at most one pattern.
+
+    Raises:
+        SettingsError: as ``parse_prompt``; several patterns, or one on an object that wears its own paint.
+
+    >>> parse_object("a striped red cube").pattern
+    'striped'
+    """
+    shape, colour = parse_prompt(prompt)
+    words = re.findall(r"[a-z]+", prompt.lower())
+    patterns = sorted({w for w in words if w in PATTERNS and w != "plain"})
+    if len(patterns) > 1 or (patterns and CATALOGUE[shape].has_front):
+        raise SettingsError(
+            f"expected at most one pattern, and none on an object with a front, in the prompt {prompt!r}, got "
+            f"{', '.join(patterns)}: leave one out"
+        )
+    return Object(shape, colour, pattern=patterns[0] if patterns else "plain")
+
+
+def world_of(prompts: Iterable[str]) -> str:
+    """The smallest world that holds everything these prompts name. Raises as ``parse_object``."""
+    plain = set(WORLDS["plain"].words)
+    things = [parse_object(p) for p in prompts]
+    return "plain" if all(o.shape in plain and o.pattern == "plain" for o in things) else "full"
 
 
 def _shape(fits: dict[str, Fit], shape: str, t: Thresholds) -> Check:
@@ -103,9 +143,10 @@ def _two_grounds(seen: Observation, t: Thresholds, measures: dict[str, Any]) -> 
     return Check("two_grounds", good, f"opacity differs by {error:.3f}, seen on white {white:.0%}, on dark {dark:.0%}")
 
 
-def _colour(seen: Observation, colour: str, t: Thresholds, measures: dict[str, Any]) -> Check:
-    reading = seen.colour
+def _colour(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
+    reading, colour = seen.colour, thing.colour
     distance, share = reading.distance(colour), reading.shares[colour]
+    bare = true_reading(thing, t.pale).shares[colour] if is_painted(thing) else 1.0
     measures.update(
         hue=reading.hue, hue_distance=distance, hue_nearest=reading.nearest, hue_share=share,
         saturation=reading.saturation,
@@ -113,11 +154,44 @@ def _colour(seen: Observation, colour: str, t: Thresholds, measures: dict[str, A
     good = (
         distance <= t.hue_distance
         and reading.nearest == colour
-        and share >= t.hue_share
-        and reading.saturation >= t.minimum_saturation
+        and share >= t.hue_share * bare
+        and reading.saturation >= t.minimum_saturation * bare
     )
     reason = f"hue is {distance:.0f} degrees off, {share:.0%} of it {colour}, nearest {reading.nearest}"
     return Check("colour", good, f"{reason}, saturation {reading.saturation:.2f}")
+
+
+def _paint(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
+    own = 1 - sum(seen.colour.shares.values())
+    true = 1 - sum(true_reading(thing, t.pale).shares.values())
+    measures.update(pale_share=own, true_pale_share=true)
+    good = t.paint_share[0] * true <= own <= t.paint_share[1] * true
+    reason = f"{own:.0%} pale, {true:.0%} of the true object"
+    if thing.pattern != "plain":
+        errors = pattern_errors(seen.views, thing, seen.fits[thing.shape].pose)
+        best = min(errors, key=errors.__getitem__)
+        measures.update(pattern_errors=errors)
+        good, reason = good and best == thing.pattern, f"{reason}, most like {best}"
+    return Check("paint", good, reason)
+
+
+def _fronts(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
+    if seen.around is None:
+        raise SettingsError("expected an observation of the full world to count fronts in: use observe(world='full')")
+    found = find_fronts(seen.around, thing.shape, thing.colour)
+    measures.update(fronts=found.count, front_azimuths=list(found.azimuths), front_strength=max(found.strength))
+    good = found.count == t.fronts and all(abs(a) <= t.front_offset for a in found.azimuths)
+    places = ", ".join(f"{a:.0f}" for a in found.azimuths)
+    return Check("fronts", good, f"{found.count} found" + (f", at {places} degrees" if places else ""))
+
+
+def _surface(seen: Observation, shape: str, t: Thresholds, measures: dict[str, Any]) -> Check:
+    if seen.mesh is None:
+        return Check("surface", False, seen.mesh_error)
+    found = surface_distance(seen.mesh.vertices, seen.mesh.triangles, shape, seen.fits[shape].pose)
+    measures.update(chamfer=found.chamfer, normal_consistency=found.normals)
+    good = found.chamfer <= t.maximum_chamfer and found.normals >= t.minimum_normal_consistency
+    return Check("surface", good, f"Chamfer {found.chamfer:.3f} of the box, normals agree to {found.normals:.2f}")
 
 
 def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, Any]) -> list[Check]:
@@ -139,6 +213,7 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
         Check("silhouette", good, f"IoU {silhouette:.2f}, opacity outside {outside:.2f}, inside {inside:.2f}"),
         Check("convexity", convexity >= t.solidity, f"fills {convexity:.2f} of what the true shape fills of its hull"),
     ]
+    checks.append(_surface(seen, shape, t, measures))
     if hole is not None:
         checks.append(Check("hole", hole < t.maximum_hole_opacity, f"opacity {hole:.2f} from above"))
     if seen.mesh is None:
@@ -152,23 +227,52 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     return [*checks, Check("mesh", good, reason)]
 
 
+def _known(seen: Observation, thing: Object) -> str:
+    """The word of the object's solid among the observation's fits."""
+    solid = solid_of(thing.shape)
+    if seen.fits and solid not in seen.fits:
+        raise SettingsError(
+            f"expected an observation that knows a {thing.shape}, got the plain world's: observe(world='full')"
+        )
+    return solid
+
+
+def _extras(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> list[Check]:
+    """The checks that only some objects of the full world call for."""
+    checks = [_paint(seen, thing, t, measures)] if is_painted(thing) and seen.fits else []
+    if thing.has_front:
+        checks.append(_fronts(seen, thing, t, measures))
+    if seen.around is not None and not is_painted(thing):
+        faces = [f for f in FIGURES if CATALOGUE[f].solid == thing.shape]
+        found = [f for f in faces if find_fronts(seen.around, f, thing.colour).count]
+        if faces:
+            checks.append(Check("fronts", not found, f"no face expected, found {', '.join(found) or 'none'}"))
+    return checks
+
+
 def accepts(seen: Observation, prompt: str, thresholds: Thresholds | None = None) -> bool:
     """Whether ``judge`` would pass, without the costly checks where a cheap one already fails."""
     t = thresholds or Thresholds()
-    shape, colour = parse_prompt(prompt)
-    if not seen.fits or not _shape(seen.fits, shape, t).passed or not _colour(seen, colour, t, {}).passed:
+    thing = parse_object(prompt)
+    solid = _known(seen, thing)
+    if not seen.fits or not _shape(seen.fits, solid, t).passed or not _colour(seen, thing, t, {}).passed:
         return False
     return judge(seen, prompt, t).passed
 
 
 def judge(seen: Observation, prompt: str, thresholds: Thresholds | None = None) -> Judgement:
-    """The verdict on an observed field for ``prompt``; about 0.2 seconds. Raises as ``parse_prompt``."""
+    """The verdict on an observed field for ``prompt``; about half a second. Raises as ``parse_object``.
+
+    Raises:
+        SettingsError: also when the prompt is of the full world and the observation of the plain one.
+    """
     t = thresholds or Thresholds()
-    shape, colour = parse_prompt(prompt)
+    thing = parse_object(prompt)
+    solid = _known(seen, thing)
     measures: dict[str, Any] = {}
     if seen.fits:
-        checks = _geometry(seen, shape, t, measures)
+        checks = _geometry(seen, solid, t, measures)
     else:
         checks = [Check("shape", False, "the field shows no solid object from any side")]
-    checks += [_colour(seen, colour, t, measures), _two_grounds(seen, t, measures)]
+    checks += [_colour(seen, thing, t, measures), _two_grounds(seen, t, measures), *_extras(seen, thing, t, measures)]
     return Judgement(prompt, all(c.passed for c in checks), tuple(checks), measures)

@@ -13,8 +13,8 @@ from ..render.cameras import Cameras, orbit, rays
 from ..render.occupancy import OccupancyGrid
 from ..render.shading import Shading
 from ..render.volume import RenderSettings, render
+from ..world.catalogue import CATALOGUE
 from ..world.objects import COLOURS, Object
-from ..world.shapes import SHAPES
 from ..world.trace import trace
 from .fit import Pose
 
@@ -141,7 +141,7 @@ def fill(opacity: Tensor, truth: Tensor) -> float:
 @functools.cache
 def hole_radius(shape: str) -> float:
     """Radius of the hole around the y axis at scale 1, 0 for a shape without one."""
-    sdf = SHAPES[shape].sdf
+    sdf = CATALOGUE[shape].sdf
     reach = torch.linspace(-1, 1, 401)
     if not bool((sdf(0 * reach, reach, 0 * reach) > 0).all()):
         return 0.0

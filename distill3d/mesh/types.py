@@ -42,7 +42,7 @@ class MeshSettings:
     """Passes of smoothing before decimation, which round off lattice ripples and keep the volume; try 5."""
     scale: Literal["world", "unit", "metres"] = "world"
     """Size of the result: world keeps the frame of training, unit fits a box of side 1 around the origin, metres
-    makes the longest side --mesh.metres long and stands the object on the ground."""
+    gives the longest side the length of the setting of that name and stands the object on the ground."""
     metres: float = 1.0
     """Longest side in metres, glTF's unit, where the scale is metres."""
 

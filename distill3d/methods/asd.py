@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Preset, check_over, guided_target, scale_at
+from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, check_over, guided_target, scale_at
 from .settings import MethodSettings
 
 SHIFTED = Evaluation("target", shifted=True)
@@ -60,7 +60,7 @@ class ASDSettings(MethodSettings):
     t_min: float | None = None
     """Where the shift's bound starts, as a share of T. None is the timestep window's lower end at this iteration, as
     in the released code; the paper's text has a constant, such as 0.02, which allows larger shifts early."""
-    guidance_over: str = "iterations"
+    guidance_over: Over = "iterations"
     """What the guidance schedule runs over: iterations (0 is the start of the run), or timesteps (0 is a clean
     picture, 1 is pure noise)."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -38,7 +38,9 @@ class Evaluation:
 
 TARGET, NULL, NEGATIVE = Evaluation("target"), Evaluation("null"), Evaluation("negative")
 PERP = Evaluation("perp_neg")
-OVER = ("iterations", "timesteps")
+Over = Literal["iterations", "timesteps"]
+"""What a guidance schedule may run over."""
+OVER: tuple[Over, ...] = get_args(Over)
 
 
 def guided_target(e: Mapping[Evaluation, Tensor]) -> Tensor:

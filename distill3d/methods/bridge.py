@@ -18,7 +18,7 @@ from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, guided_target
 from .sds import sds
 from .settings import MethodSettings
-from .tbsd import BRIDGE_MODIFIER, source_texts
+from .tbsd import BRIDGE_MODIFIER, SourceKind, source_texts
 
 
 def bridge(e_target: Tensor, e_source: Tensor, w: Tensor, k: float) -> Tensor:
@@ -46,7 +46,7 @@ class BridgeSettings(MethodSettings):
     """Words put behind the prompt for the place to go to; may be empty."""
     modifier: str = BRIDGE_MODIFIER
     """Words for poor quality: the place to leave. Empty takes the negative prompt."""
-    source: str = "target_negative"
+    source: SourceKind = "target_negative"
     """The source prompt: target_negative (prompt and modifier), or modifier (the modifier alone)."""
     given: str = ""
     """The source prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..schedules import Schedule
 from .settings import MethodSettings
-from .weights import WEIGHTS
+from .weights import WEIGHTS, Weighting
 
 
 def clean(G: Tensor) -> Tensor:
@@ -35,6 +36,7 @@ def unit_std(G: Tensor, share: float = 0.9) -> Tensor:
     return share * G / (G.std(dim=(-2, -1), keepdim=True) + 1e-8) + (1 - share) * G
 
 
+Normalise = Literal["none", "norm", "std"]
 NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda G: G, "norm": unit_norm, "std": unit_std}
 
 
@@ -42,12 +44,12 @@ NORMALISERS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda G: G, "norm
 class GradientSettings(MethodSettings):
     """What happens to the latent gradient on its way to the renderer."""
 
-    weighting: str = "sds"
+    weighting: Weighting = "sds"
     """Weight of a timestep: sds (sigma squared, the usual one), uniform (1), fantasia3d (alpha sigma squared), alpha
     (BSD), or sigma (BSD auto)."""
     clip: Schedule | None = None
     """Largest size of a gradient element, above 0, over the run; none by default. Try 2->8 when colours burn out."""
-    normalise: str = "none"
+    normalise: Normalise = "none"
     """none; norm (the batch's gradient has length 1, as CSD on pixels); std (unit spread per channel, CSD on MVDream).
     With norm or std a CFG scale changes the direction only."""
 

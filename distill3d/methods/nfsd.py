@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import Constant, Schedule
-from .base import NULL, TARGET, Evaluation, Method, Preset, check_over, guided_target, scale_at
+from .base import NULL, TARGET, Evaluation, Method, Over, Preset, check_over, guided_target, scale_at
 from .settings import MethodSettings
 
 POOR = Evaluation("modifier")
@@ -45,7 +45,7 @@ class NFSDSettings(MethodSettings):
     low: float = 0.2
     """Timestep as a share of T below which the unconditional prediction counts as free of noise; 0.2 as published.
     Below it one evaluation is saved."""
-    guidance_over: str = "iterations"
+    guidance_over: Over = "iterations"
     """What the guidance schedule runs over: iterations (0 is the start of the run), or timesteps (0 is a clean
     picture, 1 is pure noise)."""
 

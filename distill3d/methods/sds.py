@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Preset, check_over, guided_target, scale_at
+from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, check_over, guided_target, scale_at
 from .gradient import GradientSettings
 from .settings import MethodSettings
 
@@ -34,7 +34,7 @@ class SDSSettings(MethodSettings):
     guidance: Schedule = field(default=Constant(101.0))
     """Guidance scale s, no unit, 1 = none; DreamFusion's w = 100 is s = 1 + w = 101. DeepFloyd IF takes 21, the
     bundled tiny prior far less. Larger: bigger object, stronger colours, rougher surface; 101->61 calms the end."""
-    guidance_over: str = "iterations"
+    guidance_over: Over = "iterations"
     """What the guidance schedule runs over: iterations (0 is the start of the run), or timesteps (0 is a clean
     picture, 1 is pure noise)."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ from .settings import MethodSettings
 
 BRIDGE_MODIFIER = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 """SDS-Bridge's description of what a distilled picture looks like when it goes wrong."""
+
+
+SourceKind = Literal["target_negative", "modifier"]
+"""Kinds of text that a bridge may start from: the modifier with the target in it, or alone."""
 
 
 class Source(Protocol):
@@ -89,12 +93,12 @@ class TBSDSettings(MethodSettings):
     unit_norm: bool = False
     """Balance unit-length copies of the two terms: the weight of each then ends at one half. Off, the shorter term
     (mostly the texture) gets the larger weight."""
-    source: str = "target_negative"
+    source: SourceKind = "target_negative"
     """What the texture term moves away from: target_negative ("{prompt}, {modifier}", strong texture), or modifier
     (the modifier alone: shape is kept, texture weaker)."""
     modifier: str = BRIDGE_MODIFIER
     """Words for poor quality, without the object. Empty takes the negative prompt."""
-    time: str = "iteration"
+    time: Literal["iteration", "timestep"] = "iteration"
     """What moves the balance from shape to texture: iteration (our reading), or timestep: shape at high noise, texture
     at low noise, start and end then being shares of the noise taken away."""
     given: str = ""
@@ -105,7 +109,7 @@ class TBSDSettings(MethodSettings):
     such as 1->0, it is the third reading."""
     kappa: float = 1.0
     """Scale of the shape term, above 0, before the two are balanced."""
-    opening: str = "csd"
+    opening: Literal["csd", "sds"] = "csd"
     """The method until start: csd (omega times it), or sds with omega as guidance scale, like SDS-Bridge's opening."""
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ ASD takes them at t, never at the shifted timestep.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def w_sigma(alpha: Tensor, sigma: Tensor) -> Tensor:
     return sigma
 
 
+Weighting = Literal["sds", "uniform", "fantasia3d", "alpha", "sigma"]
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sds": w_sds,
     "uniform": w_uniform,

@@ -21,6 +21,7 @@ from ..files import write_bytes
 
 FILE_NAME = "checkpoint.safetensors"
 FORMAT = 1
+_ANOTHER = "Resume from another checkpoint, or leave {resume} out and start again"
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
@@ -58,7 +59,8 @@ def _find(path: Path) -> Path:
         return path
     what = "a folder without it" if path.is_dir() else "nothing at that path"
     raise CheckpointError(
-        f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. Give the folder that --out named"
+        f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. ",
+        advice="Give the folder that {out} named",
     )
 
 
@@ -71,34 +73,34 @@ def load(path: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     file = _find(path)
-    advice = "Resume from another checkpoint, or start again without --resume"
     try:
         with file.open("rb") as stream:
             start = stream.read(4)
         if start.startswith(_PICKLE_STARTS):
             raise CheckpointError(
                 f"expected a safetensors checkpoint, got a pickle or zip file: {file}. "
-                f"Pickles can run code and are never read. {advice}"
+                "Pickles can run code and are never read. ",
+                advice=_ANOTHER,
             )
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
     except OSError as error:
-        raise CheckpointError(f"could not read {file}: {error.strerror or error}. {advice}") from error
+        raise CheckpointError(f"could not read {file}: {error.strerror or error}. ", advice=_ANOTHER) from error
     except SafetensorError as error:
         raise CheckpointError(
-            f"expected a whole safetensors checkpoint, got a damaged one: {file} ({error}). {advice}"
+            f"expected a whole safetensors checkpoint, got a damaged one: {file} ({error}). ", advice=_ANOTHER
         ) from error
     if "distill3d" not in metadata:
         raise CheckpointError(
-            f"expected a checkpoint written by distill3d, got another safetensors file: {file}. {advice}"
+            f"expected a checkpoint written by distill3d, got another safetensors file: {file}. ", advice=_ANOTHER
         )
     try:
         header = json.loads(metadata["distill3d"])
-        found, checksums, meta = int(header["format"]), header["crc32"], header["meta"]
-    except (ValueError, KeyError, TypeError) as error:
+        found, checksums, meta = int(header["format"]), dict(header["crc32"]), dict(header["meta"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"expected a distill3d header in {file}, got a damaged one ({error}). {advice}"
+            f"expected a distill3d header in {file}, got a damaged one ({error}). ", advice=_ANOTHER
         ) from error
     if found > FORMAT:
         raise CheckpointError(
@@ -108,7 +110,8 @@ def load(path: Path) -> Checkpoint:
     damaged = [name for name, tensor in tensors.items() if checksums.get(name) != _crc(tensor)]
     if damaged or set(checksums) != set(tensors):
         raise CheckpointError(
-            f"the checkpoint is damaged (checksum of {', '.join(damaged) or 'a missing tensor'}): {file}. {advice}"
+            f"the checkpoint is damaged (checksum of {', '.join(damaged) or 'a missing tensor'}): {file}. ",
+            advice=_ANOTHER,
         )
     return Checkpoint(tensors, meta)
 

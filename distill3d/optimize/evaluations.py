@@ -76,13 +76,15 @@ class Conditions:
         if settings.enabled and (missing := [v for v in perp_neg.VIEWS if v not in prompts.names]):
             raise SettingsError(
                 f"expected sectors named front, side and back for Perp-Neg, got none named {', '.join(missing)} in "
-                f"{', '.join(prompts.names)}: rename yours, or turn --perp-neg.enabled off"
+                f"{', '.join(prompts.names)}: ",
+                advice="rename yours in {sectors}, or turn {perp_neg.enabled} off",
             )
         self._mix: Mix | None = getattr(prior, "blend", None)
         if settings.enabled and self._mix is None and self.table[0].numel() == 1:
             raise SettingsError(
                 "expected text embeddings that can be blended for Perp-Neg, got a prior that hands out only their "
-                "numbers: turn --perp-neg.enabled off with this model"
+                "numbers: ",
+                advice="turn {perp_neg.enabled} off with this model",
             )
 
     def rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import DivergedError
+from ..errors import DivergedError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,16 @@ class GuardSettings:
     """Mean rendered opacity, 0..1, above which the object counts as filling the box."""
     patience: int = 60
     """Iterations in a row outside the two opacity bounds after which the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("lower_after", "stop_after", "patience"):
+            if getattr(self, name) < 1:
+                raise SettingsError(
+                    f"expected {name} of 1 or more iterations, got {getattr(self, name)}: 60 is patient"
+                )
+        if not 0 <= self.opacity_low < self.opacity_high <= 1:
+            got = f"{self.opacity_low} and {self.opacity_high}"
+            raise SettingsError(f"expected opacity_low below opacity_high, both from 0 to 1, got {got}: 0.004 and 0.97")
 
 
 @dataclass
@@ -46,8 +56,8 @@ class Guard:
         if self.not_finite >= self.settings.stop_after:
             raise DivergedError(
                 f"expected finite numbers, got a non-finite {culprit} in {self.not_finite} iterations in a row; "
-                "the last good state is kept. Lower --optimizer.rate-grid or the guidance scale, or load the model "
-                "with --dtype fp32"
+                "the last good state is kept. ",
+                advice="Lower {optimizer.rate_grid} or the guidance scale, or run the model in fp32 ({dtype})",
             )
         if self.not_finite == self.settings.lower_after:
             self.rate *= 0.5
@@ -64,13 +74,15 @@ class Guard:
         self.filled = self.filled + 1 if opacity > self.settings.opacity_high else 0
         if self.vanished >= self.settings.patience:
             raise DivergedError(
-                f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. "
-                "Lower --losses.sparsity, raise --field.blob-density or the guidance scale; or try another --seed"
+                f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. ",
+                advice="Lower {losses.sparsity}, raise {field.blob_density} or the guidance scale; or try another "
+                "{seed}",
             )
         if self.filled >= self.settings.patience:
             raise DivergedError(
                 f"the object fills the view: mean opacity above {self.settings.opacity_high} for {self.filled} "
-                "iterations. Raise --losses.sparsity, lower --field.blob-density, or keep --background.mode mixed"
+                "iterations. ",
+                advice="Raise {losses.sparsity}, lower {field.blob_density}, or keep {background.mode} at mixed",
             )
 
     def state(self) -> dict[str, float]:

@@ -62,7 +62,8 @@ class Guidance:
         self.conditions = Conditions(prior, prompts, self.method, settings.perp_neg)
         if settings.freeu.enabled and not hasattr(prior, "with_freeu"):
             raise SettingsError(
-                "expected a prior with FreeU, got one without: turn --freeu.enabled off, or patch the model itself"
+                "expected a prior with FreeU, got one without: ",
+                advice="turn {freeu.enabled} off, or patch the model itself",
             )
 
     def draw(self, latents: Tensor, progress: float, generators: Mapping[str, torch.Generator]) -> Draw:

@@ -82,12 +82,11 @@ class Distillation:
         self.prompts = ViewPrompts(prompt, negative, settings.sectors)
         self.guidance = Guidance(prior, self.prompts, settings)
         self.generators = {name: seeded(seed, name, self.device) for name in _GENERATORS}
-        self.field = DensityField(settings.field, generator=seeded(seed, "field")).to(self.device)
+        self.field, self.occupancy = self._build(settings, seed)
         self.execution = execution or Execution()
         self.execution.apply(prior)
         self.field.encoder.use(self.execution.hash_grid)
         self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
-        self.occupancy = OccupancyGrid(settings.occupancy_resolution).to(self.device)
         self.optimizer = torch.optim.Adam(
             self._groups(), lr=0.0, betas=settings.optimizer.betas, eps=settings.optimizer.eps
         )
@@ -99,6 +98,19 @@ class Distillation:
         self.warnings: list[str] = []
         self._listeners: Sequence[Listener] = ()
         self._shrunk = False
+        self._torn = False
+
+    def _build(self, settings: Settings, seed: int) -> tuple[DensityField, OccupancyGrid]:
+        try:
+            field = DensityField(settings.field, generator=seeded(seed, "field")).to(self.device)
+            return field, OccupancyGrid(settings.occupancy_resolution).to(self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                "the field does not fit into memory: ",
+                advice="lower {field.grid.log2_table_size}, {field.hidden} or {occupancy_resolution}",
+            ) from error
 
     def _groups(self) -> list[dict[str, Any]]:
         groups = [{"name": name, "params": list(params)} for name, params in self.field.parameter_groups().items()]
@@ -134,7 +146,8 @@ class Distillation:
         """Step to the end, writing checkpoints into ``folder``; True when finished, False when ``stop`` asked to end.
 
         A checkpoint is written every ``checkpoint_every`` iterations, at the end, when ``stop`` answers True, and
-        before any error leaves, a listener's own included; an error inside a step leaves the state before that step.
+        before any error leaves, a listener's own included. An error inside a step leaves the state before that step;
+        one that tears the optimiser's update itself (a second Ctrl-C) leaves the earlier checkpoint.
 
         Raises:
             DivergedError: see ``guards``.
@@ -151,7 +164,7 @@ class Distillation:
         except OutputError:
             raise
         except BaseException:
-            if folder is not None and self.iteration:
+            if folder is not None and self.iteration and not self._torn:
                 self.save(folder)
             raise
         if folder is not None and self.iteration:
@@ -166,21 +179,37 @@ class Distillation:
 
     def step(self) -> Step:
         """One iteration. Out of memory is retried once with smaller chunks. Raises as ``run``."""
-        before = {name: g.get_state() for name, g in self.generators.items()}
+        started, undo = self.iteration, self._undo()
         try:
             return self._step()
         except BaseException as error:
-            for name, earlier in before.items():
-                self.generators[name].set_state(earlier)
+            if self.iteration > started or self._torn:
+                raise
+            undo()
             if not is_out_of_memory(error):
                 raise
             if self._shrunk:
                 raise OutOfMemoryError(
-                    "memory ran out twice, the second time with smaller chunks: lower --resolution, --batch or "
-                    "--render.samples-per-ray, or close other programs that use memory"
+                    "memory ran out twice, the second time with smaller chunks: ",
+                    advice="lower {resolution}, {batch} or {render.samples_per_ray}, or close other programs that "
+                    "use memory",
                 ) from error
         self._shrink()
         return self.step()
+
+    def _undo(self) -> Callable[[], None]:
+        """Puts back, when it is called, what an iteration changes before the optimiser's update."""
+        generators = {name: g.get_state() for name, g in self.generators.items()}
+        grid = {name: value.clone() for name, value in self.occupancy.state_dict().items()}
+        guard = self.guard.state()
+
+        def undo() -> None:
+            for name, earlier in generators.items():
+                self.generators[name].set_state(earlier)
+            self.occupancy.load_state_dict(grid)
+            self.guard.load(guard)
+
+        return undo
 
     def _shrink(self) -> None:
         self._shrunk = True
@@ -285,12 +314,14 @@ class Distillation:
         culprit = "noise prediction" if not guided_finite else "loss" if not math.isfinite(value) else "gradient"
         finite = bool(guided_finite) and math.isfinite(value) and math.isfinite(square)
         warning = self.guard.check_finite(finite, culprit)
+        self._torn = True
         if finite:
             self.optimizer.step()
         else:
             self.skipped += 1
-        self.optimizer.zero_grad(set_to_none=True)
         self.iteration += 1
+        self._torn = False
+        self.optimizer.zero_grad(set_to_none=True)
         if warning:
             self._emit(Warned(warning, self.iteration))
         if finite:

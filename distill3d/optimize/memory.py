@@ -6,13 +6,15 @@ import sys
 
 import torch
 
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` is an allocation that failed, on any device torch knows."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
 
 
 def peak_bytes(device: torch.device) -> dict[str, int]:

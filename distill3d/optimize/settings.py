@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field as new
@@ -52,6 +54,8 @@ class LossSettings:
     def __post_init__(self) -> None:
         for name, schedule in list(self.schedules()):
             object.__setattr__(self, name, parse(schedule))
+            if (least := _least(getattr(self, name))) < 0:
+                raise SettingsError(f"expected a weight of {name} of 0 or more throughout, got {least:g}: 0 is off")
 
     def schedules(self) -> Iterator[tuple[str, Schedule]]:
         """Name and schedule of every regulariser; the names are those of ``render.regularisers``."""
@@ -81,6 +85,30 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         for name in ("rate_grid", "rate_mlp", "rate_background"):
             object.__setattr__(self, name, parse(getattr(self, name)))
+            if (least := _least(getattr(self, name))) < 0:
+                raise SettingsError(f"expected a {name} of 0 or more throughout, got {least:g}: try 0.01")
+        if self.warmup < 0:
+            raise SettingsError(f"expected a warmup of 0 or more iterations, got {self.warmup}: 10 is usual")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise SettingsError(f"expected betas from 0 to below 1, got {self.betas}: 0.9 0.99 is usual")
+        if not 0 < self.eps < math.inf:
+            raise SettingsError(f"expected an eps above 0, got {self.eps}: 1e-15 is usual")
+
+
+def _least(schedule: Schedule) -> float:
+    return min(schedule(i / 100) for i in range(101))
+
+
+def _not_finite(value: Any, name: str = "") -> list[str]:
+    """Names of the numbers in a settings object that are infinite or NaN; schedules check themselves."""
+    if isinstance(value, float):
+        return [] if math.isfinite(value) else [name]
+    if isinstance(value, tuple):
+        return [bad for entry in value for bad in _not_finite(entry, name)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, Schedule):
+        inner = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return [bad for key, entry in inner for bad in _not_finite(entry, f"{name}.{key}".lstrip("."))]
+    return []
 
 
 @dataclass(frozen=True)
@@ -132,6 +160,8 @@ class Settings:
     freeu: FreeUSettings = new(default_factory=FreeUSettings)
 
     def __post_init__(self) -> None:
+        if bad := _not_finite(self):
+            raise SettingsError(f"expected finite numbers, got an infinite or undefined {', '.join(bad)}: set a number")
         object.__setattr__(self, "resolution", parse(self.resolution))
         object.__setattr__(self, "hardness", parse(self.hardness))
         object.__setattr__(self, "sectors", check_sectors(self.sectors))
@@ -144,10 +174,12 @@ class Settings:
             "diagnose_every",
         ):
             if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
-        if min(self.resolution(i / 100) for i in range(101)) < 8:
+                raise SettingsError(
+                    f"expected {name} of 1 or more, got {getattr(self, name)}: set a whole number above 0"
+                )
+        if _least(self.resolution) < 8:
             raise SettingsError(f"expected a resolution of 8 pixels or more, got {self.resolution}: try 64")
-        if min(self.hardness(i / 100) for i in range(101)) <= 0:
+        if _least(self.hardness) <= 0:
             raise SettingsError(f"expected a hardness above 0 throughout, got {self.hardness}: 1 changes nothing")
         lookup(self.method)
         object.__setattr__(self, "method", self.method.lower())

@@ -80,7 +80,8 @@ def restore(run: Distillation, checkpoint: checkpoints.Checkpoint) -> None:
             raise CheckpointError(
                 "expected the settings the checkpoint was made with, got other ones:\n  "
                 + "\n  ".join(differences)
-                + "\nResume without these flags, or start a new run with them in another --out folder"
+                + "\n",
+                advice="Set them back and resume, or leave {resume} out for a new run in another {out} folder",
             )
         _restore(run, checkpoint)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:

@@ -126,11 +126,14 @@ class CameraRanges:
         for name in ("elevation", "azimuth", "radius", "fov"):
             low, high = getattr(self, name)
             if not low <= high:
-                raise SettingsError(f"expected {name} as (low, high) with low <= high, got ({low}, {high})")
+                raise SettingsError(f"expected {name} as (low, high) with low <= high, got ({low}, {high}): swap them")
         if self.radius[0] <= 0 or not 0 < self.fov[0] <= self.fov[1] < 180:
-            raise SettingsError(f"expected radius > 0 and 0 < fov < 180 degrees, got {self.radius} and {self.fov}")
+            got = f"{self.radius} and {self.fov}"
+            raise SettingsError(
+                f"expected radius > 0 and 0 < fov < 180 degrees, got {got}: 2.8..3.3 and 38..46 are usual"
+            )
         if not -90 <= self.elevation[0] <= self.elevation[1] <= 90:
-            raise SettingsError(f"expected elevation within -90..90 degrees, got {self.elevation}")
+            raise SettingsError(f"expected elevation within -90..90 degrees, got {self.elevation}: -10..75 is usual")
 
 
 def sample(ranges: CameraRanges, count: int, generator: torch.Generator) -> Cameras:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..render.cameras import orbit
-from ..world import COLOURS, SHAPES, Object, normals
+from ..world import CATALOGUE, COLOURS, SHAPES, Object, normals
 
 ELEVATIONS = tuple(range(-10, 81, 9))
 ROUND = ("sphere", "cylinder", "cone", "torus", "capsule")
@@ -106,8 +106,8 @@ def match_colours(images: Tensor) -> Tensor:
 
 
 def labels(objects: Sequence[Object]) -> tuple[Tensor, Tensor]:
-    """True shape and colour indices, each ``(N,)``."""
-    shapes, colours = list(SHAPES), list(COLOURS)
+    """True shape and colour indices, each ``(N,)``; the plain world's shapes come first in ``CATALOGUE``."""
+    shapes, colours = list(CATALOGUE), list(COLOURS)
     return (
         torch.tensor([shapes.index(o.shape) for o in objects]),
         torch.tensor([colours.index(o.colour) for o in objects]),

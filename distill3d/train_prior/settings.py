@@ -1,9 +1,10 @@
-"""Every knob of the bundled prior's recipe; the card in ``assets/tiny-prior`` says how its weights differ from it."""
+"""Every knob of a prior's recipe, and three recipes; ``assets/tiny-prior`` says how its weights differ from "plain"."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ..errors import SettingsError
 from ..world import WorldSettings
 
 
@@ -87,3 +88,47 @@ class TrainPriorSettings:
 
 
 RECIPE = TrainPriorSettings()
+"""The bundled prior's: the plain world."""
+
+FULL_RECIPE = TrainPriorSettings(
+    renders=61_440,
+    held_out=768,
+    world=WorldSettings(name="full"),
+    vae_steps=6_000,
+    vae_batch=8,
+    text_width=160,
+    text_layers=3,
+    vocabulary=1024,
+    unet_channels=(80, 160, 240),
+    unet_groups=16,
+    unet_steps=12_000,
+    unet_batch=64,
+    ema=0.9995,
+)
+"""The full world on a CPU: many hours on two cores, in as many sittings as one likes."""
+
+CUDA_RECIPE = replace(
+    FULL_RECIPE,
+    renders=122_880,
+    vae_steps=6_000,
+    vae_batch=32,
+    unet_steps=8_000,
+    unet_batch=512,
+    unet_warmup=200,
+    unet_adam_lr=2.5e-3,
+    checkpoint_every=1_000,
+)
+"""The full world on one GPU, meant for about 20 minutes in one piece; its pace has not been measured yet."""
+
+RECIPES = {"plain": RECIPE, "full": FULL_RECIPE, "full-cuda": CUDA_RECIPE}
+
+
+def recipe(name: str) -> TrainPriorSettings:
+    """A recipe by name.
+
+    Raises:
+        SettingsError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise SettingsError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]

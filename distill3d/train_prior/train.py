@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..files import write_json
-from ..world import COLOURS, SHAPES, render_dataset
+from ..render.pictures import write_png
+from ..world import COLOURS, all_objects, render_dataset
 from . import autoencoder, checkpoints, denoiser, text
+from .card import device_words, write_card
 from .export import export, load, sheet
-from .gates import GATES, Gates, measure_autoencoder, measure_samples
+from .gates import GATES, Gates, measure_autoencoder, measure_full, measure_samples
 from .loop import fit
 from .optimizers import Average
 from .settings import RECIPE, TrainPriorSettings
@@ -75,14 +77,15 @@ def train(
     """Train the prior and write it to ``out`` as a diffusers folder that ``StableDiffusionPipeline`` loads offline.
 
     Progress goes to this package's logger. Checkpoints and intermediate data lie in ``out/.training`` and may be
-    deleted afterwards; the loss curves and measurements are written to ``out/training.json``.
+    deleted afterwards; the loss curves and measurements are written to ``out/training.json``, and to a model card with
+    the whole recipe, ``out/README.md``, which replaces one that an earlier run left there.
 
     Args:
         out: folder for the prior, made if missing.
         seed: of data, initial weights and training. On one CPU the same seed gives the same weights.
         device: ``auto``, ``cpu`` or ``cuda``.
         settings: the recipe.
-        gates: thresholds of the result; None measures nothing.
+        gates: thresholds of the result; None measures nothing and writes no card.
         resume: go on from the checkpoints in ``out`` if there are any.
         snapshot: folder that gets a usable prior after the autoencoder and every ``snapshot_every`` steps.
         snapshot_every: UNet steps between snapshots.
@@ -103,7 +106,8 @@ def train(
     torch.manual_seed(seed)
     vae = autoencoder.build(settings).to(where, memory_format=torch.channels_last)
     vae_stage = autoencoder.stage(vae, images, settings, seed, where)
-    logger.info("%d renders, autoencoder of %d parameters", len(images), sum(p.numel() for p in vae.parameters()))
+    vae_size = sum(p.numel() for p in vae.parameters())
+    logger.info("%d renders, autoencoder of %d parameters", len(images), vae_size)
     vae_log = fit(vae_stage, seed, work, settings.checkpoint_every, resume)
     latents = _latents(vae, images, settings, where, work, resume)
     del images
@@ -138,13 +142,20 @@ def train(
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
     write(out)
     if gates is not None:
-        found, samples = measure_samples(load(out), gates, seed)
+        pipeline = load(out).to(where)
+        full = settings.world.name == "full"
+        found, samples = (
+            measure_full(pipeline, gates, settings.world, seed) if full else measure_samples(pipeline, gates, seed)
+        )
         measured |= found
-        columns = len(COLOURS)
-        Image.fromarray(sheet(samples[: columns * len(SHAPES)], columns).numpy()).save(out / "samples.png")
+        columns = 2 * len(COLOURS) if full else len(COLOURS)
+        count = len(all_objects(settings.world.name))
+        write_png(out / "samples.png", Image.fromarray(sheet(samples[:count], columns).numpy()))
     record = {"seed": seed, "settings": asdict(settings), "measured": measured}
     curves = {"autoencoder": vae_log, "unet": unet_log}
-    write_json(out / "training.json", {**record, **curves})
+    facts = {"device": device_words(where), "parameters": {"autoencoder": vae_size, "unet": sizes[0], "text": sizes[1]}}
+    write_json(out / "training.json", {**record, **facts, **curves})
     if gates is not None:
+        write_card(out, settings, seed, measured, gates, curves, facts)
         gates.check(measured)
     return measured

@@ -1,21 +1,38 @@
-"""A procedural world of objects with known truth: shapes, colours, captions, and a sphere tracer to look at them."""
+"""Procedural worlds of objects with known truth: shapes, colours, patterns, fronts, captions, and a sphere tracer.
 
+``plain`` is the eight solids in eight colours that the bundled prior was trained on; ``full`` adds six shapes, three
+patterns and six objects with exactly one front.
+"""
+
+from .catalogue import CATALOGUE, FULL_SHAPES, WORLDS, World, solid_of
 from .dataset import Renders, WorldSettings, render_dataset, view_word
-from .objects import COLOURS, Object, all_objects
+from .figures import FIGURES
+from .objects import COLOURS, Object, all_objects, is_held_out
+from .paint import PATTERNS
 from .shapes import SHAPES, Shape
-from .trace import headlight, normals, trace
+from .trace import Looks, headlight, looks, normals, trace
 
 __all__ = [
+    "CATALOGUE",
     "COLOURS",
+    "FIGURES",
+    "FULL_SHAPES",
+    "PATTERNS",
     "SHAPES",
+    "WORLDS",
+    "Looks",
     "Object",
     "Renders",
     "Shape",
+    "World",
     "WorldSettings",
     "all_objects",
     "headlight",
+    "is_held_out",
+    "looks",
     "normals",
     "render_dataset",
+    "solid_of",
     "trace",
     "view_word",
 ]

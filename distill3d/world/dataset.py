@@ -1,4 +1,9 @@
-"""Captioned renders of the procedural world: the training data of the bundled prior, deterministic for a seed."""
+"""Captioned renders of a procedural world: the training data of a prior, deterministic for a seed.
+
+The plain world is drawn evenly. Of the full world's renders a third each shows plain shapes, patterned shapes and
+objects with a front; the latter are seen from front, sides and back equally often and nearly always captioned with the
+view, because only they teach what the words mean.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +11,31 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
 from ..render.cameras import Cameras, orbit
-from .objects import COLOURS, Object, all_objects, with_article
+from .objects import COLOURS, Object, all_objects, is_held_out, with_article
 from .trace import trace
 
 CHUNK = 64
 OVERHEAD_ELEVATION = 60.0
 FRONT_AZIMUTH = 45.0
 BACKGROUNDS = {"white": 0.30, "grey": 0.20, "dark": 0.22, "colour": 0.28}
+FULL_BACKGROUNDS = {"white": 0.28, "grey": 0.18, "dark": 0.20, "colour": 0.24, "gradient": 0.10}
+SHARES = {"figure": 7, "plain": 3, "patterned": 1}
+"""How often each object of the full world comes up in one round; with what is held out, a third of it each."""
 
 
 @dataclass(frozen=True)
 class WorldSettings:
     """How training views of the world are drawn; each pair is (lowest, highest)."""
 
+    name: Literal["plain", "full"] = "plain"
+    """Which world: plain (8 shapes, 8 colours) or full (14 shapes, 8 colours, 4 patterns, 6 objects with a front)."""
     image_size: int = 64
     """Side of the square renders in pixels."""
     elevation: tuple[float, float] = (-10.0, 80.0)
@@ -50,6 +62,16 @@ class WorldSettings:
     """Share of captions that begin with "a photo of" or "a 3d render of"."""
     contrast: float = 0.3
     """Smallest RGB distance between a random background and the object's colour."""
+    front_words: float = 0.8
+    """Share of captions of objects with a front that name the view."""
+    lamp_tint: float = 0.08
+    """Full world: largest shift of each of the lamp's RGB channels from white."""
+    hold_out: bool = True
+    """Full world: leave out the 62 combinations of ``is_held_out``, to ask a prior for what it never saw."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("plain", "full"):
+            raise SettingsError(f"expected a world called plain or full, got {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -80,43 +102,80 @@ def view_word(azimuth: float, elevation: float) -> str:
     return "front" if away < FRONT_AZIMUTH else "back" if away > 180.0 - FRONT_AZIMUTH else "side"
 
 
-def _background(rng: random.Random, kind: str, avoid: Sequence[float], contrast: float) -> tuple[float, ...]:
-    if kind == "white":
-        return (1.0, 1.0, 1.0)
-    if kind in ("grey", "dark"):
-        level = rng.uniform(0.3, 0.75) if kind == "grey" else rng.uniform(0.0, 0.16)
-        return (level, level, level)
+def _colour(rng: random.Random, avoid: Sequence[float], contrast: float) -> tuple[float, ...]:
     while True:
         colour = tuple(rng.random() for _ in range(3))
         if math.dist(colour, avoid) >= contrast:
             return colour
 
 
+def _background(rng: random.Random, kind: str, avoid: Sequence[float], contrast: float) -> tuple[float, ...]:
+    if kind == "white":
+        return (1.0, 1.0, 1.0)
+    if kind in ("grey", "dark"):
+        level = rng.uniform(0.3, 0.75) if kind == "grey" else rng.uniform(0.0, 0.16)
+        return (level, level, level)
+    return _colour(rng, avoid, contrast)
+
+
 def _caption(rng: random.Random, settings: WorldSettings, item: Object, view: str, kind: str) -> str:
     text = item.caption()
     if rng.random() < settings.templates:
         text = rng.choice([f"a photo of {text}", f"a 3d render of {text}", item.name()])
-    if rng.random() < settings.view_words:
-        text = f"{text}, {view} view" if rng.random() < 0.8 else f"{with_article(view)} view of {text}"
+    if rng.random() < (settings.front_words if item.has_front else settings.view_words):
+        text = f"{text}, {view} view" if rng.random() < 0.8 else f"{_before(rng, settings, view)} view of {text}"
     if rng.random() < settings.background_words:
         word = {"dark": "black", "colour": "coloured"}.get(kind, kind)
         text = f"{text}, {word} background"
     return text
 
 
+def _before(rng: random.Random, settings: WorldSettings, view: str) -> str:
+    """The view at the head of a caption: "a front" view of ..., in the full world half the time without the article."""
+    return view if settings.name == "full" and rng.random() < 0.5 else with_article(view)
+
+
+def _azimuth(rng: random.Random, item: Object) -> float:
+    """Any azimuth; of an object with a front its front, sides and back equally often."""
+    if not item.has_front:
+        return rng.uniform(-180, 180)
+    side = rng.choice(("front", "left", "right", "back", "front", "back"))
+    middle, half = {"front": (0, 45), "back": (180, 45), "left": (90, 45), "right": (-90, 45)}[side]
+    return middle + rng.uniform(-half, half)
+
+
 def _draw(rng: random.Random, settings: WorldSettings, item: Object) -> tuple[Object, tuple[float, ...], str]:
-    """One captioned view: the jittered object, nine render numbers (camera, lamp, ambient, background), caption."""
+    """One captioned view: the jittered object, its render numbers, and the caption.
+
+    The numbers are camera (4), lamp direction (2), ambient (1), background at the top and at the bottom (3 each), and
+    the lamp's colour (3).
+    """
     tint = (rng.uniform(-1, 1) * settings.tint, rng.uniform(-1, 1) * settings.tint, rng.uniform(-1, 1) * settings.tint)
-    item = Object(item.shape, item.colour, rng.uniform(*settings.size), tint)
-    azimuth, elevation = rng.uniform(-180, 180), rng.uniform(*settings.elevation)
-    kind = rng.choices(list(BACKGROUNDS), list(BACKGROUNDS.values()))[0]
+    item = Object(item.shape, item.colour, rng.uniform(*settings.size), tint, item.pattern)
+    azimuth, elevation = _azimuth(rng, item), rng.uniform(*settings.elevation)
+    shares = FULL_BACKGROUNDS if settings.name == "full" else BACKGROUNDS
+    kind = rng.choices(list(shares), list(shares.values()))[0]
     lamp = azimuth + rng.uniform(-1, 1) * settings.light_azimuth
-    numbers = (
-        *(azimuth, elevation, rng.uniform(*settings.radius), rng.uniform(*settings.fov)),
-        *(lamp, rng.uniform(*settings.light_elevation), rng.uniform(*settings.ambient)),
-        *_background(rng, kind, COLOURS[item.colour], settings.contrast),
-    )
-    return item, numbers, _caption(rng, settings, item, view_word(azimuth, elevation), kind)
+    camera = (azimuth, elevation, rng.uniform(*settings.radius), rng.uniform(*settings.fov))
+    light = (lamp, rng.uniform(*settings.light_elevation), rng.uniform(*settings.ambient))
+    ground = _background(rng, kind, COLOURS[item.colour], settings.contrast)
+    end = ground
+    glow: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if settings.name == "full":
+        end = _colour(rng, COLOURS[item.colour], settings.contrast) if kind == "gradient" else ground
+        glow = tuple(1 + rng.uniform(-1, 1) * settings.lamp_tint for _ in range(3))
+    view = view_word(azimuth, elevation)
+    return item, (*camera, *light, *ground, *end, *glow), _caption(rng, settings, item, view, kind)
+
+
+def training_round(settings: WorldSettings) -> list[Object]:
+    """The objects of one round of training data, each as often as its share asks."""
+    world = all_objects(settings.name)
+    if settings.name == "plain":
+        return world
+    kept = [o for o in world if not (settings.hold_out and is_held_out(o))]
+    kinds = ["figure" if o.has_front else "plain" if o.pattern == "plain" else "patterned" for o in kept]
+    return [o for o, kind in zip(kept, kinds, strict=True) for _ in range(SHARES[kind])]
 
 
 def render_dataset(
@@ -125,7 +184,7 @@ def render_dataset(
     settings: WorldSettings = WorldSettings(),
     progress: Callable[[int], None] | None = None,
 ) -> Renders:
-    """``count`` captioned renders, the objects in even shares and shuffled order.
+    """``count`` captioned renders, the objects in the shares of ``training_round`` and in shuffled order.
 
     Args:
         count: number of renders.
@@ -139,8 +198,9 @@ def render_dataset(
     if count < 1:
         raise ValueError(f"expected at least one render, got {count}: ask for count=1 or more")
     rng = random.Random(seed)
-    world = all_objects()
-    order = (world * (count // len(world) + 1))[:count]
+    world = training_round(settings)
+    rounds, rest = divmod(count, len(world))
+    order = world * rounds + (world if settings.name == "plain" else rng.sample(world, len(world)))[:rest]
     rng.shuffle(order)
     drawn = [_draw(rng, settings, item) for item in order]
     objects = [d[0] for d in drawn]
@@ -156,8 +216,10 @@ def render_dataset(
             cameras[rows],
             settings.image_size,
             light[rows],
-            numbers[rows, 7:],
+            numbers[rows, 7:13].view(-1, 2, 3),
             numbers[rows, 6],
+            numbers[rows, 13:] if settings.name == "full" else 1.0,
+            snug=settings.name == "full",
         )
         images[rows] = (rgb * 255).round().to(torch.uint8)
         if progress is not None:

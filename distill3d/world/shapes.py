@@ -1,4 +1,4 @@
-"""Exact signed distances of the eight shapes of the plain world, as functions of three coordinate tensors.
+"""What a shape is, and exact signed distances of the eight of the plain world, as functions of three coordinates.
 
 Negative inside, positive outside, gradient norm 1 almost everywhere, in world units. Every shape stands upright
 (y up), is centred on the middle of its bounding box, and fits inside the ball of radius 1.02.
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .paint import Paint
 
 SDF = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -92,23 +94,40 @@ def octahedron(x: Tensor, y: Tensor, z: Tensor, reach: float = 0.88) -> Tensor:
 
 @dataclass(frozen=True)
 class Shape:
-    """A named solid: its caption word, its distance function, and whether it has a front that faces +z."""
+    """A named solid.
+
+    Attributes:
+        word: its name in captions.
+        sdf: signed distance from three coordinate tensors, at scale 1.
+        has_front: whether exactly one side is its front; that side faces +z.
+        turn: least turn about the y axis in degrees that leaves solid and paint as they are; 0 for any turn.
+        bound: radius of a ball about the origin that holds it.
+        paint: what it wears besides its colour, whatever its pattern.
+        solid: the word of a plain shape that is the same solid; empty when there is none.
+        phrase: how a caption puts colour and word together.
+    """
 
     word: str
     sdf: SDF
     has_front: bool = False
+    turn: int = 0
+    bound: float = 1.02
+    paint: Paint | None = None
+    solid: str = ""
+    phrase: str = "{colour} {word}"
 
 
 SHAPES: dict[str, Shape] = {
     s.word: s
     for s in (
-        Shape("sphere", sphere),
-        Shape("cube", cube),
-        Shape("cylinder", cylinder),
-        Shape("cone", cone),
-        Shape("torus", torus),
-        Shape("pyramid", pyramid),
-        Shape("capsule", capsule),
-        Shape("octahedron", octahedron),
+        Shape("sphere", sphere, bound=0.73),
+        Shape("cube", cube, turn=90, bound=0.94),
+        Shape("cylinder", cylinder, bound=0.84),
+        Shape("cone", cone, bound=0.93),
+        Shape("torus", torus, bound=0.79),
+        Shape("pyramid", pyramid, turn=90, bound=1.02),
+        Shape("capsule", capsule, bound=0.85),
+        Shape("octahedron", octahedron, turn=90, bound=0.89),
     )
 }
+"""The eight of the plain world."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..render.cameras import Cameras, rays
+from .catalogue import CATALOGUE
 from .objects import Object
-from .shapes import SDF, SHAPES
+from .shapes import SDF
 
 HIT = 2e-3
 BOUND = 1.02
@@ -53,24 +54,25 @@ def _distance(sdf: SDF, points: Sequence[Tensor], size: Tensor) -> Tensor:
 
 def _march(sdf: SDF, bundle: _Rays) -> tuple[Tensor, Tensor]:
     """Depth ``(N,)`` of the hit or closest approach, and coverage ``(N,)`` in [0, 1] there."""
-    best = torch.full_like(bundle.near, float("inf"))
-    depth = bundle.near.clone()
+    best, depth = torch.empty_like(bundle.near), torch.empty_like(bundle.near)
     index = torch.arange(len(depth))
     live, t = bundle, bundle.near.clone()
+    least, at = torch.full_like(t, float("inf")), t
     for _ in range(STEPS):
         width = live.width * t
         gap = _distance(sdf, live.at(t), live.size) + 0.5 * width
         hit = gap < HIT
         misses = torch.where(hit, 0.0, gap / width)
-        closer = misses < best[index]
-        best[index[closer]] = misses[closer]
-        depth[index[closer]] = t[closer]
+        at = torch.where(misses < least, t, at)
+        least = torch.minimum(least, misses)
         t = t + gap
         keep = (~hit & (t < live.far)).nonzero().squeeze(1)
+        if len(keep) < 0.9 * len(index):
+            best[index], depth[index] = least, at
+            live, t, index, least, at = live[keep], t[keep], index[keep], least[keep], at[keep]
         if not len(keep):
             break
-        if len(keep) < 0.9 * len(index):
-            live, t, index = live[keep], t[keep], index[keep]
+    best[index], depth[index] = least, at
     return depth, (1 - best).clamp(0, 1)
 
 
@@ -85,14 +87,15 @@ def _normals(sdf: SDF, points: Sequence[Tensor], size: Tensor, step: Tensor) -> 
     return torch.nn.functional.normalize(gradient, dim=0).unbind(0)
 
 
-def _bundle(objects: Sequence[Object], cameras: Cameras, size: int) -> tuple[_Rays, Tensor]:
+def _bundle(objects: Sequence[Object], cameras: Cameras, size: int, snug: bool) -> tuple[_Rays, Tensor]:
     """The rays that meet each object's bounding ball, and their index into the flattened ``(B * size * size,)``."""
     origin, direction = (v.reshape(-1, 3) for v in rays(cameras, size, size))
     pixels = size * size
     scale = torch.tensor([o.size for o in objects]).repeat_interleave(pixels)
     width = (2 * torch.tan(cameras.fov / 2) / size).repeat_interleave(pixels)
     middle = -(origin * direction).sum(-1)
-    bound = BOUND * scale + width * middle
+    radius = CATALOGUE[objects[0].shape].bound if snug else BOUND
+    bound = radius * scale + width * middle
     half_chord = bound.square() - (origin.square().sum(-1) - middle.square())
     index = (half_chord > 0).nonzero().squeeze(1)
     half = half_chord[index].sqrt()
@@ -111,10 +114,10 @@ class _Surface:
     coverage: Tensor
 
 
-def _surface(objects: Sequence[Object], cameras: Cameras, size: int) -> _Surface:
+def _surface(objects: Sequence[Object], cameras: Cameras, size: int, snug: bool = False) -> _Surface:
     """What the cameras see of objects that share one shape."""
-    sdf = SHAPES[objects[0].shape].sdf
-    bundle, index = _bundle(objects, cameras, size)
+    sdf = CATALOGUE[objects[0].shape].sdf
+    bundle, index = _bundle(objects, cameras, size, snug)
     depth, coverage = _march(sdf, bundle)
     seen = (coverage > 0).nonzero().squeeze(1)
     bundle, depth = bundle[seen], depth[seen]
@@ -124,18 +127,21 @@ def _surface(objects: Sequence[Object], cameras: Cameras, size: int) -> _Surface
 
 
 def _shade(
-    objects: Sequence[Object], seen: _Surface, size: int, light: Tensor, ambient: Tensor
+    objects: Sequence[Object], seen: _Surface, size: int, light: Tensor, ambient: Tensor, lamp: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Lambert colour ``(B, S * S, 3)`` and coverage ``(B, S * S)``."""
     owner = seen.index // (size * size)
     toward, normal = light[owner], seen.normal
     lambert = (normal[0] * toward[:, 0] + normal[1] * toward[:, 1] + normal[2] * toward[:, 2]).clamp(min=0)
-    shade = ambient[owner] + (1 - ambient[owner]) * lambert
+    if lamp.ndim:
+        shade = ambient[owner, None] + (1 - ambient[owner, None]) * lambert[:, None] * lamp[owner]
+    else:
+        shade = (ambient[owner] + (1 - ambient[owner]) * lambert * lamp)[:, None]
     parts = torch.stack(seen.points, -1).split(torch.bincount(owner, minlength=len(objects)).tolist())
     albedo = torch.cat([o.albedo(p) for o, p in zip(objects, parts, strict=True)])
     colour = torch.zeros(len(objects) * size * size, 3)
     alpha = torch.zeros(len(objects) * size * size)
-    colour[seen.index] = albedo * shade[:, None]
+    colour[seen.index] = (albedo * shade).clamp(max=1)
     alpha[seen.index] = seen.coverage
     return _bleed(colour.view(-1, size, size, 3), alpha.view(-1, size, size))
 
@@ -171,6 +177,15 @@ def headlight(cameras: Cameras) -> Tensor:
     return torch.nn.functional.normalize(back_axis - left * right_axis + up * up_axis, dim=-1)
 
 
+def _ground(background: Tensor, count: int, size: int) -> Tensor:
+    """``(B, 1, 3)``, or ``(B, S * S, 3)`` when it changes from top to bottom."""
+    if background.ndim < 3:
+        return background.expand(count, 3)[:, None]
+    down = torch.linspace(0, 1, size)[None, :, None]
+    rows = torch.lerp(background[:, :1], background[:, 1:], down)
+    return rows[:, :, None].expand(count, size, size, 3).flatten(1, 2)
+
+
 @torch.no_grad()
 def trace(
     objects: Sequence[Object],
@@ -179,6 +194,8 @@ def trace(
     light: Tensor | None = None,
     background: Tensor | float = 1.0,
     ambient: Tensor | float = 0.45,
+    lamp: Tensor | float = 1.0,
+    snug: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Render ``B`` objects, one a camera.
 
@@ -187,8 +204,12 @@ def trace(
         cameras: ``B`` cameras, on the CPU.
         size: image side ``S`` in pixels.
         light: ``(B, 3)`` or ``(3,)`` unit directions towards the light; ``headlight(cameras)`` when None.
-        background: ``(B, 3)``, ``(3,)`` or one grey level, in [0, 1].
+        background: ``(B, 3)``, ``(3,)`` or one grey level, in [0, 1]; ``(B, 2, 3)`` goes from the top row's colour to
+            the bottom row's.
         ambient: ``(B,)`` or one share of the light that comes from everywhere, in [0, 1].
+        lamp: ``(B, 3)`` colours of the light that comes from ``light``, or one brightness.
+        snug: whether rays start at the shape's own bounding ball, which is faster and moves the last bits of the
+        outline.
 
     Returns:
         rgb ``(B, 3, S, S)`` in [0, 1], composed on the background, and alpha ``(B, 1, S, S)``.
@@ -199,13 +220,15 @@ def trace(
     count = _count(objects, cameras)
     light = headlight(cameras) if light is None else torch.as_tensor(light).expand(count, 3)
     ambient = torch.as_tensor(ambient, dtype=torch.float32).expand(count)
-    background = torch.as_tensor(background, dtype=torch.float32)
-    background = background.expand(count, 3)[:, None]
+    ground = _ground(torch.as_tensor(background, dtype=torch.float32), count, size)
+    lamp = torch.as_tensor(lamp, dtype=torch.float32)
     colour, alpha = torch.empty(count, size * size, 3), torch.empty(count, size * size)
     for which, group in _by_shape(objects):
-        seen = _surface(group, cameras[which], size)
-        colour[which], alpha[which] = _shade(group, seen, size, light[which], ambient[which])
-    rgb = torch.lerp(background.expand_as(colour), colour, alpha[..., None])
+        seen = _surface(group, cameras[which], size, snug)
+        colour[which], alpha[which] = _shade(
+            group, seen, size, light[which], ambient[which], lamp[which] if lamp.ndim else lamp
+        )
+    rgb = torch.lerp(ground.expand_as(colour), colour, alpha[..., None])
     return rgb.transpose(1, 2).reshape(count, 3, size, size), alpha.view(count, 1, size, size)
 
 
@@ -220,3 +243,40 @@ def normals(objects: Sequence[Object], cameras: Cameras, size: int) -> tuple[Ten
         normal[row, pixel] = torch.stack(seen.normal, -1)
         alpha[row, pixel] = seen.coverage
     return normal.transpose(1, 2).reshape(count, 3, size, size), alpha.view(count, 1, size, size)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What makes up a picture, ``B`` views of ``S x S`` pixels; everything is 0 off the object.
+
+    Attributes:
+        alpha: ``(B, 1, S, S)`` coverage.
+        normal: ``(B, 3, S, S)`` world-space unit normals.
+        albedo: ``(B, 3, S, S)`` diffuse colour.
+        share: ``(B, 1, S, S)`` of neutral paint.
+        level: ``(B, 1, S, S)`` its grey level.
+    """
+
+    alpha: Tensor
+    normal: Tensor
+    albedo: Tensor
+    share: Tensor
+    level: Tensor
+
+
+@torch.no_grad()
+def looks(objects: Sequence[Object], cameras: Cameras, size: int) -> Looks:
+    """The parts of a picture before light falls on it; one camera an object."""
+    count = _count(objects, cameras)
+    whole = torch.zeros(count, size * size, 9)
+    for which, group in _by_shape(objects):
+        seen = _surface(group, cameras[which], size, snug=True)
+        owner = seen.index // (size * size)
+        parts = torch.stack(seen.points, -1).split(torch.bincount(owner, minlength=len(group)).tolist())
+        paint = [o.paint(p) for o, p in zip(group, parts, strict=True)]
+        albedo = torch.cat([o.albedo(p) for o, p in zip(group, parts, strict=True)])
+        share, level = (torch.cat([p[i] for p in paint]) for i in (0, 1))
+        columns = [seen.coverage, *seen.normal, *albedo.unbind(-1), share, level]
+        whole[which[owner], seen.index % (size * size)] = torch.stack(columns, -1)
+    picture = whole.transpose(1, 2).reshape(count, 9, size, size)
+    return Looks(*picture.split([1, 3, 3, 1, 1], 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -16,6 +17,7 @@ class Board:
         self._lock = threading.Lock()
         self._stops: dict[str, threading.Event] = {}
         self._points: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._pictures: dict[str, Any] = {}
 
     def begin(self, node: str, facts: dict[str, Any]) -> threading.Event:
         """A new run of ``node``; the event is set when its user wants to stop and keep what there is."""
@@ -23,8 +25,9 @@ class Board:
             self._stops[node] = threading.Event()
             self._points.pop(node, None)
             self._points[node] = {**facts, "running": True, "points": []}
+            self._pictures.pop(node, None)
             while len(self._points) > _KEEP:
-                self._points.popitem(last=False)
+                self._pictures.pop(self._points.popitem(last=False)[0], None)
             return self._stops[node]
 
     def end(self, node: str) -> None:
@@ -51,18 +54,33 @@ class Board:
             if len(points) > 600:
                 self._points[node]["points"] = points[::2]
 
+    def show(self, node: str, picture: Any) -> None:
+        """Keep the latest picture of a run, for a page that is loaded after it."""
+        with self._lock:
+            if node in self._points:
+                self._pictures[node] = picture
+
+    def picture(self, node: str) -> bytes:
+        """The latest picture of ``node`` as JPEG; empty for none."""
+        with self._lock:
+            found = self._pictures.get(node)
+        buffer = io.BytesIO()
+        if found is not None:
+            found.save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
+
     def history(self, node: str) -> dict[str, Any]:
-        """Facts and points of the last run of ``node``; empty for none."""
+        """Facts and points of the last run of ``node``, and whether it has a picture; empty for none."""
         with self._lock:
             found = self._points.get(node)
-            return {**found, "points": list(found["points"])} if found else {}
+            return {**found, "points": list(found["points"]), "picture": node in self._pictures} if found else {}
 
 
 BOARD = Board()
 
 
 def add_routes(server: Any) -> None:
-    """``POST /distill3d/stop`` and ``GET /distill3d/history`` on the host's server."""
+    """``POST /distill3d/stop``, ``GET /distill3d/history`` and ``GET /distill3d/picture`` on the host's server."""
     from aiohttp import web
 
     @server.routes.post("/distill3d/stop")
@@ -74,3 +92,9 @@ def add_routes(server: Any) -> None:
     @server.routes.get("/distill3d/history")
     async def history(request: Any) -> Any:
         return web.json_response(BOARD.history(request.query.get("node", "")))
+
+    @server.routes.get("/distill3d/picture")
+    async def picture(request: Any) -> Any:
+        found = BOARD.picture(request.query.get("node", ""))
+        headers = {"Cache-Control": "no-store"}
+        return web.Response(status=200 if found else 404, body=found, content_type="image/jpeg", headers=headers)

@@ -116,7 +116,7 @@ class Watch:
         return self.stopping.is_set()
 
     def show(self, sheet: torch.Tensor) -> None:
-        """The last picture: the page prefers a node's previews to its results, so the final sheet is one too."""
+        """The last picture, as a preview like those before it: beside a result the page would show both."""
         done = self.run.iteration if self.run is not None else 0
         with contextlib.suppress(queue.Full):
             self._pictures.put((done, max(1, self._bar.total), sheet), timeout=10)
@@ -163,6 +163,7 @@ class Watch:
         while (item := self._pictures.get()) is not None:
             iteration, iterations, sheet = item
             image = Image.fromarray(sheet.numpy())
+            BOARD.show(self.node, image)
             try:
                 self._bar.update_absolute(iteration, iterations, ("JPEG", image, None))
             except manager.InterruptProcessingException:

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HELPER = Path(__file__).parent / "helper_pack"
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 TEXT, PREVIEW = 3, 4
-START_SECONDS = 600
+PATIENCE = float(os.environ.get("COMFYUI_PATIENCE", "600"))
+"""Seconds a start, or silence during a run, may take; more on a busy machine."""
 
 
 class Server:
@@ -42,13 +43,13 @@ class Server:
         command = [sys.executable, str(comfy / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", f"sqlite:///{base}/user/comfyui.db"]
         command += ["--disable-auto-launch", "--disable-api-nodes", "--preview-method", "none", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=base, stdout=log, stderr=log, env=environment)
         self._wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 self.get("/system_stats")
@@ -60,7 +61,7 @@ class Server:
         raise RuntimeError(f"the server did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 
     def post(self, path: str, data: Any) -> tuple[int, Any]:
@@ -69,7 +70,7 @@ class Server:
             f"http://127.0.0.1:{self.port}{path}", data=body, headers={"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"null")
@@ -100,7 +101,7 @@ class Server:
                 if status != 200:
                     return seen
                 while not seen.end:
-                    message = await socket_.receive(timeout=600)
+                    message = await socket_.receive(timeout=PATIENCE)
                     seen.add(message)
                     if on is not None:
                         await asyncio.to_thread(on, seen)
@@ -147,3 +148,14 @@ class Seen:
     @property
     def error(self) -> dict[str, Any]:
         return self.of("execution_error")[-1]
+
+
+def checkpoints(server: Any) -> list[Path]:
+    return sorted((server.base / "output").rglob("checkpoint.safetensors"), key=lambda path: path.stat().st_mtime)
+
+
+def iteration(path: Path) -> int:
+    """Read back without the library: the JSON in the safetensors header."""
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    return int(json.loads(header["__metadata__"]["distill3d"])["meta"]["iteration"])

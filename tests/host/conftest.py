@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -31,3 +32,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     running = Server(comfy_path(), tmp_path_factory.mktemp("host"))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def host() -> ModuleType:
+    """The pack beside the host in this process."""
+    from inside import pack
+
+    return pack(comfy_path())
+
+
+@pytest.fixture(scope="session")
+def tiny(host: ModuleType) -> SimpleNamespace:
+    """MODEL, CLIP and VAE of the bundled prior, made in inference mode, as the executor makes them."""
+    import torch
+    from inside import get
+
+    with torch.inference_mode():
+        model, clip, vae = get("nodes.host.tiny").load_tiny(get("distill3d.priors.load").bundled_prior_path())
+    return SimpleNamespace(model=model, clip=clip, vae=vae)
+
+
+@pytest.fixture(scope="session")
+def theirs(host: ModuleType) -> object:
+    """The library's own prior on the same weights."""
+    from inside import get
+
+    return get("distill3d.priors.load").load_prior(device="cpu", dtype="fp32")

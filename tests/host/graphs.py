@@ -108,3 +108,20 @@ def whole(iterations: int = 8, *, method: str = "SDS", prompt: str = "a red cube
         "nerf": optimizer(iterations, **more),
         "export": export(),
     }
+
+
+def to_prompt(workflow: dict[str, Any]) -> dict[str, Any]:
+    """The page's saved graph as the server takes it: widgets by place, wires by link."""
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for item in workflow["nodes"]:
+        if item["type"] == "MarkdownNote":
+            continue
+        widgets = [i["name"] for i in item.get("inputs", []) if "widget" in i]
+        held = list(item.get("widgets_values") or [])
+        if "seed" in widgets:
+            del held[widgets.index("seed") + 1]
+        inputs = dict(zip(widgets, held, strict=True))
+        inputs |= {i["name"]: links[i["link"]] for i in item.get("inputs", []) if i.get("link") is not None}
+        prompt[str(item["id"])] = {"class_type": item["type"], "inputs": inputs}
+    return prompt

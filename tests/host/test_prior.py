@@ -2,75 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import comfy_path
-
-ROOT = Path(__file__).resolve().parents[2]
-PROMPT, NEGATIVE = "a red cube", "blue"
-
-
-@pytest.fixture(scope="module")
-def host() -> ModuleType:
-    """The pack, imported beside the real host on the CPU."""
-    place = comfy_path()
-    sys.path.insert(0, str(place))
-    helper = Path(__file__).parent / "helper_pack" / "prestartup_script.py"
-    spec = importlib.util.spec_from_file_location("helper", helper)
-    assert spec and spec.loader
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    if "pack" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-        )
-        assert spec and spec.loader
-        sys.modules["pack"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["pack"])
-    return sys.modules["pack"]
-
-
-def get(name: str) -> Any:
-    return importlib.import_module(f"pack.{name}")
-
-
-@pytest.fixture(scope="module")
-def tiny(host: ModuleType) -> Any:
-    """MODEL, CLIP and VAE made in inference mode, as the executor makes them."""
-    import torch
-
-    with torch.inference_mode():
-        model, clip, vae = get("nodes.host.tiny").load_tiny(get("distill3d.priors.load").bundled_prior_path())
-    return SimpleNamespace(model=model, clip=clip, vae=vae)
-
-
-@pytest.fixture(scope="module")
-def theirs(host: ModuleType) -> Any:
-    return get("distill3d.priors.load").load_prior(device="cpu", dtype="fp32")
-
-
-def inside(tiny: Any, body: Callable[[Any], Any], tmp_path: Path, method: str = "sds", **changes: Any) -> Any:
-    """``body`` of a run with two views and no steps, where the host has the model loaded."""
-    import torch
-
-    run = get("nodes.host.run")
-    settings = get("distill3d.optimize").preset("draft", method)
-    grid = replace(settings.field, grid=replace(settings.field.grid, levels=2))
-    settings = replace(settings, iterations=1, field=grid, **changes.pop("settings", {}))
-    views = get("distill3d.prompts").ViewPrompts(PROMPT, NEGATIVE)
-    task = run.Task(tiny.model, tiny.clip, tiny.vae, views, settings, 0, 64, tmp_path, **changes)
-    with torch.inference_mode():
-        return run.distill(task, (), lambda: True, body)
+from inside import NEGATIVE, PROMPT, get, inside
 
 
 def test_predictions_and_latents_equal_the_librarys_prior(tiny: Any, theirs: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import graphs
 import numpy as np
 import pytest
+from client import checkpoints, iteration
 from graphs import node, ours
 
 OURS = [
@@ -26,17 +27,6 @@ OURS = [
     "Resume",
     "EnvironmentReport",
 ]
-
-
-def checkpoints(server: Any) -> list[Path]:
-    return sorted((server.base / "output").rglob("checkpoint.safetensors"), key=lambda path: path.stat().st_mtime)
-
-
-def iteration(path: Path) -> int:
-    """Read back without the library: the JSON in the safetensors header."""
-    data = path.read_bytes()
-    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-    return int(json.loads(header["__metadata__"]["distill3d"])["meta"]["iteration"])
 
 
 def linear_colours(path: Path) -> Any:

@@ -1,3 +1,7 @@
-"""No nodes; see ``prestartup_script.py``."""
+"""Nodes for tests: models that no small download gives; see also ``prestartup_script.py``."""
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
+from __future__ import annotations
+
+from .models import TestControlNet, TestModel
+
+NODE_CLASS_MAPPINGS: dict[str, type] = {"TestModel": TestModel, "TestControlNet": TestControlNet}

@@ -1,0 +1,288 @@
+"""What the judge asks beyond the plain world: distance to the exact surface, fronts all around, and paint."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from distill3d.errors import SettingsError  # noqa: E402
+from distill3d.evaluate import (  # noqa: E402
+    SolidField,
+    accepts,
+    judge,
+    observe,
+    parse_object,
+    perfect,
+    two_faced,
+    world_of,
+)
+from distill3d.evaluate.distance import (  # noqa: E402
+    nearest_faces,
+    posed_distance,
+    surface_distance,
+    to_triangles,
+    true_points,
+)
+from distill3d.evaluate.fit import Pose  # noqa: E402
+from distill3d.evaluate.fronts import SIZE, VIEWS, Around, describe, find_fronts, ring_of_views, runs  # noqa: E402
+from distill3d.mesh import MeshSettings, extract  # noqa: E402
+from distill3d.render.occupancy import OccupancyGrid  # noqa: E402
+from distill3d.render.volume import RenderSettings  # noqa: E402
+from distill3d.world import FIGURES, Object, looks  # noqa: E402
+
+COARSE = {"render_settings": RenderSettings(samples_per_ray=80), "mesh_settings": MeshSettings(resolution=64)}
+HOME = Pose(0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def look_at(field, world="full"):
+    occupancy = OccupancyGrid(48)
+    for seed in range(2):
+        occupancy.update(field, step_size=0.04, generator=torch.Generator().manual_seed(seed), warmup=True)
+    return observe(field, occupancy=occupancy, world=world, **COARSE)
+
+
+@functools.cache
+def seen(prompt):
+    return look_at(perfect(parse_object(prompt)))
+
+
+def failed(judgement):
+    return {c.name for c in judgement.checks if not c.passed}
+
+
+# ---- distance to the exact surface
+
+
+def tensors(mesh):
+    return torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces)
+
+
+def test_the_distance_of_a_swollen_sphere_is_its_swelling():
+    import trimesh
+
+    pose = Pose(0.1, -0.05, 0.02, 0.9, 0.4)
+    for growth in (0.0, 0.05, -0.08):
+        ball = trimesh.creation.icosphere(5, 0.72 * 0.9 + growth)
+        ball.apply_translation(pose.centre)
+        found = surface_distance(*tensors(ball), "sphere", pose)
+        assert found.chamfer == pytest.approx(abs(growth) / 2, abs=5e-4)
+        assert found.normals > 0.999
+
+
+def test_a_box_is_a_cube_in_its_pose_only():
+    import trimesh
+
+    box = trimesh.creation.box((1.08,) * 3)
+    assert surface_distance(*tensors(box), "cube", HOME).chamfer < 1e-5
+    box.apply_transform(trimesh.transformations.rotation_matrix(0.5, (0, 1, 0)))
+    assert surface_distance(*tensors(box), "cube", Pose(0.0, 0.0, 0.0, 1.0, 0.5)).normals > 0.98
+    assert surface_distance(*tensors(box), "cube", Pose(0.0, 0.0, 0.0, 1.0, -0.5)).chamfer > 0.01
+
+
+def test_chamfer_and_normals_match_a_second_implementation():
+    """Points drawn by trimesh on a fine mesh of the truth, nearest neighbours between the two clouds."""
+    import numpy as np
+    import trimesh
+    from scipy.spatial import cKDTree
+
+    true = extract(perfect(Object("house", "red")), settings=MeshSettings(resolution=128, face_budget=0))
+    other = extract(perfect(Object("cube", "red")), settings=MeshSettings(resolution=64))
+    clouds = []
+    for mesh in (other, true):
+        solid = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        points, face = trimesh.sample.sample_surface(solid, 60_000, seed=0)
+        clouds.append((points, solid.face_normals[face]))
+    (p, pn), (q, qn) = clouds
+    there, i = cKDTree(q).query(p)
+    back, j = cKDTree(p).query(q)
+    chamfer = (there.mean() + back.mean()) / 4
+    normals = ((pn * qn[i]).sum(1).mean() + (qn * pn[j]).sum(1).mean()) / 2
+    found = surface_distance(torch.from_numpy(other.vertices), torch.from_numpy(other.faces), "house", HOME)
+    assert found.chamfer == pytest.approx(float(chamfer), rel=0.05)
+    assert found.normals == pytest.approx(float(np.asarray(normals)), abs=0.03)
+
+
+def test_inside_out_meshes_and_bumps_are_seen_by_their_normals():
+    import trimesh
+
+    vertices, faces = tensors(trimesh.creation.icosphere(4, 0.72))
+    assert surface_distance(vertices, faces.flip(1), "sphere", HOME).normals < -0.99
+    noise = torch.randn(len(vertices), 1, generator=torch.Generator().manual_seed(0))
+    rough = surface_distance(vertices * (1 + 0.03 * noise), faces, "sphere", HOME)
+    assert rough.normals < 0.9 and rough.chamfer < 0.02
+
+
+def test_true_points_lie_evenly_on_the_surface():
+    g = torch.Generator().manual_seed(1)
+    pose = Pose(0.05, 0.1, -0.1, 0.9, 0.3)
+    points = true_points("cube", pose, 6000, g)
+    assert posed_distance("cube", pose, points).abs().max() < 1e-4
+    x = (points - torch.tensor(pose.centre)) / pose.scale
+    cos, sin = math.cos(pose.yaw), math.sin(pose.yaw)
+    local = torch.stack([cos * x[:, 0] - sin * x[:, 2], x[:, 1], sin * x[:, 0] + cos * x[:, 2]], -1)
+    side = local.abs().argmax(1) * 2 + (local.gather(1, local.abs().argmax(1, keepdim=True)) > 0).squeeze(1)
+    assert torch.bincount(side, minlength=6).sub(1000).abs().max() < 130
+
+
+def test_distances_to_triangles_match_a_dense_grid_on_them():
+    g = torch.Generator().manual_seed(2)
+    a, b, c, p = torch.randn(4, 40, 3, generator=g).double()
+    u, v = torch.meshgrid(torch.linspace(0, 1, 201), torch.linspace(0, 1, 201), indexing="ij")
+    keep = u + v <= 1 + 1e-9
+    u, v = u[keep].double()[None, :, None], v[keep].double()[None, :, None]
+    dense = a[:, None] + u * (b - a)[:, None] + v * (c - a)[:, None]
+    expected = (dense - p[:, None]).norm(dim=-1).amin(1)
+    assert (to_triangles(p, a, b, c) - expected).abs().max() < 0.02
+    assert (to_triangles(p, a, b, c) <= expected + 1e-9).all()
+
+
+def test_the_nearest_face_is_the_one_below():
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 1], [5, 0, 0], [6, 0, 0], [5, 0, 1]])
+    faces = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    drawn, owner = torch.tensor([[0.2, 0, 0.2], [5.2, 0, 0.2]]), torch.tensor([0, 1])
+    distance, face = nearest_faces(torch.tensor([[0.3, 0.5, 0.3], [5.1, -0.25, 0.1]]), vertices, faces, drawn, owner)
+    assert face.tolist() == [0, 1] and distance.tolist() == pytest.approx([0.5, 0.25])
+
+
+# ---- fronts
+
+
+def around(thing):
+    cameras = ring_of_views()
+    parts = looks([thing] * VIEWS, cameras, SIZE)
+    return Around(describe(parts.alpha[:, 0], parts.albedo, parts.normal, cameras))
+
+
+class TwoFaced(Object):
+    def albedo(self, points):
+        return super().albedo(torch.cat([points[..., :2], points[..., 2:].abs()], -1))
+
+
+class Quarter(Object):
+    """A second face to the left of the first."""
+
+    def albedo(self, points):
+        turned = torch.stack([-points[..., 2], points[..., 1], points[..., 0]], -1)
+        return torch.minimum(super().albedo(points), super().albedo(turned))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_true_figure_has_one_front_wherever_it_looks_and_however_rough_it_is(figure):
+    parts = around(Object(figure, "yellow")).parts
+    found = find_fronts(Around(parts), figure, "yellow")
+    assert found.azimuths == (0.0,) and found.matched[6] == 90 and found.matched[18] == -90
+    noise = 0.25 * torch.randn(parts.shape, generator=torch.Generator().manual_seed(0)) * parts[:, :1]
+    turned = find_fronts(Around((parts + noise).roll(5, 0)), figure, "yellow")
+    assert turned.count == 1 and abs(turned.azimuths[0] - 75) < 16
+
+
+def test_two_faces_are_two_fronts_and_no_face_is_none():
+    assert find_fronts(around(TwoFaced("smiley", "red")), "smiley", "red").azimuths == (0.0, 180.0)
+    assert find_fronts(around(Quarter("smiley", "red")), "smiley", "red").azimuths == (0.0, 90.0)
+    assert find_fronts(around(TwoFaced("house", "red")), "house", "red").count == 2
+    assert find_fronts(around(Object("sphere", "red")), "smiley", "red").count == 0
+    assert find_fronts(around(Object("cube", "red")), "chair", "red").count == 0
+    assert find_fronts(around(TwoFaced("ball", "red")), "ball", "red").count == 0, "a ball of one colour has no front"
+
+
+def test_a_cast_is_no_face_and_hides_none():
+    """A grey ball, or a head of another tint, is told by its features and not by its mean colour."""
+    grey = Around(around(Object("sphere", "red")).parts.clone())
+    grey.parts[:, 1:4] = 0.4 * grey.parts[:, :1]
+    assert find_fronts(grey, "smiley", "red").count == 0
+    assert find_fronts(around(Object("smiley", "orange")), "smiley", "red").azimuths == (0.0,)
+    assert find_fronts(around(TwoFaced("smiley", "pink")), "smiley", "purple").azimuths == (0.0, 180.0)
+
+
+@pytest.mark.parametrize(("strength", "fronts"), [(0.3, 0), (0.75, 1)])
+def test_a_face_counts_from_half_of_its_strength(strength, fronts):
+    whole, bare = around(Object("smiley", "red")).parts, around(Object("sphere", "red")).parts
+    assert find_fronts(Around(torch.lerp(bare, whole, strength)), "smiley", "red").count == fronts
+
+
+def test_stretches_on_a_ring():
+    def ring(*places):
+        return [i in places for i in range(VIEWS)]
+
+    assert runs(ring()) == []
+    assert runs(ring(23, 0, 1)) == [[23, 0, 1]]
+    assert runs(ring(0, 1, 12, 13, 14)) == [[0, 1], [12, 13, 14]]
+    assert runs(ring(3, 6)) == [[3, 6]], "a gap of two views is forgiven"
+    assert runs(ring(3, 7)) == [], "single views are none"
+    assert runs([True] * VIEWS) == [list(range(VIEWS))]
+
+
+# ---- whole judgements
+
+
+def test_a_smiley_passes_and_a_head_with_two_faces_is_refused_for_that_alone():
+    own = judge(seen("a yellow smiley"), "a yellow smiley")
+    assert own.passed, own.failures
+    assert own.measures["fronts"] == 1 and own.measures["chamfer"] < 0.005
+    head = look_at(two_faced(Object("smiley", "yellow")))
+    refused = judge(head, "a yellow smiley")
+    assert failed(refused) == {"fronts"} and refused.measures["fronts"] == 2
+    assert not accepts(seen("a yellow smiley"), "a yellow sphere"), "a sphere has no face"
+
+
+def test_a_face_that_looks_backwards_or_is_missing_is_refused():
+    thing = Object("smiley", "yellow")
+    turned = SolidField(thing.sdf, lambda x: thing.albedo(x * torch.tensor([-1.0, 1, -1])))
+    judgement = judge(look_at(turned), "a yellow smiley")
+    assert failed(judgement) == {"fronts"} and judgement.measures["front_azimuths"] == [180.0]
+    blank = judge(look_at(perfect(Object("sphere", "yellow"))), "a yellow smiley")
+    assert failed(blank) == {"fronts", "paint"} and blank.measures["fronts"] == 0
+
+
+@pytest.mark.parametrize("prompt", ["a green chair", "a blue arrow", "a cyan house", "an orange and white ball"])
+def test_the_other_figures_pass(prompt):
+    judgement = judge(seen(prompt), prompt)
+    assert judgement.passed, judgement.failures
+
+
+@pytest.mark.parametrize("prompt", ["a striped blue cube", "a dotted pink cross", "a checkered purple sphere"])
+def test_patterned_objects_pass_as_themselves_and_as_no_other_pattern(prompt):
+    judgement = judge(seen(prompt), prompt)
+    assert judgement.passed, judgement.failures
+    thing = parse_object(prompt)
+    for pattern in {"striped", "dotted", "checkered"} - {thing.pattern}:
+        assert failed(judge(seen(prompt), f"a {pattern} {thing.colour} {thing.shape}")) >= {"paint"}
+
+
+def test_a_plain_object_wears_no_stripes():
+    assert "paint" in failed(judge(seen("a blue cube"), "a striped blue cube"))
+    assert judge(seen("a blue cube"), "a blue cube").passed
+
+
+def test_a_rough_surface_is_refused_for_its_surface():
+    g = torch.Generator().manual_seed(0)
+    lattice = torch.randn(1, 1, 48, 48, 48, generator=g)
+
+    def sdf(x):
+        bump = torch.nn.functional.grid_sample(lattice, x.view(1, -1, 1, 1, 3), align_corners=True).view(-1)
+        return x.norm(dim=-1) - 0.72 + 0.07 * bump
+
+    judgement = judge(look_at(SolidField(sdf, (0.88, 0.08, 0.10)), "plain"), "a red sphere")
+    assert "surface" in failed(judgement) and judgement.measures["normal_consistency"] < 0.82
+    smooth = judge(look_at(perfect(Object("sphere", "red")), "plain"), "a red sphere")
+    assert smooth.passed and smooth.measures["normal_consistency"] > 0.99
+
+
+def test_prompts_of_the_full_world():
+    assert parse_object("a DSLR photo of a striped red cube, front view") == Object("cube", "red", pattern="striped")
+    assert parse_object("an orange and white ball").shape == "ball"
+    assert world_of(["a red cube", "a plain blue torus"]) == "plain"
+    assert world_of(["a red cube", "a dotted blue torus"]) == world_of(["a red mug"]) == "full"
+    for bad in ("a striped dotted red cube", "a striped red mug"):
+        with pytest.raises(SettingsError, match="at most one pattern"):
+            parse_object(bad)
+    plain = look_at(perfect(Object("cube", "red")), "plain")
+    assert set(plain.fits) == {"sphere", "cube", "cylinder", "cone", "torus", "pyramid", "capsule", "octahedron"}
+    with pytest.raises(SettingsError, match="world='full'"):
+        judge(plain, "a red chair")
+    with pytest.raises(SettingsError, match="world='full'"):
+        judge(look_at(perfect(Object("sphere", "red")), "plain"), "a red smiley")

@@ -1,0 +1,147 @@
+"""The trainer on the full world: recipes, one run from renders to card, gates with view words, losses that fall."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+from distill3d.errors import SettingsError
+from distill3d.train_prior import (
+    RECIPES,
+    GateError,
+    Gates,
+    TrainPriorSettings,
+    autoencoder,
+    denoiser,
+    recipe,
+    text,
+    train,
+)
+from distill3d.train_prior.export import load, sample
+from distill3d.train_prior.loop import fit
+from distill3d.world import WorldSettings, all_objects, render_dataset
+
+MICRO = TrainPriorSettings(
+    renders=96,
+    held_out=16,
+    world=WorldSettings(name="full", image_size=32),
+    vae_channels=(8, 16, 16),
+    vae_groups=4,
+    vae_steps=4,
+    vae_batch=2,
+    text_width=16,
+    text_layers=1,
+    vocabulary=1024,
+    unet_channels=(8, 16, 16),
+    unet_groups=4,
+    unet_heads=2,
+    unet_steps=6,
+    unet_batch=8,
+    checkpoint_every=3,
+    bf16=False,
+)
+LENIENT = Gates(
+    psnr=-100.0,
+    reconstructed_hue=0.0,
+    sample_hue=0.0,
+    sample_shape=0.0,
+    sample_pattern=0.0,
+    view_word=0.0,
+    samples_each=1,
+    every=62,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prior") / "full"
+    train(out, device="cpu", settings=MICRO, gates=LENIENT)
+    return out
+
+
+def test_the_run_leaves_a_card_with_recipe_measures_and_curves(trained: Path) -> None:
+    card = (trained / "README.md").read_text()
+    assert "full world" in card and "seed 0" in card and "smiley" in card and "checkered" in card
+    for name in ("unet_steps", "world.name", "world.front_words", "ema"):
+        assert f"| `{name}` |" in card
+    record = json.loads((trained / "training.json").read_text())
+    for name in ("psnr", "sample_shape", "sample_pattern", "held_out_shape", "view_word", "view_word_chance"):
+        assert f"`{name}`" in card and (name == "psnr" or record["measured"][name] >= 0)
+    assert record["measured"]["view_word_truth"] > 0.8 > 0.6 > record["measured"]["view_word_chance"]
+    assert record["settings"]["world"]["name"] == "full" and record["unet"][-1]["step"] == 6
+
+    from PIL import Image
+
+    for name in ("samples.png", "curves.png"):
+        with Image.open(trained / name) as picture:
+            assert picture.width >= 32
+    assert not list(trained.glob("*.bin")) and str(trained.parent) not in card
+
+
+def test_the_prior_loads_and_samples(trained: Path) -> None:
+    prompts = ["front view of a yellow smiley", "a striped red cube, white background"]
+    assert sample(load(trained), prompts, guidance=4.0, seed=0, steps=2).isfinite().all()
+
+
+def test_a_finished_run_resumes_to_the_same_card(trained: Path) -> None:
+    before = (trained / "training.json").read_text()
+    train(trained, device="cpu", settings=MICRO, gates=None)
+    assert json.loads((trained / "training.json").read_text())["unet"] == json.loads(before)["unet"]
+
+
+def test_a_missed_gate_is_an_error_and_stands_in_the_card(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    with pytest.raises(GateError, match=r"view_word >= 1\.01"):
+        train(copy, device="cpu", settings=MICRO, gates=dataclasses.replace(LENIENT, view_word=1.01))
+    assert "| 1.01 **missed** |" in (copy / "README.md").read_text()
+
+
+def test_recipes() -> None:
+    assert set(RECIPES) == {"plain", "full", "full-cuda"} and recipe("plain") == TrainPriorSettings()
+    assert recipe("plain").world.name == "plain" and recipe("full-cuda").world.name == "full"
+    with pytest.raises(SettingsError, match="one of plain, full, full-cuda"):
+        recipe("huge")
+
+
+def test_the_full_recipe_fits_its_words_and_its_size(tmp_path: Path) -> None:
+    settings = recipe("full")
+    longest = [f"a 3d render of {o.caption()}, overhead view, coloured background" for o in all_objects("full")]
+    text.write_vocabulary(tmp_path, longest, settings.vocabulary)
+    tokenizer = text.load_tokenizer(tmp_path, settings.text_length)
+    assert len(tokenizer) < settings.vocabulary, "every word got its merges"
+    tokens = text.tokenize(tokenizer, longest)
+    assert (tokens[:, -2:] == tokenizer.eos_token_id).all(), "the longest caption leaves room"
+    assert len(torch.unique(tokens, dim=0)) == len(longest), "no two captions read the same"
+    with torch.device("meta"):
+        unet, vae = denoiser.build(settings), autoencoder.build(settings)
+        encoder = text.build_encoder(tokenizer, settings)
+    parameters = sum(p.numel() for m in (unet, vae, encoder) for p in m.parameters())
+    assert 2 * parameters < 60e6
+
+
+def test_the_losses_fall(tmp_path: Path) -> None:
+    settings = dataclasses.replace(MICRO, vae_steps=75, unet_steps=75, unet_batch=16)
+    data = render_dataset(96, 0, settings.world)
+    torch.manual_seed(0)
+    vae = autoencoder.build(settings)
+    rows = fit(autoencoder.stage(vae, data.images, settings, 0, CPU), 0, tmp_path, 1000, False)
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    latents, _ = autoencoder.whiten(vae, autoencoder.encode_all(vae, data.images, CPU, bf16=False))
+    text.write_vocabulary(tmp_path / "v", data.captions, settings.vocabulary)
+    tokenizer = text.load_tokenizer(tmp_path / "v", settings.text_length)
+    tokens, empty = text.tokenize(tokenizer, data.captions), text.tokenize(tokenizer, [""])[0]
+    unet, encoder = denoiser.build(settings), text.build_encoder(tokenizer, settings)
+    stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, 0, CPU)
+    rows = fit(stage, 0, tmp_path, 1000, False)
+    assert rows[-1]["mse"] < 0.75 * rows[0]["mse"]
