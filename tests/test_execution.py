@@ -242,7 +242,7 @@ def test_what_fits_stays_and_what_does_not_is_cut_down_in_order() -> None:
 
 
 def test_a_time_budget_cuts_iterations() -> None:
-    settings = preset("draft")
+    settings = replace(preset("draft"), iterations=300)
     assert fit(settings, SD15, minutes=60, seconds_per_step=0.2).settings == settings
     short = fit(settings, SD15, minutes=0.5, seconds_per_step=0.2)
     assert short.settings.iterations == 150 and short.seconds == pytest.approx(30)
