@@ -331,6 +331,23 @@ def test_weights_that_do_not_fit_the_config(copy: Path) -> None:
     refused(copy, r"conv_out\.weight.*again")
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("model_index.json", "text_encoder", {"a": 1}),
+        ("model_index.json", "text_encoder_2", {"a": 1}),
+        ("scheduler/scheduler_config.json", "trained_betas", "abc"),
+        ("vae/config.json", "scaling_factor", "x"),
+        ("vae/config.json", "scaling_factor", 0),
+        ("unet/config.json", "sample_size", "a"),
+        ("unet/config.json", "sample_size", 0),
+    ],
+)
+def test_values_that_no_model_has_are_errors_that_name_it(copy: Path, file: str, key: str, value: object) -> None:
+    edit_json(copy / file, **{key: value})
+    refused(copy, str(copy))
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_non_finite_weights_name_tensor_and_file(copy: Path, part: str, bad: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -104,6 +105,8 @@ class DiffusersPrior:
         self.latent_shape: tuple[int, int, int] = (int(unet.config.in_channels), side, side)
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        if not (math.isfinite(self._scale) and self._scale > 0 and math.isfinite(self._shift)):
+            raise ValueError(f"expected a scaling_factor above 0 in the VAE's config.json, got {self._scale:g}")
         self._embeddings: dict[str, Tensor] = {}
         self._freeu: FreeU | None = None
         self._freeu_settings: FreeUSettings | None = None
@@ -329,6 +332,8 @@ def _image_size(sample_size: int | Sequence[int] | None, factor: int, chosen: in
         if len(set(sample_size)) != 1:
             raise PriorError(f"expected square latents, got sample_size {list(sample_size)}: give image_size=...")
         sample_size = int(sample_size[0])
+    if sample_size < 1:
+        raise ValueError(f"expected a sample_size of 1 or more in the UNet's config.json, got {sample_size}")
     return sample_size * factor
 
 

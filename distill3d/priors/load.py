@@ -6,12 +6,15 @@ Stable Diffusion 1.x or 2.x checkpoint in one .safetensors file. diffusers and t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from ..errors import PriorError
 from .diffusers_prior import PREDICTION_TYPES, DiffusersPrior
+from .parts import Parts
 from .quiet import quiet
 from .small_encoder import load_small_encoder
 from .weights import PICKLE_SUFFIXES, refuse_non_finite, refuse_pickle
@@ -122,35 +125,51 @@ def load_prior(
     where = resolve_device(device)
     precision = resolve_dtype(dtype, where)
     vae_precision = resolve_vae_dtype(vae_dtype, precision, where)
-    if at.is_dir():
-        from .folder import read_folder
-
-        parts = read_folder(at, precision, tokenizer)
-    else:
-        if at.suffix.lower() in PICKLE_SUFFIXES:
-            raise PriorError(refuse_pickle(at))
-        if at.suffix.lower() != ".safetensors":
-            raise PriorError(f"expected a folder or a .safetensors file, got {at}: get the model in that format")
-        from .single_file import read_single_file
-
-        parts = read_single_file(at, precision, tokenizer, prediction_type)
-    prediction = parts.prediction_type if prediction_type == "auto" else prediction_type
-    with quiet():
-        for module, dtype_of in ((parts.unet, precision), (parts.text_encoder, precision), (parts.vae, vae_precision)):
-            module.to(device=where, dtype=dtype_of)
-    for name in ("unet", "text_encoder", "vae"):
-        refuse_non_finite(getattr(parts, name), parts.origin[name])
-    prior = DiffusersPrior(
-        parts.unet,
-        parts.vae,
-        parts.text_encoder,
-        parts.tokenizer,
-        parts.abar,
-        prediction_type=prediction,
-        image_size=image_size,
-        max_batch=max_batch,
-        source=str(at.absolute()),
-    )
+    with _said_of(at):
+        parts = _read(at, precision, tokenizer, prediction_type)
+        with quiet():
+            parts.unet.to(device=where, dtype=precision)
+            parts.text_encoder.to(device=where, dtype=precision)
+            parts.vae.to(device=where, dtype=vae_precision)
+        for name in ("unet", "text_encoder", "vae"):
+            refuse_non_finite(getattr(parts, name), parts.origin[name])
+        prior = DiffusersPrior(
+            parts.unet,
+            parts.vae,
+            parts.text_encoder,
+            parts.tokenizer,
+            parts.abar,
+            prediction_type=parts.prediction_type if prediction_type == "auto" else prediction_type,
+            image_size=image_size,
+            max_batch=max_batch,
+            source=str(at.absolute()),
+        )
     if encoder is not None:
         prior.use_small_encoder(load_small_encoder(encoder, where, vae_precision))
     return prior
+
+
+def _read(at: Path, precision: torch.dtype, tokenizer: str | Path | None, prediction_type: str) -> Parts:
+    if at.is_dir():
+        from .folder import read_folder
+
+        return read_folder(at, precision, tokenizer)
+    if at.suffix.lower() in PICKLE_SUFFIXES:
+        raise PriorError(refuse_pickle(at))
+    if at.suffix.lower() != ".safetensors":
+        raise PriorError(f"expected a folder or a .safetensors file, got {at}: get the model in that format")
+    from .single_file import read_single_file
+
+    return read_single_file(at, precision, tokenizer, prediction_type)
+
+
+@contextmanager
+def _said_of(at: Path) -> Iterator[None]:
+    """Any error that a malformed file causes inside becomes one that names the model."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError, RecursionError) as error:
+        raise PriorError(
+            f"expected a whole Stable Diffusion model, got one with values that cannot be used: {at} "
+            f"({type(error).__name__}: {error}). Check the JSON files in it, or get the model again"
+        ) from error
