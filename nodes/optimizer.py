@@ -129,8 +129,8 @@ class NeRFOptimizer(io.ComfyNode):
 
 
 PRESET_TIP = (
-    "draft: the first shape, 300 steps with the bundled prior (about two minutes of one CPU core), 2,000 with Stable "
-    "Diffusion. standard: a presentable object, about three times that. fine: the longest. custom: all yours."
+    "draft: the first shape, 500 steps with the bundled prior (about two minutes of one CPU core), 2,000 with Stable "
+    "Diffusion. standard: twice as long. fine: the longest. custom: all yours."
 )
 
 
