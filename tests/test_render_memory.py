@@ -133,8 +133,8 @@ def test_early_termination_finds_what_every_transmittance_would(threshold: float
     weight, transmittance = visibility(density(s.x), s.ray, s.dt, s.rays)
     asked.clear()
     found = reached(density, s.x, s.ray, s.rays, s.dt, threshold)
-    assert torch.equal(found.index, (transmittance > threshold).nonzero()[:, 0])
-    torch.testing.assert_close(found.weight, weight[found.index], atol=1e-6, rtol=1e-5)
+    assert torch.equal(found.samples, (transmittance > threshold).nonzero()[:, 0])
+    torch.testing.assert_close(found.weight, weight[found.samples], atol=1e-6, rtol=1e-5)
     if threshold:
         assert sum(asked) < 0.8 * len(s.x)
     else:
@@ -164,6 +164,6 @@ def test_real_peak_memory_of_whole_chunks_and_tiles() -> None:
     pytest.importorskip("resource")
     found = bench.run(size=192, samples=256, graph=1 << 14)
     assert found["points"] > 250_000
-    assert found["mb_whole"] > 80 and found["mb_chunks"] < 0.75 * found["mb_whole"]
-    assert found["mb_tiles"] < 0.5 * found["mb_whole"] and found["mb_tiles"] < found["mb_chunks"]
+    assert found["mb_whole"] > 80 and found["mb_chunks"] < 0.9 * found["mb_whole"]
+    assert found["mb_tiles"] < 0.4 * found["mb_whole"] and found["mb_tiles"] < found["mb_chunks"]
     assert max(found[f"gradient_difference_{mode}"] for mode in bench.MODES) < 1e-4

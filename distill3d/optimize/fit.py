@@ -185,8 +185,8 @@ def _within_time(settings: Settings, minutes: float, seconds: float, changes: li
     if most < FEWEST:
         raise SettingsError(
             f"expected a time_budget of at least {math.ceil(10 * FEWEST * seconds / 60) / 10:g} minutes "
-            f"({FEWEST} steps of {seconds:.2g} s), got {minutes:g}: allow more, or lower "
-            "--batch, --resolution or the model"
+            f"({FEWEST} steps of {seconds:.2g} s), got {minutes:g}: ",
+            advice="allow more, or lower {batch} or {resolution}, or take a smaller model",
         )
     changes.append(f"{most} iterations instead of {settings.iterations}")
     return replace(settings, iterations=most)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -17,16 +19,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
 
 
-def peak_bytes(device: torch.device) -> dict[str, int]:
-    """Peak resident memory of this process and, on CUDA, peak device memory, in bytes; what is unknown is absent."""
-    peak: dict[str, int] = {}
+def _process_peak() -> int | None:
+    """Linux's ``VmHWM``, which begins anew with each program; ``ru_maxrss`` begins at the parent's size there."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     try:
         import resource
     except ImportError:
-        pass
-    else:
-        scale = 1 if sys.platform == "darwin" else 1024
-        peak["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_bytes(device: torch.device) -> dict[str, int]:
+    """Peak resident memory of this process and, on CUDA, peak device memory, in bytes; what is unknown is absent."""
+    peak: dict[str, int] = {}
+    if (process := _process_peak()) is not None:
+        peak["process"] = process
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device)
     return peak
