@@ -105,7 +105,7 @@ FULL_RECIPE = TrainPriorSettings(
     unet_batch=64,
     ema=0.9995,
 )
-"""The full world on a CPU: many hours on two cores, in as many sittings as one likes."""
+"""The full world on a CPU: many hours on two cores; it may be stopped at any time and called again."""
 
 CUDA_RECIPE = replace(
     FULL_RECIPE,
