@@ -9,14 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trimesh
 from PIL import Image
 
-from distill3d.cli import main
+from distill3d.cli import main, resume
+from distill3d.cli.app import free_folder
+from distill3d.cli.generate import KEPT, Generate
+from distill3d.cli.model import bundled
+from distill3d.errors import CheckpointError, SettingsError
+from distill3d.mesh import MeshSettings
 from distill3d.optimize import checkpoint as checkpoints
+from distill3d.priors.load import bundled_prior_path
 
 FAST = ["--iterations", "3", "--resolution", "16", "--render.samples-per-ray", "24", "--turntable-frames", "4"]
 SMALL = ["--texture.size", "64", "--texture.unwrap", "box"]
@@ -190,6 +197,36 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(tiny_pipeli
     stored = checkpoints.load(out)
     assert 0 < stored.meta["iteration"] < 5000
     assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "flags.json"]
+
+
+def test_resume_takes_the_flags_beside_the_settings_from_the_runs_folder(tmp_path: Path) -> None:
+    asked = Generate("a red cube", turntable_frames=3, mesh=MeshSettings(resolution=24), tokenizer=Path("clip"))
+    resume.keep(tmp_path, asked, KEPT)
+    found = replace(Generate("a red cube"), **resume.kept(tmp_path, Generate, KEPT))
+    assert found == replace(asked, tokenizer=Path("clip").absolute())
+    (tmp_path / resume.FILE_NAME).write_text("{")
+    assert resume.kept(tmp_path, Generate, KEPT) == {}
+
+
+def test_resume_names_a_model_that_moved_and_a_checkpoint_that_would_be_replaced(tmp_path: Path) -> None:
+    moved = checkpoints.Checkpoint({}, {"source": str(tmp_path / "gone")})
+    with pytest.raises(CheckpointError, match="--model"):
+        resume.model_of(moved, [])
+    assert resume.model_of(moved, ["--model", "elsewhere"]) is None
+    for arguments in (["--resume="], ["--resume", " "]):
+        with pytest.raises(SettingsError, match="folder"):
+            resume.opened(arguments)
+    assert resume.opened(["a red cube"]) is None
+
+
+def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:
+    assert [free_folder(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
+
+
+def test_the_bundled_model_named_explicitly_keeps_its_presets() -> None:
+    for arguments in ([], ["--model", "None"], ["--model", str(bundled_prior_path())]):
+        assert bundled(arguments)
+    assert not bundled(["--model", "models/sd15"])
 
 
 def test_help_teaches() -> None:

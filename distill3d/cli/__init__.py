@@ -12,7 +12,7 @@ _COMMANDS = {
     "export": "write the mesh of a finished or stopped run again: other settings, texture, OBJ, PLY, STL or USDZ",
     "turntable": "film or contact sheet of a run or of any mesh file: MP4, GIF, WebP or PNG",
     "convert": "take a mesh file of your own to another format, face budget, size or texture",
-    "bench": "measure: encoder, step, quality, export",
+    "bench": "measure speed, memory and quality, and compare two measurements",
     "train-prior": "train the bundled tiny text-to-image model from scratch",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,7 @@ class Generate:
     negative: str = ""
     """What to move away from, for instance "blurry, oversaturated"."""
     device: str = "auto"
-    """Auto, cpu, cuda, cuda:1, mps."""
+    """One of auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
     tokenizer: Path | None = None
@@ -110,7 +111,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
         return _run(flags, distillation, folder, console)
     except KeyboardInterrupt:
         if not (folder / checkpoints.FILE_NAME).exists():
-            raise
+            resume.discard(folder)
+            app.say(console, "interrupted before the first iteration was done: nothing to keep")
+            return 130
         app.say(console, "interrupted; what the last checkpoint holds is kept. Continue with:")
         app.say(console, f"  {resume.command(folder)}")
         return 130
@@ -123,6 +126,7 @@ def _run(flags: Generate, distillation: Distillation, folder: Path, console: Con
     if not finished:
         app.say(console, f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
         app.say(console, f"  {resume.command(folder)}")
+        app.say(console, f"or see what there is with:\n  {shlex.join(['distill3d', 'turntable', str(folder)])}")
         return 130
     with console.status("finishing") as status:
         files = write_results(

@@ -27,7 +27,7 @@ class ModelFlags:
     negative: str = ""
     """What to move away from, for instance "blurry, oversaturated"."""
     device: str = "auto"
-    """Auto, cpu, cuda, cuda:1, mps."""
+    """One of auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
     tokenizer: Path | None = None

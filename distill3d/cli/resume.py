@@ -48,6 +48,13 @@ def kept(folder: Path, kind: type, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def discard(folder: Path) -> None:
+    """Take back ``keep``, and the folder where nothing else is in it."""
+    (folder / FILE_NAME).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def opened(arguments: Sequence[str]) -> tuple[checkpoints.Checkpoint, Path] | None:
     """The checkpoint behind ``--resume`` and its folder; None without the flag.
 
