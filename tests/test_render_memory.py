@@ -164,6 +164,6 @@ def test_real_peak_memory_of_whole_chunks_and_tiles() -> None:
     pytest.importorskip("resource")
     found = bench.run(size=192, samples=256, graph=1 << 14)
     assert found["points"] > 250_000
-    assert found["mb_whole"] > 80 and found["mb_chunks"] < 0.9 * found["mb_whole"]
-    assert found["mb_tiles"] < 0.4 * found["mb_whole"] and found["mb_tiles"] < found["mb_chunks"]
+    assert found["mb_whole"] > 80
+    assert found["mb_tiles"] < 0.4 * found["mb_whole"] and found["mb_tiles"] < 0.5 * found["mb_chunks"]
     assert max(found[f"gradient_difference_{mode}"] for mode in bench.MODES) < 1e-4
