@@ -36,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "source": "target_negative",
         "given": "",
     },
-    "BSD": {"kappa": "auto", "denoise": 1.0},
+    "BSD": {"kappa": "auto", "denoise": 1.0, "auto": False},
 }
 PERP_NEG = {"strength": "auto"}
 TEXTURE = {

@@ -47,7 +47,7 @@ def test_a_model_kept_in_parts_gives_the_same_noise_latents_and_gradient(
     monkeypatch.setattr(manager, "is_device_cpu", lambda device: False)
     monkeypatch.setattr(manager, "vram_state", manager.VRAMState[mode])
     monkeypatch.setattr(
-        manager, "get_free_memory", lambda *a, **k: (2**20, 2**20) if k.get("torch_free_too") else 2**20
+        manager, "get_free_memory", lambda dev=None, torch_free_too=False: (2**20, 2**20) if torch_free_too else 2**20
     )
     parts = inside(tiny, body, tmp_path)
     monkeypatch.undo()
