@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +228,18 @@ def test_numbers_that_cannot_work_are_refused_before_the_run(change: dict[str, d
 def test_a_field_too_large_for_any_memory_is_an_error_that_says_what_to_lower(prior: GaussianPrior) -> None:
     with pytest.raises(OutOfMemoryError, match="occupancy_resolution"):
         Distillation(prior, "a red ball", replace(SMALL, occupancy_resolution=10**6))
+
+
+def test_memory_that_runs_out_in_the_update_ends_the_run_without_a_torn_checkpoint(
+    prior: GaussianPrior, tmp_path: Path
+) -> None:
+    run = Distillation(prior, "a red ball", SMALL)
+
+    def step() -> None:
+        raise MemoryError
+
+    run.step()
+    run.optimizer.step = step  # type: ignore[method-assign, assignment]
+    with pytest.raises(OutOfMemoryError, match="resolution"):
+        run.run(folder=tmp_path)
+    assert run.iteration == 1 and not list(tmp_path.iterdir())

@@ -33,12 +33,12 @@ def keep(folder: Path, flags: Any, names: Sequence[str]) -> None:
 
 
 def kept(folder: Path, kind: type, names: Sequence[str]) -> dict[str, Any]:
-    """The flags ``keep`` wrote; none where the file is missing, damaged or of another version."""
+    """The flags ``keep`` wrote, as far as they can be read; none where the file is missing or damaged."""
     defaults = kind()
     found: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError):
         stored = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        for name in set(names) & set(stored):
+        for name in (name for name in names if name in stored):
             default, value = getattr(defaults, name), stored[name]
             if dataclasses.is_dataclass(default):
                 value = from_json(type(default), value)

@@ -151,7 +151,7 @@ class Distillation:
 
         Raises:
             DivergedError: see ``guards``.
-            OutOfMemoryError: memory ran out twice, the second time with smaller chunks.
+            OutOfMemoryError: memory ran out with smaller chunks too, or in the optimiser's update.
             PriorError: the prior answered with non-finite numbers.
             OutputError: a checkpoint could not be written; the earlier one is whole.
         """
@@ -185,14 +185,14 @@ class Distillation:
         try:
             return self._step()
         except BaseException as error:
-            if self.iteration > started or self._torn:
-                raise
-            undo()
+            untouched = self.iteration == started and not self._torn
+            if untouched:
+                undo()
             if not is_out_of_memory(error):
                 raise
-            if self._shrunk:
+            if self._shrunk or not untouched:
                 raise OutOfMemoryError(
-                    "memory ran out twice, the second time with smaller chunks: ",
+                    "memory ran out, with smaller chunks too or in the update itself: ",
                     advice="lower {resolution}, {batch} or {render.samples_per_ray}, or close other programs that "
                     "use memory",
                 ) from error
