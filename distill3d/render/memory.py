@@ -1,13 +1,15 @@
 """What a render holds in memory, before it is made: figures measured on the CPU for the fields of this library.
 
 A sample point costs :data:`GRAPH_BYTES` while its part of the graph exists and :data:`KEPT_BYTES` while its position,
-density, weight and normal are kept, with the copies that are made on the way.
+density, weight and normal are kept, with the copies that are made on the way. While rays are sampled, a lattice point
+costs :data:`CANDIDATE_BYTES`; the allocator keeps that memory, so it counts beside the rest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .sampling import CANDIDATES
 from .settings import RenderSettings
 
 #: Of a point in the autograd graph of one chunk: features, hidden layers, density and colour.
@@ -43,7 +45,7 @@ class RenderMemory:
 
 def kept_points(settings: RenderSettings) -> int:
     """Most points that ``memory_gb`` lets a render keep to its end."""
-    graph = GRAPH_BYTES * settings.max_points
+    graph = GRAPH_BYTES * settings.max_points + CANDIDATE_BYTES * CANDIDATES
     return max(0, int((settings.memory_gb * 1e9 - graph) / KEPT_BYTES))
 
 
@@ -61,11 +63,12 @@ def estimate(points: int, rays: int, settings: RenderSettings) -> RenderMemory:
     >>> estimate(3_000_000, 512 * 512, RenderSettings(memory_gb=0.3)).mode
     'tiles'
     """
-    pixels = 120 * rays
-    whole = (GRAPH_BYTES + KEPT_BYTES) * points + pixels
-    chunks = GRAPH_BYTES * min(points, settings.max_points) + KEPT_BYTES * points + pixels
+    pixels, lattice = 120 * rays, rays * settings.samples_per_ray
+    sampled = CANDIDATE_BYTES * min(CANDIDATES, lattice) + pixels
+    whole = (GRAPH_BYTES + KEPT_BYTES) * points + sampled
+    chunks = GRAPH_BYTES * min(points, settings.max_points) + KEPT_BYTES * points + sampled
     tile = min(points, tile_points(settings))
-    tiles = (GRAPH_BYTES + KEPT_BYTES) * tile + CANDIDATE_BYTES * (1 << 19) + pixels
+    tiles = (GRAPH_BYTES + KEPT_BYTES) * tile + CANDIDATE_BYTES * min(1 << 19, lattice) + pixels
     if points > kept_points(settings):
         return RenderMemory(whole, chunks, tiles, "tiles")
     return RenderMemory(whole, chunks, tiles, "whole" if points <= settings.max_points else "chunks")
