@@ -109,7 +109,7 @@ def test_a_parameter_changed_before_the_second_pass_is_noticed() -> None:
 def test_tiles_start_only_where_the_estimate_exceeds_the_limit() -> None:
     need = estimate(8192, 512, EXACT)
     assert need.mode == "whole" and need.bytes == need.whole
-    assert estimate(3_000_000, 512 * 512, RenderSettings()).bytes < 1.1e9
+    assert estimate(3_000_000, 512 * 512, RenderSettings(max_points=1 << 17)).bytes < 1.0e9
     small = estimate(3_000_000, 512 * 512, RenderSettings(memory_gb=0.35))
     assert small.mode == "tiles" and small.bytes < 0.35e9
     assert picture(Cloud(), replace(EXACT, memory_gb=1)).packed is not None
