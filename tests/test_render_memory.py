@@ -109,7 +109,7 @@ def test_a_parameter_changed_before_the_second_pass_is_noticed() -> None:
 def test_tiles_start_only_where_the_estimate_exceeds_the_limit() -> None:
     need = estimate(8192, 512, EXACT)
     assert need.mode == "whole" and need.bytes == need.whole
-    assert estimate(3_000_000, 512 * 512, RenderSettings()).bytes < 1.1e9
+    assert estimate(3_000_000, 512 * 512, RenderSettings(max_points=1 << 17)).bytes < 1.0e9
     small = estimate(3_000_000, 512 * 512, RenderSettings(memory_gb=0.35))
     assert small.mode == "tiles" and small.bytes < 0.35e9
     assert picture(Cloud(), replace(EXACT, memory_gb=1)).packed is not None
@@ -160,10 +160,14 @@ def test_bf16_is_near_and_trains() -> None:
 
 
 def test_real_peak_memory_of_whole_chunks_and_tiles() -> None:
-    """Peak resident memory in child processes; gradients of all three routes agree."""
+    """Peak resident memory in child processes, within 1.8 of the estimate; gradients of all three routes agree."""
     pytest.importorskip("resource")
     found = bench.run(size=192, samples=256, graph=1 << 14)
     assert found["points"] > 250_000
     assert found["mb_whole"] > 80
     assert found["mb_tiles"] < 0.4 * found["mb_whole"] and found["mb_tiles"] < 0.5 * found["mb_chunks"]
     assert max(found[f"gradient_difference_{mode}"] for mode in bench.MODES) < 1e-4
+    for mode in bench.MODES:
+        expected = estimate(found["points"], 192 * 192, bench.mode_settings(mode, 256, 1 << 14))
+        assert expected.mode == mode
+        assert expected.bytes / 1.8 < 1e6 * found[f"mb_{mode}"] < 1.8 * expected.bytes, mode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,17 @@ from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import load_prior
 from ..schedules import Constant
 from .sd15 import random_sd15
-from .timing import spread
+from .timing import figures
 
 Model = Literal["tiny", "sd15"]
 
 
-def bare_calls(prior: DiffusersPrior, batch: int, rows: int) -> Callable[[], float]:
-    """A function that makes the model calls of one step and nothing else, and returns their wall milliseconds.
+Laps = list[tuple[float, float]]
+"""Processor and wall milliseconds of every run."""
+
+
+def bare_calls(prior: DiffusersPrior, batch: int, rows: int) -> Callable[[], tuple[float, float]]:
+    """A function that makes the model calls of one step and nothing else, and returns processor and wall milliseconds.
 
     One UNet call of ``rows`` rows and the encoder, forward and backward to ``batch`` images of its own size.
     """
@@ -34,22 +38,27 @@ def bare_calls(prior: DiffusersPrior, batch: int, rows: int) -> Callable[[], flo
     t = torch.full((rows,), 500, device=prior.device)
     cond = prior.embed(["a red cube"]).expand(rows, -1, -1).to(prior.dtype)
 
-    def run() -> float:
+    def run() -> tuple[float, float]:
         began = _now(prior.device)
         with torch.no_grad():
             prior.unet(x, t, encoder_hidden_states=cond, return_dict=False)
         mean = prior.vae.encode((2 * images - 1).to(prior.vae_dtype)).latent_dist.mean
         mean.backward(torch.ones_like(mean))
         images.grad = None
-        return 1e3 * (_now(prior.device) - began)
+        return _since(began, prior.device)
 
     return run
 
 
-def _now(device: torch.device) -> float:
+def _now(device: torch.device) -> tuple[float, float]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.process_time(), time.perf_counter()
+
+
+def _since(began: tuple[float, float], device: torch.device) -> tuple[float, float]:
+    cpu, wall = _now(device)
+    return 1e3 * (cpu - began[0]), 1e3 * (wall - began[1])
 
 
 def _settings(size: Model, model: Path | None, method: str, side: int | None) -> Settings:
@@ -84,8 +93,9 @@ def run(
 
     Returns:
         ``wall_ms_step``, ``wall_ms_limit`` (the bare sum of its UNet call and its encoder's forward and backward pass)
-        with ``spread_...``, ``speedup_limit_over_step`` (1 is no overhead) and ``overhead``; by part, ``ms`` (median)
-        and ``share`` of the sum; and the circumstances.
+        and the same as ``cpu_ms_...``, all with ``spread_...``; ``speedup_limit_over_step`` (1 is no overhead),
+        ``overhead`` and ``cpu_overhead``, which a busy CPU does not move; by part, ``ms`` (median) and ``share`` of the
+        sum; and the circumstances.
     """
     if model is None and size == "sd15":
         where = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
@@ -99,28 +109,28 @@ def run(
     distillation = Distillation(prior, "a red cube", settings, execution=execution)
     rows = _rows(distillation)
     bare = bare_calls(prior, settings.batch, rows)
-    laps, whole, limit = [], [], []
+    laps: list[Mapping[str, float]] = []
+    whole: Laps = []
+    limit: Laps = []
     for _ in range(warm + iterations):
         began = _now(prior.device)
         laps.append(distillation.step().seconds)
-        whole.append(1e3 * (_now(prior.device) - began))
+        whole.append(_since(began, prior.device))
         limit.append(bare())
-    laps, whole, limit = laps[warm:], whole[warm:], limit[warm:]
+    laps = laps[warm:]
+    times = figures({"step": whole[warm:], "limit": limit[warm:]})
     parts = sorted({name for lap in laps for name in lap})
     median = {name: 1000 * statistics.median(lap.get(name, 0.0) for lap in laps) for name in parts}
-    step_ms, limit_ms = statistics.median(whole), statistics.median(limit)
     return {
         "benchmark": "step",
         "method": method,
         "iterations": iterations,
         "batch": settings.batch,
         "rows": rows,
-        "wall_ms_step": step_ms,
-        "spread_wall_ms_step": spread(whole),
-        "wall_ms_limit": limit_ms,
-        "spread_wall_ms_limit": spread(limit),
-        "speedup_limit_over_step": limit_ms / step_ms,
-        "overhead": step_ms / limit_ms - 1,
+        **times,
+        "speedup_limit_over_step": times["wall_ms_limit"] / times["wall_ms_step"],
+        "overhead": times["wall_ms_step"] / times["wall_ms_limit"] - 1,
+        "cpu_overhead": times["cpu_ms_step"] / times["cpu_ms_limit"] - 1,
         "ms_per_step": round(1000 * statistics.mean(sum(lap.values()) for lap in laps), 2),
         "ms": {name: round(value, 2) for name, value in median.items()},
         "share": {name: round(value / sum(median.values()), 4) for name, value in median.items()},

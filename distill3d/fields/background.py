@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..devices import upload
 from ..errors import SettingsError
 from .mlp import MLP
 
@@ -105,11 +106,11 @@ class Background(nn.Module):
             sky = torch.sigmoid(self.network(harmonics)).view(directions.shape)
         if generator is None:
             return torch.ones_like(directions) if sky is None else sky
-        flat = self.colors(count, generator).to(directions)[:, None, None]
+        flat = upload(self.colors(count, generator), directions.device).to(directions)[:, None, None]
         if sky is None:
             return flat.expand(directions.shape)
         replace = torch.rand(count, generator=generator, device=generator.device) < self.settings.learned_random
-        return torch.where(replace.to(directions.device)[:, None, None, None], flat, sky)
+        return torch.where(upload(replace, directions.device)[:, None, None, None], flat, sky)
 
     def colors(self, count: int, generator: torch.Generator) -> Tensor:
         """``(count, 3)`` flat colours for the mode, on the generator's device; a random colour each for 'learned'."""

@@ -8,6 +8,7 @@ The field of Instant NGP (https://arxiv.org/abs/2201.05989) with the density ini
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -68,6 +69,12 @@ class FieldSettings:
 
 
 _TETRAHEDRON = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
+
+
+@lru_cache(maxsize=16)
+def _tetrahedron(device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(_TETRAHEDRON, device=device, dtype=dtype)
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -160,7 +167,7 @@ class DensityField(nn.Module):
         activation only grows, and it holds where the density vanishes or saturates. Points closer than a step to a wall
         of the box are moved inwards. Differentiable to the parameters and to ``x``; zero where the field is flat.
         """
-        corners = x.new_tensor(_TETRAHEDRON)
+        corners = _tetrahedron(x.device, x.dtype)
         step = 0.5 * self.normal_eps
         centre = x.clamp(step - 1.0, 1.0 - step)
         points = (centre[:, None] + step * corners).view(-1, 3)

@@ -28,8 +28,10 @@ from .layout import Layout, factors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Fewest points worth a thread, which takes all its points level by level: a level's table then stays in its cache.
-BLOCK = 8192
+#: Fewest points worth a thread.
+LEAST = 8192
+#: Points that go through all levels together, and points that are placed together: their numbers fit the first cache.
+BLOCK, TILE = 65536, 512
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -59,131 +61,185 @@ def _fma(typing, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _entry(x, y, z, size, dense):  # type: ignore[no-untyped-def]
-    """Entry within a level of a corner whose coordinates are multiplied by the level's factors already."""
-    if dense:
-        total = np.uint32(x + y + z)
-        return np.uint32(total - size) if total >= size else total
-    return np.uint32((x ^ y ^ z) & (size - np.uint32(1)))
-
-
-@_compiled
-def _both(cell, fraction, factor, half, one):  # type: ignore[no-untyped-def]
-    """Along one axis the nearer and the farther corner, times the factor, and the share of the farther one.
-
-    ATen's ``lerp`` goes out from the nearer end too, so ``near + share (far - near)`` is its very number.
-    """
-    low = np.uint32(cell) * factor
-    high = np.uint32(low + factor)
-    if fraction < half:
-        return np.uint32(low), high, fraction
-    return high, np.uint32(low), one - fraction
-
-
-@_compiled
 def _blend(n, f, w):  # type: ignore[no-untyped-def]
     return _fma(w, f - n, n)
 
 
-@_compiled
-def _forward(points, table, out, scale, factor, size, offset, dense, numbers, start, stop):  # type: ignore[no-untyped-def]
-    half, one = numbers[0], numbers[1]
-    for level in range(len(scale)):
-        s, base, entries, flat = scale[level], offset[level], size[level], level < dense
-        fx, fy, fz = factor[level, 0], factor[level, 1], factor[level, 2]
-        for i in range(start, stop):
-            px, py, pz = points[i, 0] * s + half, points[i, 1] * s + half, points[i, 2] * s + half
-            cx, cy, cz = np.floor(px), np.floor(py), np.floor(pz)
-            nx, mx, wx = _both(cx, px - cx, fx, half, one)
-            ny, my, wy = _both(cy, py - cy, fy, half, one)
-            nz, mz, wz = _both(cz, pz - cz, fz, half, one)
-            a, b = base + _entry(nx, ny, nz, entries, flat), base + _entry(mx, ny, nz, entries, flat)
-            c, d = base + _entry(nx, my, nz, entries, flat), base + _entry(mx, my, nz, entries, flat)
-            e, f = base + _entry(nx, ny, mz, entries, flat), base + _entry(mx, ny, mz, entries, flat)
-            g, h = base + _entry(nx, my, mz, entries, flat), base + _entry(mx, my, mz, entries, flat)
-            for k in range(table.shape[1]):
-                n = _blend(_blend(table[a, k], table[b, k], wx), _blend(table[c, k], table[d, k], wx), wy)
-                m = _blend(_blend(table[e, k], table[f, k], wx), _blend(table[g, k], table[h, k], wx), wy)
-                out[i, level, k] = _blend(n, m, wz)
+# The next four run over contiguous rows of at most TILE points and compile to vector instructions.
 
 
 @_compiled
-def _to_table(points, gradient, table, scale, factor, size, offset, dense, numbers, chunk, level):  # type: ignore[no-untyped-def]
-    half, features = numbers[0], table.shape[1]
-    longest = min(chunk, len(points))
-    index = np.empty((8, longest), np.uint32)
-    value = np.empty((8, longest, features), table.dtype)
-    s, base, entries, flat = scale[level], offset[level], size[level], level < dense
-    fx, fy, fz = factor[level, 0], factor[level, 1], factor[level, 2]
-    for start in range(0, len(points), longest):
-        count = min(longest, len(points) - start)
-        for k in range(count):
-            i = start + k
-            px, py, pz = points[i, 0] * s + half, points[i, 1] * s + half, points[i, 2] * s + half
-            cx, cy, cz = np.floor(px), np.floor(py), np.floor(pz)
-            wx, wy, wz = px - cx, py - cy, pz - cz
-            x0, y0, z0 = np.uint32(np.uint32(cx) * fx), np.uint32(np.uint32(cy) * fy), np.uint32(np.uint32(cz) * fz)
-            x1, y1, z1 = np.uint32(x0 + fx), np.uint32(y0 + fy), np.uint32(z0 + fz)
-            index[0, k], index[1, k] = _entry(x0, y0, z0, entries, flat), _entry(x1, y0, z0, entries, flat)
-            index[2, k], index[3, k] = _entry(x0, y1, z0, entries, flat), _entry(x1, y1, z0, entries, flat)
-            index[4, k], index[5, k] = _entry(x0, y0, z1, entries, flat), _entry(x1, y0, z1, entries, flat)
-            index[6, k], index[7, k] = _entry(x0, y1, z1, entries, flat), _entry(x1, y1, z1, entries, flat)
-            for f in range(features):
-                g = gradient[i, level, f]
-                g1 = g * wz
-                g0 = g - g1
-                g01, g11 = g0 * wy, g1 * wy
-                g00, g10 = g0 - g01, g1 - g11
-                v1, v3, v5, v7 = g00 * wx, g01 * wx, g10 * wx, g11 * wx
-                value[0, k, f], value[1, k, f], value[2, k, f], value[3, k, f] = g00 - v1, v1, g01 - v3, v3
-                value[4, k, f], value[5, k, f], value[6, k, f], value[7, k, f] = g10 - v5, v5, g11 - v7, v7
+def _axis(x, scale, half, factor, low, fraction):  # type: ignore[no-untyped-def]
+    """Along one axis the lower corner times the level's factor, and where in the cell the points lie."""
+    for k in range(len(x)):
+        position = x[k] * scale + half
+        cell = np.floor(position)
+        low[k] = np.uint32(np.uint32(np.int32(cell)) * factor)
+        fraction[k] = position - cell
+
+
+@_compiled
+def _nearest(low, fraction, factor, half, one, near, far, share):  # type: ignore[no-untyped-def]
+    """Along one axis the nearer and the farther corner, and the share of the farther one.
+
+    ATen's ``lerp`` goes out from the nearer end too, so ``near + share (far - near)`` is its very number.
+    """
+    for k in range(len(low)):
+        high, lower = np.uint32(low[k] + factor), fraction[k] < half
+        near[k] = low[k] if lower else high
+        far[k] = high if lower else low[k]
+        share[k] = fraction[k] if lower else one - fraction[k]
+
+
+@_compiled
+def _entries(x, y, z, dx, dy, dz, size, dense, index):  # type: ignore[no-untyped-def]
+    """Entries within a level of corners; of positions that are not numbers any entry, but one of the level."""
+    mask = np.uint32(size - np.uint32(1))
+    for k in range(len(index)):
+        i, j, m = np.uint32(x[k] + dx), np.uint32(y[k] + dy), np.uint32(z[k] + dz)
+        if dense:
+            total = np.uint32(i + j + m)
+            index[k] = min(np.uint32(total - size) if total >= size else total, mask)
+        else:
+            index[k] = (i ^ j ^ m) & mask
+
+
+@_compiled
+def _spread(gradient, wx, wy, wz, far_x, far_y, far_z, value):  # type: ignore[no-untyped-def]
+    """What one corner receives of the gradients to an interpolated feature: the transpose of three ``lerp``."""
+    for k in range(len(value)):
+        g = gradient[k]
+        part = g * wz[k]
+        g = part if far_z else g - part
+        part = g * wy[k]
+        g = part if far_y else g - part
+        part = g * wx[k]
+        value[k] = part if far_x else g - part
+
+
+@_compiled
+def _place(points, start, stop, scale, half, factor, low, fraction):  # type: ignore[no-untyped-def]
+    for a in range(3):
+        _axis(points[a][start:stop], scale, half, factor[a], low[a], fraction[a])
+
+
+@_compiled
+def _corners(points, start, stop, scale, numbers, factor, size, dense, cells, shares, index):  # type: ignore[no-untyped-def]
+    """Entries of all eight corners ``(8, n)``, nearest first, bit a for the farther one along axis a, and shares."""
+    n, nothing = stop - start, np.uint32(0)
+    low, near, far, fraction, share = cells[0], cells[1], cells[2], shares[0], shares[1]
+    _place(points, start, stop, scale, numbers[0], factor, low, fraction)
+    for a in range(3):
+        _nearest(low[a][:n], fraction[a], factor[a], numbers[0], numbers[1], near[a], far[a], share[a])
+    for c in range(8):
+        x, y, z = (far if c & 1 else near)[0], (far if c & 2 else near)[1], (far if c & 4 else near)[2]
+        _entries(x, y, z, nothing, nothing, nothing, size, dense, index[c][:n])
+
+
+@_compiled
+def _forward(points, table, out, scale, factor, size, offset, dense, numbers, each, start, stop):  # type: ignore[no-untyped-def]
+    cells, shares, index = (
+        np.empty((3, 3, TILE), np.uint32),
+        np.empty((2, 3, TILE), table.dtype),
+        np.empty((8, TILE), np.uint32),
+    )
+    share = shares[1]
+    # a level at a time, whose table then stays in the caches; the 8 keep the levels' rows off each other's cache lines
+    found = np.empty((len(scale), min(BLOCK, stop - start) + 8, len(each)), table.dtype)
+    for block in range(start, stop, BLOCK):
+        end = min(block + BLOCK, stop)
+        for level in range(len(scale)):
+            rows, s, entries = table[offset[level] : offset[level] + size[level]], scale[level], size[level]
+            for tile in range(block, end, TILE):
+                to = min(tile + TILE, end)
+                _corners(points, tile, to, s, numbers, factor[level], entries, level < dense, cells, shares, index)
+                for k in range(to - tile):
+                    wx, wy, wz = share[0, k], share[1, k], share[2, k]
+                    a, b, c, d = index[0, k], index[1, k], index[2, k], index[3, k]
+                    e, f, g, h = index[4, k], index[5, k], index[6, k], index[7, k]
+                    for q in range(len(each)):
+                        n = _blend(_blend(rows[a, q], rows[b, q], wx), _blend(rows[c, q], rows[d, q], wx), wy)
+                        m = _blend(_blend(rows[e, q], rows[f, q], wx), _blend(rows[g, q], rows[h, q], wx), wy)
+                        found[level, tile - block + k, q] = _blend(n, m, wz)
+        for i in range(end - block):
+            for level in range(len(scale)):
+                for q in range(len(each)):
+                    out[block + i, level, q] = found[level, i, q]
+
+
+@_compiled
+def _to_table(points, gradient, table, scale, factor, size, offset, dense, numbers, each, chunk, level):  # type: ignore[no-untyped-def]
+    count, nothing = points.shape[1], np.uint32(0)
+    longest = min(chunk, count)
+    low, index = np.empty((3, TILE), np.uint32), np.empty(TILE, np.uint32)
+    share, value = np.empty((3, TILE), table.dtype), np.empty((len(each), TILE), table.dtype)
+    upstream = np.empty((len(each), longest), table.dtype)
+    s, f, entries, rows = scale[level], factor[level], size[level], table[offset[level] : offset[level] + size[level]]
+    for start in range(0, count, longest):
+        length = min(longest, count - start)
+        for k in range(length):
+            for q in range(len(each)):
+                upstream[q, k] = gradient[start + k, level, q]
         for corner in range(8):
-            for k in range(count):
-                at = base + index[corner, k]
-                for f in range(features):
-                    table[at, f] += value[corner, k, f]
+            x, y, z = corner & 1 != 0, corner & 2 != 0, corner & 4 != 0
+            dx, dy, dz = f[0] if x else nothing, f[1] if y else nothing, f[2] if z else nothing
+            for tile in range(0, length, TILE):
+                to = min(tile + TILE, length)
+                n = to - tile
+                _place(points, start + tile, start + to, s, numbers[0], f, low, share)
+                _entries(low[0], low[1], low[2], dx, dy, dz, entries, level < dense, index[:n])
+                for q in range(len(each)):
+                    _spread(upstream[q][tile:to], share[0], share[1], share[2], x, y, z, value[q][:n])
+                for k in range(n):
+                    for q in range(len(each)):
+                        rows[index[k], q] += value[q, k]
 
 
 @_compiled
-def _to_points(points, table, gradient, out, scale, factor, size, offset, dense, numbers, start, stop):  # type: ignore[no-untyped-def]
-    half, one, nothing = numbers[0], numbers[1], numbers[2]
+def _to_points(points, table, gradient, out, scale, factor, size, offset, dense, numbers, each, start, stop):  # type: ignore[no-untyped-def]
+    cells, shares, index = (
+        np.empty((3, 3, TILE), np.uint32),
+        np.empty((2, 3, TILE), table.dtype),
+        np.empty((8, TILE), np.uint32),
+    )
+    share, half, nothing = shares[1], numbers[0], numbers[2]
     for level in range(len(scale)):
-        s, base, entries, flat = scale[level], offset[level], size[level], level < dense
-        fx, fy, fz = factor[level, 0], factor[level, 1], factor[level, 2]
-        for i in range(start, stop):
-            px, py, pz = points[i, 0] * s + half, points[i, 1] * s + half, points[i, 2] * s + half
-            cx, cy, cz = np.floor(px), np.floor(py), np.floor(pz)
-            nx, mx, wx = _both(cx, px - cx, fx, half, one)
-            ny, my, wy = _both(cy, py - cy, fy, half, one)
-            nz, mz, wz = _both(cz, pz - cz, fz, half, one)
-            a, b = base + _entry(nx, ny, nz, entries, flat), base + _entry(mx, ny, nz, entries, flat)
-            c, d = base + _entry(nx, my, nz, entries, flat), base + _entry(mx, my, nz, entries, flat)
-            e, f = base + _entry(nx, ny, mz, entries, flat), base + _entry(mx, ny, mz, entries, flat)
-            g, h = base + _entry(nx, my, mz, entries, flat), base + _entry(mx, my, mz, entries, flat)
-            sx, sy, sz = nothing, nothing, nothing
-            for k in range(table.shape[1]):
-                va, vb, vc, vd = table[a, k], table[b, k], table[c, k], table[d, k]
-                ve, vf, vg, vh = table[e, k], table[f, k], table[g, k], table[h, k]
-                v00, v01, v10, v11 = _blend(va, vb, wx), _blend(vc, vd, wx), _blend(ve, vf, wx), _blend(vg, vh, wx)
-                dx = _blend(_blend(vb - va, vd - vc, wy), _blend(vf - ve, vh - vg, wy), wz)
-                dy = _blend(v01 - v00, v11 - v10, wz)
-                dz = _blend(v10, v11, wy) - _blend(v00, v01, wy)
-                sx += dx * gradient[i, level, k]
-                sy += dy * gradient[i, level, k]
-                sz += dz * gradient[i, level, k]
-            # from near to far is against the axis in the upper half of a cell
-            out[i, 0] = _fma(sx if px - cx < half else -sx, s, out[i, 0])
-            out[i, 1] = _fma(sy if py - cy < half else -sy, s, out[i, 1])
-            out[i, 2] = _fma(sz if pz - cz < half else -sz, s, out[i, 2])
+        rows, s, entries = table[offset[level] : offset[level] + size[level]], scale[level], size[level]
+        for tile in range(start, stop, TILE):
+            to = min(tile + TILE, stop)
+            _corners(points, tile, to, s, numbers, factor[level], entries, level < dense, cells, shares, index)
+            for k in range(to - tile):
+                wx, wy, wz = share[0, k], share[1, k], share[2, k]
+                a, b, c, d = index[0, k], index[1, k], index[2, k], index[3, k]
+                e, f, g, h = index[4, k], index[5, k], index[6, k], index[7, k]
+                i, sx, sy, sz = tile + k, nothing, nothing, nothing
+                for q in range(len(each)):
+                    va, vb, vc, vd = rows[a, q], rows[b, q], rows[c, q], rows[d, q]
+                    ve, vf, vg, vh = rows[e, q], rows[f, q], rows[g, q], rows[h, q]
+                    v00, v01, v10, v11 = _blend(va, vb, wx), _blend(vc, vd, wx), _blend(ve, vf, wx), _blend(vg, vh, wx)
+                    dx = _blend(_blend(vb - va, vd - vc, wy), _blend(vf - ve, vh - vg, wy), wz)
+                    dy = _blend(v01 - v00, v11 - v10, wz)
+                    dz = _blend(v10, v11, wy) - _blend(v00, v01, wy)
+                    sx += dx * gradient[i, level, q]
+                    sy += dy * gradient[i, level, q]
+                    sz += dz * gradient[i, level, q]
+                # from near to far is against the axis in the upper half of a cell
+                px, py, pz = points[0, i] * s + half, points[1, i] * s + half, points[2, i] * s + half
+                out[i, 0] = _fma(sx if px - np.floor(px) < half else -sx, s, out[i, 0])
+                out[i, 1] = _fma(sy if py - np.floor(py) < half else -sy, s, out[i, 1])
+                out[i, 2] = _fma(sz if pz - np.floor(pz) < half else -sz, s, out[i, 2])
 
 
 class _Constants(NamedTuple):
+    """What the kernels need to know of a grid; ``each`` has one entry a feature: its length is known when compiling."""
+
     scale: Any
     factor: Any
     size: Any
     offset: Any
     dense: int
     numbers: Any
+    each: tuple[int, ...]
 
 
 @lru_cache(maxsize=32)
@@ -199,6 +255,7 @@ def _constants(grid: Layout, dtype: torch.dtype) -> _Constants:
         offset=np.array(grid.offsets[:-1], np.uint64),
         dense=grid.dense,
         numbers=np.array([0.5, 1.0, 0.0], kind),
+        each=(0,) * grid.features,
     )
 
 
@@ -216,7 +273,7 @@ def _share(work: Callable[..., None], jobs: Sequence[tuple[int, ...]]) -> None:
 
 
 def _blocks(count: int) -> list[tuple[int, int]]:
-    size = max(BLOCK, -(-count // torch.get_num_threads()))
+    size = max(LEAST, -(-count // torch.get_num_threads()))
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -226,7 +283,11 @@ def _table(params: Tensor, grid: Layout) -> Any:
 
 def forward(x01: Tensor, params: Tensor, grid: Layout, chunk: int) -> Tensor:
     """Features ``(n, levels * features)`` at ``x01`` ``(n, 3)`` in 0..1; see :func:`interpolate.encode`."""
-    constants, points, table = _constants(grid, params.dtype), x01.detach().contiguous().numpy(), _table(params, grid)
+    constants, points, table = (
+        _constants(grid, params.dtype),
+        x01.detach().t().contiguous().numpy(),
+        _table(params, grid),
+    )
     out = params.new_empty(len(x01), grid.levels, grid.features)
     view = out.numpy()
     _share(lambda start, stop: _forward(points, table, view, *constants, start, stop), _blocks(len(x01)))
@@ -237,7 +298,7 @@ def backward(
     x01: Tensor, params: Tensor, gradient: Tensor, grid: Layout, chunk: int, to_x: bool, to_params: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients to ``x01`` and to ``params``, each None unless asked for, of :func:`forward`."""
-    constants, points = _constants(grid, params.dtype), x01.detach().contiguous().numpy()
+    constants, points = _constants(grid, params.dtype), x01.detach().t().contiguous().numpy()
     upstream = gradient.detach().contiguous().view(-1, grid.levels, grid.features).numpy()
     grad_params = torch.zeros_like(params) if to_params else None
     grad_x = torch.zeros_like(x01) if to_x else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 from ..methods import perp_neg
 from ..methods.base import PERP, TARGET, Evaluation, Method
@@ -146,11 +147,11 @@ class Conditions:
     def embeddings(self, rows: Rows) -> Tensor:
         """``(N, L, D)`` of the rows; a blend is the two embeddings mixed."""
         device = self.table.device
-        first = torch.tensor([a for a, _, _ in rows.text], dtype=torch.long, device=device)
+        first = upload(torch.tensor([a for a, _, _ in rows.text], dtype=torch.long), device)
         if all(share == 1 for _, _, share in rows.text):
             return self.table[first]
-        second = torch.tensor([b for _, b, _ in rows.text], dtype=torch.long, device=device)
-        share = torch.tensor([r for _, _, r in rows.text], device=device).reshape(-1, *[1] * (self.table.ndim - 1))
+        second = upload(torch.tensor([b for _, b, _ in rows.text], dtype=torch.long), device)
+        share = upload(torch.tensor([r for _, _, r in rows.text]), device).reshape(-1, *[1] * (self.table.ndim - 1))
         if self._mix is not None:
             return self._mix(self.table[first], self.table[second], share)
         return share * self.table[first] + (1 - share) * self.table[second]
@@ -160,13 +161,13 @@ class Conditions:
         e = {evaluation: _gather(predicted, places) for evaluation, places in rows.places.items()}
         if rows.view_places:
             avoid = torch.stack([_gather(predicted, places) for places in rows.view_places], 1)
-            weights = torch.tensor(rows.view_weights, dtype=predicted.dtype, device=predicted.device)
+            weights = upload(torch.tensor(rows.view_weights, dtype=predicted.dtype), predicted.device)
             e[PERP] = perp_neg.correction(e[TARGET], e[self.method.reference(progress)], avoid, weights)
         return e
 
 
 def _gather(predicted: Tensor, places: Sequence[int]) -> Tensor:
-    index = torch.tensor(places, dtype=torch.long, device=predicted.device)
+    index = upload(torch.tensor(places, dtype=torch.long), predicted.device)
     if min(places) >= 0:
         return predicted[index]
     there = (index >= 0).reshape(-1, *[1] * (predicted.ndim - 1))

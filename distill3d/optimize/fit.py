@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..fields.layout import layout
-from ..render.memory import GRAPH_BYTES, KEPT_BYTES, RenderMemory, estimate
+from ..render.memory import WHOLE_BYTES, RenderMemory, estimate
 from .settings import Settings
 
 #: Numbers SD's encoder keeps of each pixel for its backward pass; other encoders in proportion to their first layer.
@@ -163,7 +163,7 @@ def _smaller_renders(settings: Settings, share: float) -> Settings:
     render = settings.render
     if share >= render.memory_gb:
         return settings
-    points = min(render.max_points, int(0.5e9 * share / (GRAPH_BYTES + KEPT_BYTES)))
+    points = min(render.max_points, int(0.5e9 * share / WHOLE_BYTES))
     return replace(settings, render=replace(render, memory_gb=share, max_points=points))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 from ..methods import diagnostics
 from ..methods.base import TARGET
@@ -28,7 +29,7 @@ class Guided:
     Attributes:
         gradient: ``(B, C, h, w)``, the G of the method: weighted, cleaned, clipped, normalised; detached.
         finite: ``()`` bool, whether G was finite before it was cleaned.
-        timesteps: ``(B,)`` long; ``bounds`` is the window they were drawn from.
+        timesteps: ``(B,)`` long, on the host; ``bounds`` is the window they were drawn from.
         evaluations: noise predictions made: rows of the one denoiser call.
         diagnostics: the method's own figures, and norms and cosines of its parts; empty unless asked for.
         errors: ``(timestep, mean square of e_y - eps)`` of each view; empty unless asked for.
@@ -99,21 +100,22 @@ class Guidance:
     ) -> Guided:
         """The gradient at given timesteps and noise, for ``(B,)`` views in radians: nothing random is left."""
         prior, method, settings = self.prior, self.method, self.settings
-        t, t_plus, eps = drawn.t, drawn.t_plus, drawn.eps
-        alpha, sigma = prior.alpha_sigma(t)
-        time = (t.to(alpha.dtype) / prior.T).to(latents.device)
-        rows = self.conditions.rows(azimuth, elevation, progress, t, t_plus, time)
+        device, eps = latents.device, drawn.eps
+        t, t_plus = drawn.t.cpu(), drawn.t_plus.cpu()
+        alpha, sigma = (upload(v, device) for v in prior.alpha_sigma(t))
+        time = t.to(alpha.dtype) / prior.T
+        rows = self.conditions.rows(azimuth.cpu(), elevation.cpu(), progress, t, t_plus, time)
         e = {}
         if len(rows):
-            sample = torch.tensor(rows.sample, dtype=torch.long, device=latents.device)
-            shifted = torch.tensor(rows.shifted, device=latents.device)
-            at = torch.where(shifted, t_plus[sample], t[sample])
-            a, s = prior.alpha_sigma(at)
+            sample = torch.tensor(rows.sample, dtype=torch.long)
+            at = torch.where(torch.tensor(rows.shifted), t_plus[sample], t[sample])
+            a, s = (upload(v, device) for v in prior.alpha_sigma(at))
+            sample = upload(sample, device)
             x = a * latents[sample] + s * eps[sample]
-            predicted = self._denoiser().predict_noise(x, at, self.conditions.embeddings(rows))
+            predicted = self._denoiser().predict_noise(x, upload(at, device), self.conditions.embeddings(rows))
             e = self.conditions.collect(rows, predicted, progress)
 
-        times = time.reshape(-1, 1, 1, 1)
+        times = upload(time, device).reshape(-1, 1, 1, 1)
         raw = method.gradient(e, eps, weight(settings.gradient.weighting, alpha, sigma), progress, times)
         figures: dict[str, float] = {}
         errors: tuple[tuple[int, float], ...] = ()

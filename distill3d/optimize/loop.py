@@ -6,17 +6,18 @@ named generators, one a purpose, so two methods on one seed see the same cameras
 
 from __future__ import annotations
 
-import math
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..errors import OutOfMemoryError, OutputError
+from ..devices import reads_late
+from ..errors import DivergedError, OutOfMemoryError, OutputError
 from ..fields.background import Background
 from ..fields.density import DensityField
 from ..methods.gradient import surrogate_loss
@@ -35,10 +36,12 @@ from .execution import Execution
 from .guards import Guard
 from .guidance import Guidance, Guided
 from .memory import is_out_of_memory
+from .reading import Reading, Values
 from .settings import Settings
 from .stopwatch import Stopwatch
 
-_GENERATORS = ("cameras", "background", "shading", "jitter", "timesteps", "shift", "noise", "occupancy")
+#: Drawn on the host, because it decides by them, and on the model's device.
+_HOST, _DEVICE = ("cameras", "background", "shading", "timesteps", "shift"), ("jitter", "noise", "occupancy")
 
 
 def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -57,6 +60,7 @@ class Distillation:
         occupancy: its occupancy grid.
         iteration: iterations done.
         last: the last step's event, or None.
+        first_seconds: from the beginning, texts included, to the end of the first step here: when there is a picture.
         warnings: what listeners were warned of.
     """
 
@@ -76,29 +80,35 @@ class Distillation:
             SettingsError: a prompt or settings that cannot be used.
             BackendError: an accelerator was named that does not work here.
         """
+        self._began = time.perf_counter()
         self.prior, self.settings, self.seed = prior, settings, seed
         self.settings_json: dict[str, Any] = to_json(settings)
         self.device = prior.device
         self.prompts = ViewPrompts(prompt, negative, settings.sectors)
         self.guidance = Guidance(prior, self.prompts, settings)
-        self.generators = {name: seeded(seed, name, self.device) for name in _GENERATORS}
+        self.generators = {name: seeded(seed, name) for name in _HOST}
+        self.generators |= {name: seeded(seed, name, self.device) for name in _DEVICE}
         self.field, self.occupancy = self._build(settings, seed)
         self.execution = execution or Execution()
         self.execution.apply(prior)
         self.field.encoder.use(self.execution.hash_grid)
         self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
+        o, self._later = settings.optimizer, reads_late(self.device)
         self.optimizer = torch.optim.Adam(
-            self._groups(), lr=0.0, betas=settings.optimizer.betas, eps=settings.optimizer.eps
+            self._groups(), lr=0.0, betas=o.betas, eps=o.eps, fused=True if self._later else None
         )
         self.guard = Guard(settings.guards)
         self.watch = Stopwatch(self.device)
         self.iteration = 0
         self.skipped = 0
         self.last: Step | None = None
+        self.first_seconds: float | None = None
         self.warnings: list[str] = []
         self._listeners: Sequence[Listener] = ()
         self._shrunk = False
         self._torn = False
+        self._unread: Reading | None = None
+        self._read: Values | None = None
 
     def _build(self, settings: Settings, seed: int) -> tuple[DensityField, OccupancyGrid]:
         try:
@@ -209,6 +219,7 @@ class Distillation:
             for name, earlier in generators.items():
                 self.generators[name].set_state(earlier)
             self.occupancy.load_state_dict(grid)
+            self.occupancy.forget()
             self.guard.load(guard)
 
         return undo
@@ -249,6 +260,8 @@ class Distillation:
         with watch("optimizer"):
             step = self._update(loss, terms, guided, rendering, size)
         self.last = replace(step, seconds=watch.lap())
+        if self.first_seconds is None:
+            self.first_seconds = time.perf_counter() - self._began
         return self.last
 
     def _render(self, cameras: Cameras, size: int, progress: float) -> Rendering:
@@ -257,7 +270,7 @@ class Distillation:
         asked = [n for n in regularisers.OF_SAMPLES if n != "orientation" or shading.needs_normals]
         return render(
             self.field,
-            cameras,
+            cameras.to(self.device),
             size,
             size,
             occupancy=self.occupancy,
@@ -299,25 +312,23 @@ class Distillation:
     ) -> Step:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         squares = torch.stack([p.grad.square().sum() for p in parameters]) if parameters else loss.new_zeros(1)
-        scalars = torch.stack(
-            [
-                loss.detach(),
-                squares.sum(),
-                guided.finite.float(),
-                guided.gradient.norm(),
-                rendering.opacity.detach().mean(),
-                self.occupancy.occupied.float().mean(),
-                self.occupancy.visible_share,
-            ]
-            + [t.detach() for t in terms.values()]
+        reading = Reading(
+            loss.detach(),
+            squares.sum(),
+            guided.finite,
+            guided.gradient.norm(),
+            rendering.opacity.detach().mean(),
+            self.occupancy,
+            terms,
         )
-        value, square, guided_finite, norm, opacity, occupied, seen, *parts = scalars.tolist()
-        self.occupancy.known_share = seen
-        culprit = "noise prediction" if not guided_finite else "loss" if not math.isfinite(value) else "gradient"
-        finite = bool(guided_finite) and math.isfinite(value) and math.isfinite(square)
-        warning = self.guard.check_finite(finite, culprit)
+        if self._later:
+            seen = self._settle(reading)
+            cast(Any, self.optimizer).found_inf = reading.bad.float()
+        else:
+            seen = reading.read()
+        warning = None if self._later else seen.warning(self.guard)
         self._torn = True
-        if finite:
+        if self._later or seen.finite:
             self.optimizer.step()
         else:
             self.skipped += 1
@@ -326,23 +337,47 @@ class Distillation:
         self.optimizer.zero_grad(set_to_none=True)
         if warning:
             self._emit(Warned(warning, self.iteration))
-        if finite:
-            self.guard.check_opacity(opacity)
+        if seen.finite and not self._later:
+            self.guard.check_opacity(seen.opacity)
         return Step(
             iteration=self.iteration,
             iterations=self.settings.iterations,
-            loss=value,
-            terms=dict(zip(terms, parts, strict=True)),
-            gradient_norm=norm,
-            opacity=opacity,
-            occupancy=occupied,
+            loss=seen.loss,
+            terms=seen.terms,
+            gradient_norm=seen.norm,
+            opacity=seen.opacity,
+            occupancy=seen.occupied,
             timesteps=guided.bounds,
             resolution=size,
             seconds={},
             diagnostics=guided.diagnostics,
-            skipped=not finite,
+            skipped=not seen.finite,
             errors=guided.errors,
         )
+
+    def forget(self) -> None:
+        """Drop numbers of earlier steps that were not read: the state was replaced."""
+        self._unread = self._read = None
+
+    def _settle(self, reading: Reading | None = None) -> Values:
+        """Read the step before and let the guard see it; ``reading`` is the next, read at once if it is the first.
+
+        Where numbers are read late the optimiser itself leaves out an update that is not finite. Raises as ``guards``.
+        """
+        earlier, self._unread = self._unread, reading
+        if earlier is None and self._read is None and reading is not None:
+            earlier, self._unread = reading, None
+        if earlier is not None:
+            self._read = earlier.read()
+            if warning := self._read.warning(self.guard):
+                self._emit(Warned(warning, self.iteration))
+            if self._read.finite:
+                self.guard.check_opacity(self._read.opacity)
+            else:
+                self.skipped += 1
+        assert self._read is not None
+        self.occupancy.known_share = self._read.seen
+        return self._read
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
@@ -357,8 +392,17 @@ class Distillation:
 
     def save(self, folder: Path) -> Path:
         """Write the run's checkpoint in one step. Raises ``OutputError``; an earlier checkpoint then stays whole."""
+        late = None
+        try:
+            if self._unread is not None:
+                self._settle()
+        except DivergedError as error:
+            late = error
+        self.watch.lap(wait=True)
         path = checkpoints.save(folder, state.capture(self))
         self._emit(Checkpointed(path, self.iteration))
+        if late is not None:
+            raise late
         return path
 
     def load(self, checkpoint: checkpoints.Checkpoint) -> None:

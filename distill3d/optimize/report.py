@@ -41,6 +41,7 @@ def build(
         "seed": run.seed,
         "iterations": {"done": run.iteration, "planned": run.settings.iterations, "skipped": run.skipped},
         "seconds": {name: round(value, 3) for name, value in sorted(run.watch.total.items())},
+        "seconds_to_first_step": None if run.first_seconds is None else round(run.first_seconds, 3),
         "peak_memory_bytes": peak_bytes(run.device),
         "threads": torch.get_num_threads(),
         "hash_grid": choose(run.device, run.execution.hash_grid),

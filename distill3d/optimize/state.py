@@ -102,8 +102,9 @@ def _restore(run: Distillation, checkpoint: checkpoints.Checkpoint) -> None:
     run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": adam})
     for name, generator in run.generators.items():
         generator.set_state(tensors[f"generator.{name}"])
-    run.occupancy.known_share = None
+    run.occupancy.forget()
     run.iteration, run.skipped = int(meta["iteration"]), int(meta["skipped"])
     run.guard.load(meta["guard"])
+    run.forget()
     run.watch.total.update(meta["seconds"])
     run.warnings = list(meta["warnings"])

@@ -11,7 +11,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up seconds by name. On CUDA it records events and reads them at ``lap``, once a step."""
+    """Adds up seconds by name. On CUDA it records events and reads at ``lap`` those that are over, without waiting."""
 
     def __init__(self, device: torch.device) -> None:
         self.total: dict[str, float] = defaultdict(float)
@@ -32,12 +32,16 @@ class Stopwatch:
             yield
             self._lap[name] += time.perf_counter() - began
 
-    def lap(self) -> dict[str, float]:
-        """Seconds by name since the last lap, which are added to ``total``."""
+    def lap(self, wait: bool = False) -> dict[str, float]:
+        """Seconds by name since the last lap, which are added to ``total``; ``wait`` for what CUDA still works on."""
+        later = []
         for name, start, end in self._pending:
+            if not wait and not end.query():
+                later.append((name, start, end))
+                continue
             end.synchronize()
             self._lap[name] += start.elapsed_time(end) / 1000
-        self._pending.clear()
+        self._pending = later
         lap, self._lap = dict(self._lap), defaultdict(float)
         for name, seconds in lap.items():
             self.total[name] += seconds

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 
 
@@ -41,7 +42,7 @@ class Cameras:
         return Cameras(self.c2w[index], self.fov[index], self.azimuth[index], self.elevation[index])
 
     def to(self, device: torch.device | str) -> Cameras:
-        return Cameras(*(v.to(device) for v in (self.c2w, self.fov, self.azimuth, self.elevation)))
+        return Cameras(*(upload(v, device) for v in (self.c2w, self.fov, self.azimuth, self.elevation)))
 
     @property
     def position(self) -> Tensor:

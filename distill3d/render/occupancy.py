@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..devices import remote
+from .settings import BOX_DIAGONAL
+
 if TYPE_CHECKING:
     from ..fields.base import RadianceField
 
@@ -35,6 +38,8 @@ class OccupancyGrid(nn.Module):
         visible_share: ``()`` float, share of the last training render's samples that light could reach. The renderer
             writes it, and reads it to decide whether culling hidden samples pays.
         known_share: the same number where somebody has read it already, so that a GPU need not be asked; else None.
+        known_diagonal: length of the diagonal of ``bounds`` where somebody has read it already; else None.
+        changes: how often the occupied cells were replaced.
     """
 
     density: Tensor
@@ -48,6 +53,8 @@ class OccupancyGrid(nn.Module):
             raise ValueError(f"expected an occupancy resolution of 1 or more, got {resolution}")
         self.resolution = resolution
         self.known_share: float | None = None
+        self.known_diagonal: float | None = None
+        self.changes = 0
         self.register_buffer("density", torch.zeros(resolution, resolution, resolution))
         self.register_buffer("occupied", torch.ones(resolution, resolution, resolution, dtype=torch.bool))
         self.register_buffer("bounds", torch.tensor([[-1.0] * 3, [1.0] * 3]))
@@ -74,13 +81,19 @@ class OccupancyGrid(nn.Module):
             raise ValueError(f"expected step_size > 0, got {step_size}")
         device = self.density.device
         cells = self.resolution**3
-        if warmup:
+        stale = None
+        if remote(device):  # to count the cells to refresh would make the host wait: ask all of them, keep those
+            index = torch.arange(cells, device=device)
+            if not warmup:
+                drawn = torch.rand(cells, generator=generator, device=device) < REFRESHED_SHARE
+                stale = self.occupied.reshape(-1) | drawn
+        elif warmup:
             index = torch.arange(cells, device=device)
         else:
-            stale = self.occupied.reshape(-1).clone()
+            picked = self.occupied.reshape(-1).clone()
             count = max(1, int(cells * REFRESHED_SHARE))
-            stale[torch.randperm(cells, generator=generator, device=device)[:count]] = True
-            index = stale.nonzero()[:, 0]
+            picked[torch.randperm(cells, generator=generator, device=device)[:count]] = True
+            index = picked.nonzero()[:, 0]
         jitter = torch.rand(len(index), 3, generator=generator, device=device)
         fresh = torch.cat(
             [
@@ -89,7 +102,8 @@ class OccupancyGrid(nn.Module):
             ]
         )
         flat = self.density.view(-1)
-        flat[index] = torch.maximum(flat[index] * DECAY, fresh.nan_to_num(nan=0.0))
+        new = torch.maximum(flat[index] * DECAY, fresh.nan_to_num(nan=0.0))
+        flat[index] = new if stale is None else torch.where(stale, new, flat)
         depth = (self.density * step_size).clamp(max=1.0)
         threshold = (TOLERANCE * depth.mean()).clamp(max=MINIMUM_OPTICAL_DEPTH)
         self.set_occupied(dilate(depth > threshold))
@@ -100,12 +114,17 @@ class OccupancyGrid(nn.Module):
         if mask.shape != self.occupied.shape:
             raise ValueError(f"expected a mask of shape {tuple(self.occupied.shape)}, got {tuple(mask.shape)}")
         self.occupied.copy_(mask)
-        hit = [self.occupied.any(dim=dims).nonzero()[:, 0] for dims in ((1, 2), (0, 2), (0, 1))]
-        if len(hit[0]) == 0:
-            self.bounds.zero_()
-            return
-        corners = torch.stack([torch.stack([axis[0], axis[-1] + 1]) for axis in hit], -1)
-        self.bounds.copy_(corners.to(self.bounds) * (2 / self.resolution) - 1)
+        self.known_diagonal, self.changes = None, self.changes + 1
+        hit = torch.stack([self.occupied.any(dim=d2).any(dim=d1) for d1, d2 in ((1, 2), (0, 2), (0, 1))])
+        cell = torch.arange(self.resolution, device=hit.device)
+        first = torch.where(hit, cell, self.resolution).amin(1)
+        last = torch.where(hit, cell, -1).amax(1)
+        corners = torch.stack([first, last + 1]).to(self.bounds) * (2 / self.resolution) - 1
+        self.bounds.copy_(torch.where(hit.any(), corners, torch.zeros_like(corners)))
+
+    def forget(self) -> None:
+        """Drop what is known without asking: the state was replaced."""
+        self.known_share, self.known_diagonal, self.changes = None, None, self.changes + 1
 
     @property
     def box(self) -> tuple[Tensor, Tensor]:
@@ -115,9 +134,14 @@ class OccupancyGrid(nn.Module):
     @property
     def seen(self) -> float:
         """``visible_share`` as a number, from a GPU only where ``known_share`` is not set."""
-        if self.known_share is None or self.visible_share.device.type == "cpu":
+        if self.known_share is None or not remote(self.visible_share.device):
             return float(self.visible_share)
         return self.known_share
+
+    @property
+    def diagonal(self) -> float:
+        """At least the length of the diagonal of :attr:`box`, without asking a GPU: the whole box's where unknown."""
+        return BOX_DIAGONAL if self.known_diagonal is None else min(BOX_DIAGONAL, 1.001 * self.known_diagonal)
 
     @property
     def fraction(self) -> float:

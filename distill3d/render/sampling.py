@@ -6,12 +6,15 @@ space only drops points of that lattice and never moves one, so a picture does n
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..devices import remote
 from .occupancy import OccupancyGrid
+from .settings import BOX_DIAGONAL
 
 CANDIDATES = 1 << 21
 TINY = 1e-9
@@ -59,24 +62,28 @@ def sample_points(
         candidates: most lattice points looked at together; rays are taken in chunks that stay below it.
 
     Returns:
-        The kept points, the same whatever ``candidates`` is. Empty when no ray meets an occupied cell.
+        The kept points, the same whatever ``candidates`` is. Empty when no ray meets an occupied cell. A GPU is waited
+        for once in every ``candidates`` lattice points.
     """
     if occupancy is None:
         low, high = origin.new_full((3,), -1.0), origin.new_full((3,), 1.0)
     else:
         low, high = (corner.to(origin.dtype) for corner in occupancy.box)
     enter, leave = intersect_box(origin, direction, low, high)
-    hit = (leave > enter).nonzero()[:, 0]
-    if len(hit) == 0:
-        return Points(hit, origin.new_zeros(0, 3), origin.new_zeros(0))
-    if offset is None:
-        offset = torch.full_like(enter, 0.5)
-    o, d, enter, leave, offset = origin[hit], direction[hit], enter[hit], leave[hit], offset[hit].to(origin.dtype)
+    offset = torch.full_like(enter, 0.5) if offset is None else offset.to(origin.dtype)
+    o, d, hit = origin, direction, None
+    if remote(origin.device):  # counting rays and steps would make the host wait: take all rays and the longest way
+        steps = math.ceil((BOX_DIAGONAL if occupancy is None else occupancy.diagonal) / step_size) + 1
+    else:
+        hit = (leave > enter).nonzero()[:, 0]
+        if len(hit) == 0:
+            return Points(hit, origin.new_zeros(0, 3), origin.new_zeros(0))
+        o, d, enter, leave, offset = origin[hit], direction[hit], enter[hit], leave[hit], offset[hit]
+        steps = int(((leave - enter).max() / step_size).ceil().item()) + 1
     first = torch.ceil(enter / step_size - offset).clamp_min(0)
-    steps = int(((leave - enter).max() / step_size).ceil().item()) + 1
     rows = max(1, candidates // steps)
     parts = []
-    for start in range(0, len(hit), rows):
+    for start in range(0, len(o), rows):
         cut = slice(start, start + rows)
         t = (first[cut, None] + torch.arange(steps, device=o.device) + offset[cut, None]) * step_size
         keep = t < leave[cut, None]
@@ -85,7 +92,7 @@ def sample_points(
         flat = keep.view(-1).nonzero()[:, 0]
         ray = flat // steps + start
         t = t.view(-1)[flat]
-        parts.append(Points(hit[ray], torch.addcmul(o[ray], d[ray], t[:, None]), t))
+        parts.append(Points(ray if hit is None else hit[ray], torch.addcmul(o[ray], d[ray], t[:, None]), t))
     return parts[0] if len(parts) == 1 else Points(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

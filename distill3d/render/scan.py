@@ -7,6 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
+from ..devices import remote
+
 
 def exclusive_sum(value: Tensor, ray: Tensor, count: int) -> Tensor:
     """Sum of the earlier values of the same ray.
@@ -32,7 +34,7 @@ def ray_sum(value: Tensor, ray: Tensor, count: int) -> Tensor:
 
 def per_ray(ray: Tensor, count: int) -> Tensor:
     """``(count,)`` long: how many values each ray has. Unlike ``bincount`` it never makes a GPU wait."""
-    if ray.device.type == "cpu":
+    if not remote(ray.device):
         return torch.bincount(ray, minlength=count)
     return torch.zeros(count, dtype=torch.long, device=ray.device).index_add_(0, ray, torch.ones_like(ray))
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..devices import upload
 from .cameras import Cameras, rays
 from .composite import Composite, Work, ray_ranges, visibility
 from .memory import kept_points
@@ -152,7 +153,7 @@ def render(
         offset = torch.rand(len(d), generator=generator, device=generator.device).to(d)
     lights = None
     if shading.needs_normals and shading.light is not None:
-        lights = shading.light.to(d).repeat_interleave(height * width, 0)
+        lights = upload(shading.light, d.device).to(d).repeat_interleave(height * width, 0)
     work = Work(field, settings, shading, lights, shading.needs_normals or normals, len(d))
     lattice = Lattice(o, d, offset, occupancy, settings.step_size)
     packed: Samples | None = None
@@ -236,8 +237,7 @@ def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tup
         points, lit = Points(*(column[seen.samples] for column in points)), seen.weight > settings.normal_weight
     out = _composite(work, points, lit)
     if training and total and occupancy is not None:
-        share = (out.transmittance > settings.cull_transmittance).sum() / total
-        occupancy.visible_share.copy_(share)
+        occupancy.visible_share.copy_((out.transmittance > settings.cull_transmittance).sum() / total)
         occupancy.known_share = None
     return points, out
 
