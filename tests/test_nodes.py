@@ -222,6 +222,11 @@ def test_events_text_points_and_pictures_are_sent(pack: ModuleType) -> None:
     assert server.sent[-1][0] == "distill3d.end"
 
 
+def points_of_last_run() -> list[int]:
+    """Iterations on the chart."""
+    return [point["iteration"] for point in get("host.stop").BOARD.history("7")["points"]]
+
+
 def test_cancel_saves_and_resume_goes_on_bit_for_bit(pack: ModuleType, tmp_path: Path) -> None:
     manager = sys.modules["comfy.model_management"]
     watch = get("host.watch")
@@ -238,9 +243,12 @@ def test_cancel_saves_and_resume_goes_on_bit_for_bit(pack: ModuleType, tmp_path:
     watch.Watch._step = plain
     assert manager.interrupt is False
     resume = get("optimizer").Resume
+    assert points_of_last_run() == [1, 2], "the chart does not end at the last step before Cancel"
     stopped, so_far, info = resume.execute("latest").args
     assert "2/5" in info and so_far.saved.facts["iterations"] == 2
     resumed = optimise(iterations=5, resume=stopped).args[0]
+    shown = points_of_last_run()
+    assert shown[0] == 3 and shown[-1] == 5, "the chart does not begin where the checkpoint ended"
     straight = optimise(iterations=5).args[0]
     for name, tensor in straight.checkpoint.tensors.items():
         assert torch.equal(tensor, resumed.checkpoint.tensors[name]), name
@@ -269,7 +277,7 @@ def test_stop_and_keep_gives_what_there_is(pack: ModuleType) -> None:
     watch.Watch._step = plain
     assert json.loads(out.args[2])["iterations"]["done"] == 2
     assert not board.stop("7")
-    assert board.history("7")["points"][0]["iteration"] == 1
+    assert points_of_last_run() == [1, 2]
 
 
 def test_a_field_is_saved_loaded_turned_and_exported(pack: ModuleType, tmp_path: Path) -> None:
