@@ -38,7 +38,9 @@ def common_inputs() -> list[Any]:
         return f"{text} {reflect.AUTO} is {stands_for.shared(read)}. {more}".rstrip()
 
     low = "Lowest diffusion timestep as a share of 0..1; small ones shape texture."
-    high = "Highest diffusion timestep as a share of 0..1; large ones shape the whole object, lower it late in the run: "
+    high = (
+        "Highest diffusion timestep as a share of 0..1; large ones shape the whole object, lower it late in the run: "
+    )
     high += "0.98->0.5."
     said = reflect.docs(GradientSettings)
     text = {"default": reflect.AUTO, "advanced": True}

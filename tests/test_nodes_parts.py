@@ -290,7 +290,10 @@ def test_what_a_preset_sets_shows_auto_and_what_that_is(pack: ModuleType) -> Non
     written = {"eta": "0.1", "random": "on", "t_min": "none", "guidance_over": "iterations"}
     assert reflect.chosen(asd, written) == {"eta": 0.1, "random": True, "t_min": None, "guidance_over": "iterations"}
     assert reflect.chosen(asd, {"eta": 0.1, "random": False}) == {"eta": 0.1, "random": False}, "numbers of old prompts"
-    for name, said in {"t_min": "expected a number, none or auto, got 'x'", "random": "expected on, off or auto"}.items():
+    for name, said in {
+        "t_min": "expected a number, none or auto, got 'x'",
+        "random": "expected on, off or auto",
+    }.items():
         with pytest.raises(errors.SettingsError, match=f"{name}: {said}"):
             reflect.chosen(asd, {name: "x"})
 
