@@ -45,7 +45,8 @@ def expect_field(value: Any) -> RadianceField:
     if not isinstance(value, RadianceField):
         mesh = " A MESH, ComfyUI's own or ComfyUI-3D-Pack's, is no radiance field." if _is_mesh(value) else ""
         raise SettingsError(
-            f"expected a radiance field, got {type(value).__name__}: wire NeRF Optimizer or Load Radiance Field here.{mesh}"
+            f"expected a radiance field, got {type(value).__name__}: wire NeRF Optimizer or Load Radiance Field here."
+            f"{mesh}"
         )
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,7 +40,7 @@ def words(read: Callable[[Settings], Any], methods: Iterable[str]) -> str:
 def of_method(method: str) -> dict[str, str]:
     """For each of a method's own settings."""
     own, fields = method.lower(), reflect.defaults(METHODS[method].settings)
-    return {name: words(lambda s, name=name: getattr(getattr(s, own), name), [method]) for name in fields}
+    return {name: words(operator.attrgetter(f"{own}.{name}"), [method]) for name in fields}
 
 
 def shared(read: Callable[[Settings], Any]) -> str:

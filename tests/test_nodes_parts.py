@@ -277,7 +277,7 @@ def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack:
 
 
 def test_what_a_preset_sets_shows_auto_and_what_that_is(pack: ModuleType) -> None:
-    """ASD's eta is 0.1 in the library and 1 in the bundled prior's preset: no widget shows either as if it were used."""
+    """ASD's eta is 0.1 in the library, 1 in the bundled prior's preset: no widget shows either as if it were used."""
     errors, methods = (importlib.import_module(f"pack.distill3d.{name}") for name in ("errors", "methods"))
     reflect, asd = get("reflect"), methods.METHODS["ASD"].settings
     fields = {item.id: item for item in reflect.inputs(asd, get("stands_for").of_method("ASD"))}

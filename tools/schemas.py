@@ -1,7 +1,7 @@
 """What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, and nodes.json, the release file.
 
-``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs, menus and outputs: they may only be
-added to, and what is added must be optional, because the host refuses a saved prompt that lacks a required input.
+``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs, menus and outputs: they may only
+be added to, and what is added must be optional, because the host refuses a saved prompt that lacks a required input.
 ``broken`` says what a change would break in saved workflows and prompts, and the tests call it.
 """
 

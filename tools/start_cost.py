@@ -1,8 +1,8 @@
 """What the pack adds to a start of ComfyUI: seconds, and packages the host had not imported already.
 
 ``python tools/start_cost.py /path/to/ComfyUI``, with a Python that can run ComfyUI, prints JSON. The host's own imports
-come first and are not counted; then the pack is imported and every schema is made, as the host does at its start. Processor
-seconds do not grow when other programs work; wall seconds do. The host logs the wall seconds too, as import time.
+come first and are not counted; then the pack is imported and every schema is made, as the host does at its start.
+Processor seconds do not grow when other programs work; wall seconds do. The host logs the wall seconds too.
 """
 
 from __future__ import annotations
