@@ -37,7 +37,7 @@ def started(names: tuple[str, ...]) -> dict[str, object]:
 
 @pytest.mark.parametrize("names", [(), OPTIONAL], ids=["as it is", "without optional packages"])
 def test_the_pack_starts_and_brings_no_package_the_host_has_not_imported(names: tuple[str, ...]) -> None:
-    """Our own modules take a quarter of a second; one heavy package would be all of the half second a start may cost."""
+    """Our own modules take a quarter of a second; one heavy package would take all of the half second a start may."""
     found = started(names)
     assert found["new_packages"] == []
     assert float(str(found["cpu_seconds"])) > 0
