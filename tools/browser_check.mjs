@@ -1,5 +1,6 @@
 // Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue] [make]
 // "make" first makes the templates anew in the same page, "pictures" makes the help pages' pictures at the end.
+// Start ComfyUI without --disable-api-nodes: its page then refuses the viewer the textures inside a GLB.
 // Fails loudly when a node or widget is missing, or when preview, chart or viewer stay empty.
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -85,6 +86,8 @@ if (!state.chart) problems.push("the chart is empty");
 if (!/done/.test(state.words)) problems.push(`the chart's words say ${state.words}`);
 if (!state.seen.preview) problems.push("no preview came");
 if (renderer === "vue" && state.sheets !== 1) problems.push(`NeRF Optimizer shows ${state.sheets} pictures, not one`);
+if (errors.some((text) => text.includes("Couldn't load texture")))
+  problems.push("the viewer shows the mesh without its texture: start ComfyUI without --disable-api-nodes, which blocks it");
 const kept = await afterReload();
 if (!kept.picture || !/done/.test(kept.words)) problems.push(`after a reload: ${JSON.stringify(kept)}`);
 writeFileSync(join(out, `${renderer}.json`), JSON.stringify({ ...state, errors, problems,
