@@ -234,6 +234,12 @@ def test_the_environment_says_what_was_refused_and_why(pack: ModuleType, monkeyp
     grids = environment.gather()["hash_grid"]
     assert grids["loop"] in ("chosen", "usable") and grids["tinycudann"].startswith("refused: ")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(environment.importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
+        patch.setattr(environment.importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
+        line = environment.line()
+    assert "found triton, not installed numba, tinycudann, nerfacc, av;" in line and "Environment Report" in line
+
     def broken(name: str) -> Any:
         raise RuntimeError("CUDA kernel image is missing")
 
