@@ -147,7 +147,8 @@ def inputs(cls: type, stands_for: Mapping[str, str], *, skip: tuple[str, ...] = 
 
 
 def chosen(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user set, as the settings class takes it; what is at "auto" is absent.
+    """What the user set, as the settings class takes it; what is at "auto" is absent, and so is what a prompt lacks,
+    for which the host passes None.
 
     Raises:
         SettingsError: a value that cannot be read; the message names the field and says what it takes.
@@ -155,7 +156,7 @@ def chosen(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     hints, known = typing.get_type_hints(cls), defaults(cls)
     result: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in known:
+        if name not in known or value is None:
             continue
         if hints[name] is str:
             result[name] = str(value)

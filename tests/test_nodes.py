@@ -118,16 +118,24 @@ MENUS = {
 }
 
 
+SWITCHES = {"ASD": {"random"}, "TBSD": {"unit_norm"}, "BRIDGE": {"weighted"}, "BSD": {"auto"}}
+
+
 def test_a_setting_that_takes_a_few_words_is_a_menu_of_those_it_takes(pack: ModuleType) -> None:
-    methods = importlib.import_module("pack.distill3d.methods")
+    methods, chosen = importlib.import_module("pack.distill3d.methods"), get("reflect").chosen
     for option in get("distill_loss").method_options():
         settings = methods.METHODS[option.key].settings
         combos = {item.id: item for item in option.inputs if item.io_type == "COMBO"}
-        assert set(combos) == MENUS.get(option.key, set())
+        switches = {name for name, item in combos.items() if item.options == ["auto", "on", "off"]}
+        assert switches == SWITCHES.get(option.key, set())
+        assert set(combos) - switches == MENUS.get(option.key, set())
         for name, item in combos.items():
-            for word in item.options:
-                settings(**{name: word})
-            assert item.default == getattr(settings(), name)
+            assert item.default == item.options[0] == "auto" and not chosen(settings, {name: "auto"})
+            for word in item.options[1:]:
+                made = settings(**chosen(settings, {name: word}))
+                assert getattr(made, name) == ({"on": True, "off": False}[word] if name in switches else word)
+            if name in switches:
+                continue
             with pytest.raises(importlib.import_module("pack.distill3d.errors").SettingsError):
                 settings(**{name: "anything else"})
 

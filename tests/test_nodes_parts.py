@@ -293,6 +293,7 @@ def test_what_a_preset_sets_shows_auto_and_what_that_is(pack: ModuleType) -> Non
     assert "auto is 0.02 with the bundled prior, none with any other" in fields["t_min"].tooltip
     assert "5->1.2 with the bundled prior, 7.5 with" in fields["guidance"].tooltip
     assert reflect.chosen(asd, dict.fromkeys(fields, " auto ")) == reflect.chosen(asd, {}) == {}
+    assert reflect.chosen(asd, dict.fromkeys(fields)) == {}, "the host passes None for what a prompt lacks"
     written = {"eta": "0.1", "random": "on", "t_min": "none", "guidance_over": "iterations"}
     assert reflect.chosen(asd, written) == {"eta": 0.1, "random": True, "t_min": None, "guidance_over": "iterations"}
     assert reflect.chosen(asd, {"eta": 0.1, "random": False}) == {"eta": 0.1, "random": False}, "numbers of old prompts"
@@ -317,4 +318,6 @@ def test_what_the_widgets_show_is_what_runs(pack: ModuleType) -> None:
             shown = {item.id: item.default for item in get("reflect").inputs(entry.settings, {})}
             used = getattr(assemble(loss(name, own=shown), "draft", bundled=bundled), name.lower())
             auto = getattr(assemble(loss(name), "draft", bundled=bundled), name.lower())
+            lacking = loss(name, own=dict.fromkeys(shown))
+            assert getattr(assemble(lacking, "draft", bundled=bundled), name.lower()) == auto
             assert used == auto, f"{name}: a text is shown that the preset replaces"
