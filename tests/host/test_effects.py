@@ -79,7 +79,6 @@ def test_a_lora_that_comes_as_a_hook_acts_by_its_strength(server: Any, plain: An
     one, two, none = hooked(1.0), hooked(2.0), hooked(1e-6)
     assert one["settings"]["window"]["shared"], "a hook may change with the timestep, so the views share one"
     assert len({one["loss"], two["loss"], none["loss"]}) == 3
-    assert abs(none["loss"] - one["loss"]) > 1e-3 * abs(one["loss"])
     assert run(server)["loss"] == plain["loss"]
 
 
