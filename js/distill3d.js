@@ -42,7 +42,7 @@ class Panel {
       boxSizing: "border-box", padding: "4px", color: "var(--input-text, #ddd)", font: "12px sans-serif",
     });
     this.root.className = "distill3d-panel";
-    this.canvas = element("canvas", { width: "100%", flex: "1 1 auto", minHeight: "90px", borderRadius: "4px",
+    this.canvas = element("canvas", { width: "100%", flex: "1 1 0", minHeight: "90px", borderRadius: "4px",
       background: "var(--comfy-input-bg, #222)" });
     this.canvas.setAttribute("role", "img");
     this.text = element("div", { lineHeight: "1.35", whiteSpace: "normal" }, "Not run yet");
@@ -54,7 +54,7 @@ class Panel {
     this.button.className = "distill3d-stop";
     this.button.title = "Finish with the object as it is now; the graph goes on. To abandon the run, use Cancel.";
     this.button.addEventListener("click", () => this.stop());
-    this.picture = element("img", { display: "none", flex: "2 1 0", minHeight: "0", objectFit: "contain" });
+    this.picture = element("img", { display: "none", flex: "2 1 0", minHeight: "120px", objectFit: "contain" });
     this.picture.className = "distill3d-picture";
     this.picture.alt = "Front, left, back and right of the last run: colour, normals, opacity";
     this.root.append(this.picture, this.canvas, this.text, this.button);

@@ -107,7 +107,7 @@ async function afterReload() {
   await page.waitForTimeout(4000);
   await page.screenshot({ path: join(out, `${renderer}-reloaded.png`) });
   return page.evaluate(() => ({
-    picture: document.querySelector(".distill3d-picture")?.naturalWidth ?? 0,
+    picture: document.querySelector(".distill3d-picture")?.offsetHeight > 60,
     words: document.querySelector(".distill3d-summary")?.textContent ?? "",
   }));
 }
