@@ -24,6 +24,11 @@ function panelOf(data) {
   return null;
 }
 
+/** Least height of a panel, without or with the picture of a run before the reload. */
+function heightOf(panel) {
+  return panel.picture.style.display === "none" ? 170 : 330;
+}
+
 function element(tag, style, text = "") {
   const made = document.createElement(tag);
   Object.assign(made.style, style);
@@ -58,7 +63,10 @@ class Panel {
     this.picture.className = "distill3d-picture";
     this.picture.alt = "Front, left, back and right of the last run: colour, normals, opacity";
     this.root.append(this.picture, this.canvas, this.text, this.button);
-    this.resize = new ResizeObserver(() => this.draw());
+    this.resize = new ResizeObserver(() => {
+      this.fit();
+      this.draw();
+    });
     this.resize.observe(this.canvas);
     this.update();
   }
@@ -83,8 +91,13 @@ class Panel {
     this.picture.style.display = source ? "block" : "none";
     if (!source) return this.picture.removeAttribute("src");
     this.picture.src = source;
-    const [width, height] = this.node.computeSize();
-    this.node.setSize([Math.max(this.node.size[0], width), Math.max(this.node.size[1], height)]);
+    this.fit();
+  }
+
+  /** Room for everything that is shown, on a canvas; with Vue nodes the page sees to it and `y` is not set. */
+  fit() {
+    const least = (this.widget?.y ?? 0) + heightOf(this) + 12;
+    if (this.widget?.y > 0 && this.node.size[1] < least) this.node.setSize([this.node.size[0], least]);
   }
 
   add(point) {
@@ -150,10 +163,10 @@ app.registerExtension({
     if (node.comfyClass !== NODE) return;
     const panel = new Panel(node);
     panels.set(node, panel);
-    const widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
+    const widget = panel.widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
       serialize: false,
       hideOnZoom: false,
-      getMinHeight: () => (panel.picture.style.display === "none" ? 170 : 330),
+      getMinHeight: () => heightOf(panel),
       getValue: () => "",
       setValue: () => {},
     });
