@@ -45,6 +45,7 @@ await page.evaluate(async ([graph, steps]) => {
     widget.callback?.(value);
   };
   if (steps > 0) {
+    choose("seed", Math.floor(Date.now() / 1000) % 2 ** 31); // a server that has run the same would show nothing grow
     choose("preset", "custom");
     await new Promise((done) => setTimeout(done, 100));
     choose("preset.iterations", steps);
