@@ -1,11 +1,20 @@
 // A small line chart: loss, gradient norm and occupancy over the run, each on its own scale, in the theme's colours.
+// Loss and gradient jump with every timestep that is drawn: their running mean is drawn over them.
 
 const LINES = [
-  { key: "loss", label: "loss", color: "#e8915b" },
-  { key: "gradient", label: "gradient", color: "#5b9be8" },
+  { key: "loss", label: "loss", color: "#e8915b", noisy: true },
+  { key: "gradient", label: "gradient", color: "#5b9be8", noisy: true },
   { key: "occupancy", label: "occupancy", color: "#6fbf73" },
 ];
 const GAP = 3;
+const FAINT = 0.15;
+
+/** The running mean of `values` over about a fifteenth of them. */
+export function smooth(values) {
+  const share = 2 / (1 + Math.max(1, values.length / 15));
+  let mean = values[0];
+  return values.map((value) => (mean += share * (value - mean)));
+}
 
 function range(values) {
   const low = Math.min(...values);
@@ -40,17 +49,29 @@ export function drawChart(canvas, points) {
     left += 18 + pen.measureText(line.label).width + 6;
     const shown = points.filter((point) => Number.isFinite(point[line.key]));
     if (shown.length < 2) continue;
-    const [low, high] = range(shown.map((point) => point[line.key]));
+    const values = shown.map((point) => point[line.key]);
+    const means = line.noisy ? smooth(values) : values;
+    const [low, high] = range(means);
+    const draw = (heights) => {
+      pen.beginPath();
+      heights.forEach((value, index) => {
+        const x = GAP + (shown[index].iteration / total) * (width - 2 * GAP);
+        const share = Math.min(1, Math.max(0, (value - low) / (high - low)));
+        const y = height - GAP - share * (height - 20 - GAP);
+        if (index) pen.lineTo(x, y);
+        else pen.moveTo(x, y);
+      });
+      pen.stroke();
+    };
     pen.strokeStyle = line.color;
+    if (line.noisy) {
+      pen.globalAlpha = FAINT;
+      pen.lineWidth = 1;
+      draw(values);
+      pen.globalAlpha = 1;
+    }
     pen.lineWidth = 1.5;
-    pen.beginPath();
-    shown.forEach((point, index) => {
-      const x = GAP + (point.iteration / total) * (width - 2 * GAP);
-      const y = height - GAP - ((point[line.key] - low) / (high - low)) * (height - 20 - GAP);
-      if (index) pen.lineTo(x, y);
-      else pen.moveTo(x, y);
-    });
-    pen.stroke();
+    draw(means);
   }
 }
 

@@ -24,6 +24,11 @@ function panelOf(data) {
   return null;
 }
 
+/** Least height of a panel, without or with the picture of a run before the reload. */
+function heightOf(panel) {
+  return panel.picture.style.display === "none" ? 170 : 330;
+}
+
 function element(tag, style, text = "") {
   const made = document.createElement(tag);
   Object.assign(made.style, style);
@@ -42,7 +47,7 @@ class Panel {
       boxSizing: "border-box", padding: "4px", color: "var(--input-text, #ddd)", font: "12px sans-serif",
     });
     this.root.className = "distill3d-panel";
-    this.canvas = element("canvas", { width: "100%", flex: "1 1 auto", minHeight: "90px", borderRadius: "4px",
+    this.canvas = element("canvas", { width: "100%", flex: "1 1 0", minHeight: "90px", borderRadius: "4px",
       background: "var(--comfy-input-bg, #222)" });
     this.canvas.setAttribute("role", "img");
     this.text = element("div", { lineHeight: "1.35", whiteSpace: "normal" }, "Not run yet");
@@ -54,11 +59,14 @@ class Panel {
     this.button.className = "distill3d-stop";
     this.button.title = "Finish with the object as it is now; the graph goes on. To abandon the run, use Cancel.";
     this.button.addEventListener("click", () => this.stop());
-    this.picture = element("img", { display: "none", flex: "2 1 0", minHeight: "0", objectFit: "contain" });
+    this.picture = element("img", { display: "none", flex: "2 1 0", minHeight: "120px", objectFit: "contain" });
     this.picture.className = "distill3d-picture";
     this.picture.alt = "Front, left, back and right of the last run: colour, normals, opacity";
     this.root.append(this.picture, this.canvas, this.text, this.button);
-    this.resize = new ResizeObserver(() => this.draw());
+    this.resize = new ResizeObserver(() => {
+      this.fit();
+      this.draw();
+    });
     this.resize.observe(this.canvas);
     this.update();
   }
@@ -83,8 +91,13 @@ class Panel {
     this.picture.style.display = source ? "block" : "none";
     if (!source) return this.picture.removeAttribute("src");
     this.picture.src = source;
-    const [width, height] = this.node.computeSize();
-    this.node.setSize([Math.max(this.node.size[0], width), Math.max(this.node.size[1], height)]);
+    this.fit();
+  }
+
+  /** Room for everything that is shown, on a canvas; with Vue nodes the page sees to it and `y` is not set. */
+  fit() {
+    const least = (this.widget?.y ?? 0) + heightOf(this) + 12;
+    if (this.widget?.y > 0 && this.node.size[1] < least) this.node.setSize([this.node.size[0], least]);
   }
 
   add(point) {
@@ -150,10 +163,10 @@ app.registerExtension({
     if (node.comfyClass !== NODE) return;
     const panel = new Panel(node);
     panels.set(node, panel);
-    const widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
+    const widget = panel.widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
       serialize: false,
       hideOnZoom: false,
-      getMinHeight: () => (panel.picture.style.display === "none" ? 170 : 330),
+      getMinHeight: () => heightOf(panel),
       getValue: () => "",
       setValue: () => {},
     });

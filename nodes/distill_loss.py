@@ -5,6 +5,7 @@ The method comes last: saved workflows hold widget values by place, and a new se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,7 +13,8 @@ from comfy_api.latest import io
 from ..distill3d.errors import PriorError, SettingsError
 from ..distill3d.methods import METHODS, GradientSettings, PerpNegSettings
 from ..distill3d.methods.weights import WEIGHTS
-from . import reflect
+from ..distill3d.optimize import Settings
+from . import reflect, stands_for
 from .host.conditioning import encode, width
 from .host.space import Space
 from .types import Loss, LossType, Plan, Prompts, PromptsType, ScheduleType
@@ -23,7 +25,44 @@ LABELS = {"TBSD": "TBSD (our reading of its abstract, not a reproduction)"}
 
 def method_options() -> list[Any]:
     """One option a method, with its own settings."""
-    return [io.DynamicCombo.Option(name, reflect.inputs(entry.settings)) for name, entry in METHODS.items()]
+    return [
+        io.DynamicCombo.Option(name, reflect.inputs(entry.settings, stands_for.of_method(name)))
+        for name, entry in METHODS.items()
+    ]
+
+
+def common_inputs() -> list[Any]:
+    """Timestep window and treatment of the gradient, which every method has."""
+
+    def tip(text: str, read: Callable[[Settings], Any], more: str = "") -> str:
+        return f"{text} {reflect.AUTO} is {stands_for.shared(read)}. {more}".rstrip()
+
+    low = "Lowest diffusion timestep as a share of 0..1; small ones shape texture."
+    high = (
+        "Highest diffusion timestep as a share of 0..1; large ones shape the whole object, lower it late in the run: "
+    )
+    high += "0.98->0.5."
+    said = reflect.docs(GradientSettings)
+    text = {"default": reflect.AUTO, "advanced": True}
+    return [
+        io.String.Input("t_min", tooltip=tip(low, lambda s: s.window.minimum, reflect.SCHEDULE_HINT), **text),
+        io.String.Input("t_max", tooltip=tip(high, lambda s: s.window.maximum, reflect.SCHEDULE_HINT), **text),
+        io.Combo.Input(
+            "weighting",
+            options=[reflect.AUTO, *WEIGHTS],
+            tooltip=tip(said["weighting"], lambda s: s.gradient.weighting),
+            **text,
+        ),
+        io.String.Input(
+            "clip", tooltip=tip(said["clip"], lambda s: s.gradient.clip, "Write none for no limit."), **text
+        ),
+        io.Combo.Input(
+            "normalise",
+            options=[reflect.AUTO, "none", "norm", "std"],
+            tooltip=tip(said["normalise"], lambda s: s.gradient.normalise),
+            **text,
+        ),
+    ]
 
 
 class DistillLoss(io.ComfyNode):
@@ -67,41 +106,7 @@ class DistillLoss(io.ComfyNode):
                     "instance from Apply "
                     "ControlNet. Its text is not used.",
                 ),
-                io.String.Input(
-                    "t_min",
-                    default=reflect.AUTO,
-                    advanced=True,
-                    tooltip="Lowest diffusion timestep as a share of 0..1; small ones shape texture. "
-                    + reflect.SCHEDULE_HINT,
-                ),
-                io.String.Input(
-                    "t_max",
-                    default=reflect.AUTO,
-                    advanced=True,
-                    tooltip="Highest diffusion timestep as a share of 0..1; large ones shape the whole "
-                    "object, lower it "
-                    "late in the run: 0.98->0.5. " + reflect.SCHEDULE_HINT,
-                ),
-                io.Combo.Input(
-                    "weighting",
-                    options=[reflect.AUTO, *WEIGHTS],
-                    default=reflect.AUTO,
-                    advanced=True,
-                    tooltip=reflect.docs(GradientSettings)["weighting"],
-                ),
-                io.String.Input(
-                    "clip",
-                    default=reflect.AUTO,
-                    advanced=True,
-                    tooltip=reflect.docs(GradientSettings)["clip"] + " Write none for no limit.",
-                ),
-                io.Combo.Input(
-                    "normalise",
-                    options=[reflect.AUTO, "none", "norm", "std"],
-                    default=reflect.AUTO,
-                    advanced=True,
-                    tooltip=reflect.docs(GradientSettings)["normalise"],
-                ),
+                *common_inputs(),
                 perp_neg_input(),
                 io.DynamicCombo.Input(
                     "method",
@@ -148,11 +153,14 @@ class DistillLoss(io.ComfyNode):
         )
 
 
+PUBLISHED = "what was published with the method: 0.5 for ASD, 3 for CSD, 1 for the others"
+
+
 def perp_neg_input() -> Any:
     """Perp-Neg off, or on with its settings."""
     options = [
         io.DynamicCombo.Option("off", []),
-        io.DynamicCombo.Option("on", reflect.inputs(PerpNegSettings, skip=("enabled",))),
+        io.DynamicCombo.Option("on", reflect.inputs(PerpNegSettings, {"strength": PUBLISHED}, skip=("enabled",))),
     ]
     return io.DynamicCombo.Input("perp_neg", options=options, tooltip=reflect.docs(PerpNegSettings)["enabled"])
 

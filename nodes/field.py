@@ -43,10 +43,17 @@ def from_checkpoint(checkpoint: Checkpoint) -> RadianceField:
 def expect_field(value: Any) -> RadianceField:
     """``value``, once it is a radiance field. Raises ``SettingsError`` for anything else."""
     if not isinstance(value, RadianceField):
+        mesh = " A MESH, ComfyUI's own or ComfyUI-3D-Pack's, is no radiance field." if _is_mesh(value) else ""
         raise SettingsError(
-            f"expected a radiance field, got {type(value).__name__}: wire NeRF Optimizer or Load Radiance Field here"
+            f"expected a radiance field, got {type(value).__name__}: wire NeRF Optimizer or Load Radiance Field here."
+            f"{mesh}"
         )
     return value
+
+
+def _is_mesh(value: Any) -> bool:
+    """Whether ``value`` looks like a mesh: the host's has ``vertices``, ComfyUI-3D-Pack's ``v`` and ``f``."""
+    return hasattr(value, "vertices") or (hasattr(value, "v") and hasattr(value, "f"))
 
 
 class SaveField(io.ComfyNode):

@@ -56,7 +56,9 @@ def _settings(owner: str, prefix: str = "") -> list[Any]:
         advanced = name not in SHOWN or None
         if kind.startswith("Literal["):
             options = [str(v) for v in ast.literal_eval(f"({kind[8:-1]},)")]
-            made.append(io.Combo.Input(name, options=options, default=str(value), tooltip=tip, advanced=advanced))
+            made.append(
+                io.Combo.Input(name, options=options, default=str(value), tooltip=tip, advanced=advanced, optional=True)
+            )
         elif kind in kinds:
             made.append(reflect.widget(name, kinds[kind], value, tip, advanced=bool(advanced)))
     order = {"resolution": 0, "face_budget": 1}

@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 from ..distill3d.errors import CheckpointError, SettingsError
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
+from ..distill3d.optimize import preset as library_preset
 from ..distill3d.optimize.state import capture
 from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import contact_sheet, turntable
@@ -136,10 +137,11 @@ PRESET_TIP = (
 
 def _presets() -> list[Any]:
     said = {"tooltip": "What everything that is not set here is taken from."}
+    draft = library_preset("draft")
     custom = [
         io.Combo.Input("base", options=list(PRESET_NAMES), default="draft", **said),
-        io.Int.Input("iterations", default=300, min=1, max=1_000_000, tooltip=_tip("iterations")),
-        io.Int.Input("batch", default=2, min=1, max=64, tooltip=_tip("batch")),
+        io.Int.Input("iterations", default=draft.iterations, min=1, max=1_000_000, tooltip=_tip("iterations")),
+        io.Int.Input("batch", default=draft.batch, min=1, max=64, tooltip=_tip("batch")),
         io.String.Input("resolution", default="auto", tooltip=f"{_tip('resolution')} auto takes the preset's."),
         io.Int.Input(
             "image_size",
@@ -151,7 +153,13 @@ def _presets() -> list[Any]:
             "1024). Smaller "
             "is faster and rougher.",
         ),
-        io.Int.Input("checkpoint_every", default=100, min=1, max=1_000_000, tooltip=_tip("checkpoint_every")),
+        io.Int.Input(
+            "checkpoint_every",
+            default=draft.checkpoint_every,
+            min=1,
+            max=1_000_000,
+            tooltip=_tip("checkpoint_every"),
+        ),
         io.String.Input(
             "more",
             default="",

@@ -10,7 +10,6 @@ from typing import Any
 from ..distill3d.errors import SettingsError
 from ..distill3d.methods import METHODS, GradientSettings
 from ..distill3d.optimize import Settings, preset
-from ..distill3d.prompts import Sector
 from ..distill3d.schedules import Schedule, TimestepWindow, parse
 from . import reflect
 from .host.guidance import guides_throughout, has_patches
@@ -102,29 +101,8 @@ def _set(owner: Any, path: list[str], value: str, name: str) -> Any:
         return replace(owner, **{head: _set(inner, path[1:], value, name)})
     kind = typing.get_type_hints(type(owner))[head]
     try:
-        return replace(owner, **{head: convert(kind, value)})
+        return replace(owner, **{head: reflect.convert(kind, value)})
     except SettingsError:
         raise
     except (TypeError, ValueError, KeyError) as error:
         raise SettingsError(f"{name} cannot be {value!r} ({error}): it is {inner} now") from error
-
-
-def convert(kind: Any, text: str) -> Any:
-    """``text`` as a field of type ``kind`` takes it."""
-    if text.lower() == "none" and type(None) in typing.get_args(kind):
-        return None
-    kind = reflect.plain(kind)
-    if isinstance(kind, type) and issubclass(kind, Schedule):
-        return parse(text)
-    if kind is bool:
-        return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[text.lower()]
-    if kind in (int, float, str):
-        return kind(text)
-    if typing.get_origin(kind) is typing.Literal:
-        if text not in typing.get_args(kind):
-            raise ValueError(f"expected one of {', '.join(map(str, typing.get_args(kind)))}")
-        return text
-    if typing.get_origin(kind) is tuple and Sector not in typing.get_args(kind):
-        separator = ".." if ".." in text else ","
-        return tuple(float(part) for part in text.strip("()[] ").split(separator))
-    raise ValueError("this setting cannot be written in one line")

@@ -118,16 +118,24 @@ MENUS = {
 }
 
 
+SWITCHES = {"ASD": {"random"}, "TBSD": {"unit_norm"}, "BRIDGE": {"weighted"}, "BSD": {"auto"}}
+
+
 def test_a_setting_that_takes_a_few_words_is_a_menu_of_those_it_takes(pack: ModuleType) -> None:
-    methods = importlib.import_module("pack.distill3d.methods")
+    methods, chosen = importlib.import_module("pack.distill3d.methods"), get("reflect").chosen
     for option in get("distill_loss").method_options():
         settings = methods.METHODS[option.key].settings
         combos = {item.id: item for item in option.inputs if item.io_type == "COMBO"}
-        assert set(combos) == MENUS.get(option.key, set())
+        switches = {name for name, item in combos.items() if item.options == ["auto", "on", "off"]}
+        assert switches == SWITCHES.get(option.key, set())
+        assert set(combos) - switches == MENUS.get(option.key, set())
         for name, item in combos.items():
-            for word in item.options:
-                settings(**{name: word})
-            assert item.default == getattr(settings(), name)
+            assert item.default == item.options[0] == "auto" and not chosen(settings, {name: "auto"})
+            for word in item.options[1:]:
+                made = settings(**chosen(settings, {name: word}))
+                assert getattr(made, name) == ({"on": True, "off": False}[word] if name in switches else word)
+            if name in switches:
+                continue
             with pytest.raises(importlib.import_module("pack.distill3d.errors").SettingsError):
                 settings(**{name: "anything else"})
 
@@ -222,9 +230,17 @@ def test_events_text_points_and_pictures_are_sent(pack: ModuleType) -> None:
     assert server.sent[-1][0] == "distill3d.end"
 
 
-def test_cancel_saves_and_resume_goes_on_bit_for_bit(pack: ModuleType, tmp_path: Path) -> None:
+def points_of_last_run() -> list[int]:
+    """Iterations on the chart."""
+    return [point["iteration"] for point in get("host.stop").BOARD.history("7")["points"]]
+
+
+def test_cancel_saves_and_resume_goes_on_bit_for_bit(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manager = sys.modules["comfy.model_management"]
     watch = get("host.watch")
+    monkeypatch.setattr(watch, "POINT_EVERY", 1e9)  # as if steps were fast: only the first and the last are told
     plain = watch.Watch._step
 
     def cancel_at_two(self: Any, step: Any) -> None:
@@ -238,9 +254,11 @@ def test_cancel_saves_and_resume_goes_on_bit_for_bit(pack: ModuleType, tmp_path:
     watch.Watch._step = plain
     assert manager.interrupt is False
     resume = get("optimizer").Resume
+    assert points_of_last_run() == [1, 2], "the chart does not end at the last step before Cancel"
     stopped, so_far, info = resume.execute("latest").args
     assert "2/5" in info and so_far.saved.facts["iterations"] == 2
     resumed = optimise(iterations=5, resume=stopped).args[0]
+    assert points_of_last_run() == [3, 5], "the chart does not begin where the checkpoint ended"
     straight = optimise(iterations=5).args[0]
     for name, tensor in straight.checkpoint.tensors.items():
         assert torch.equal(tensor, resumed.checkpoint.tensors[name]), name
@@ -254,9 +272,10 @@ def test_resume_with_other_settings_lists_them(pack: ModuleType) -> None:
         optimise(iterations=4, resume=stopped)
 
 
-def test_stop_and_keep_gives_what_there_is(pack: ModuleType) -> None:
+def test_stop_and_keep_gives_what_there_is(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     board = get("host.stop").BOARD
     watch = get("host.watch")
+    monkeypatch.setattr(watch, "POINT_EVERY", 1e9)
     plain = watch.Watch._step
 
     def stop_at_two(self: Any, step: Any) -> None:
@@ -269,7 +288,7 @@ def test_stop_and_keep_gives_what_there_is(pack: ModuleType) -> None:
     watch.Watch._step = plain
     assert json.loads(out.args[2])["iterations"]["done"] == 2
     assert not board.stop("7")
-    assert board.history("7")["points"][0]["iteration"] == 1
+    assert points_of_last_run() == [1, 2]
 
 
 def test_a_field_is_saved_loaded_turned_and_exported(pack: ModuleType, tmp_path: Path) -> None:

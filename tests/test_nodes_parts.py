@@ -234,6 +234,12 @@ def test_the_environment_says_what_was_refused_and_why(pack: ModuleType, monkeyp
     grids = environment.gather()["hash_grid"]
     assert grids["loop"] in ("chosen", "usable") and grids["tinycudann"].startswith("refused: ")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(environment.importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
+        patch.setattr(environment.importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
+        line = environment.line()
+    assert "found triton, not installed numba, tinycudann, nerfacc, av;" in line and "Environment Report" in line
+
     def broken(name: str) -> Any:
         raise RuntimeError("CUDA kernel image is missing")
 
@@ -276,12 +282,42 @@ def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack:
     assert run._reads_one_timestep(model(), {"a": out}) and not run._reads_one_timestep(model(), {"a": text})
 
 
-def test_a_number_that_may_be_none_is_a_text_field(pack: ModuleType) -> None:
+def test_what_a_preset_sets_shows_auto_and_what_that_is(pack: ModuleType) -> None:
+    """ASD's eta is 0.1 in the library, 1 in the bundled prior's preset: no widget shows either as if it were used."""
     errors, methods = (importlib.import_module(f"pack.distill3d.{name}") for name in ("errors", "methods"))
     reflect, asd = get("reflect"), methods.METHODS["ASD"].settings
-    field = next(item for item in reflect.inputs(asd) if item.id == "t_min")
-    assert field.io_type == "STRING" and field.default == "none" and "or none" in field.tooltip
-    assert reflect.chosen(asd, {"t_min": "0.02"}) == {"t_min": 0.02}
-    assert reflect.chosen(asd, {"t_min": "none"}) == reflect.chosen(asd, {"t_min": " auto "}) == {}
-    with pytest.raises(errors.SettingsError, match="t_min: expected a number, or none, got 'early'"):
-        reflect.chosen(asd, {"t_min": "early"})
+    fields = {item.id: item for item in reflect.inputs(asd, get("stands_for").of_method("ASD"))}
+    assert {item.default for item in fields.values()} == {"auto"} and all(item.optional for item in fields.values())
+    assert "auto is 1 with the bundled prior, 0.1 with any other MODEL. Write a number." in fields["eta"].tooltip
+    assert fields["random"].options == ["auto", "on", "off"] and "auto is off with" in fields["random"].tooltip
+    assert "auto is 0.02 with the bundled prior, none with any other" in fields["t_min"].tooltip
+    assert "5->1.2 with the bundled prior, 7.5 with" in fields["guidance"].tooltip
+    assert reflect.chosen(asd, dict.fromkeys(fields, " auto ")) == reflect.chosen(asd, {}) == {}
+    assert reflect.chosen(asd, dict.fromkeys(fields)) == {}, "the host passes None for what a prompt lacks"
+    written = {"eta": "0.1", "random": "on", "t_min": "none", "guidance_over": "iterations"}
+    assert reflect.chosen(asd, written) == {"eta": 0.1, "random": True, "t_min": None, "guidance_over": "iterations"}
+    assert reflect.chosen(asd, {"eta": 0.1, "random": False}) == {"eta": 0.1, "random": False}, "numbers of old prompts"
+    for name, said in {
+        "t_min": "expected a number, none or auto, got 'x'",
+        "random": "expected on, off or auto",
+    }.items():
+        with pytest.raises(errors.SettingsError, match=f"{name}: {said}"):
+            reflect.chosen(asd, {name: "x"})
+
+
+def test_what_the_widgets_show_is_what_runs(pack: ModuleType) -> None:
+    """The library's default can be asked for where a preset has another value, and words are used as they are shown."""
+    assemble = get("settings").assemble
+    draft = importlib.import_module("pack.distill3d.optimize").preset("draft", "asd", bundled=True)
+    plain = assemble(loss("ASD"), "draft", bundled=True)
+    assert plain.asd == draft.asd and plain.asd.eta == 1.0
+    written = assemble(loss("ASD", own={"eta": "0.1", "random": "on", "t_min": "none"}), "draft", bundled=True).asd
+    assert (written.eta, written.random, written.t_min) == (0.1, True, None)
+    for bundled in (True, False):
+        for name, entry in importlib.import_module("pack.distill3d.methods").METHODS.items():
+            shown = {item.id: item.default for item in get("reflect").inputs(entry.settings, {})}
+            used = getattr(assemble(loss(name, own=shown), "draft", bundled=bundled), name.lower())
+            auto = getattr(assemble(loss(name), "draft", bundled=bundled), name.lower())
+            lacking = loss(name, own=dict.fromkeys(shown))
+            assert getattr(assemble(lacking, "draft", bundled=bundled), name.lower()) == auto
+            assert used == auto, f"{name}: a text is shown that the preset replaces"

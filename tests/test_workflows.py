@@ -56,6 +56,44 @@ def test_the_check_sees_a_lost_a_moved_and_a_retyped_input(release: schemas.Rele
     assert schemas.broken(old, {}) == ["N is gone"]
 
 
+def test_the_check_sees_a_new_required_input_and_a_lost_word(release: schemas.Release) -> None:
+    def node(required: list[str], **words: list[str]) -> schemas.Release:
+        inputs = dict.fromkeys(["a", "m", "m.X.b", *required], "INT")
+        return {"N": {"inputs": inputs, "required": required, "menus": {"m": ["X", "Y"], **words}, "outputs": []}}
+
+    old = node(["a", "m"])
+    assert schemas.broken(old, old) == schemas.broken(old, node(["m"])) == []
+    (late,) = schemas.broken(old, node(["a", "m", "c"]))
+    assert late.startswith("N.c is required") and "make it optional" in late
+    (tightened,) = schemas.broken(old, node(["a", "m", "m.X.b"]))
+    assert tightened.startswith("N.m.X.b is required"), "an optional input became a required one"
+    (first,) = schemas.broken(old, node(["a", "m", "m.Y.c"]))
+    assert first.startswith("N.m.Y.c is required"), "a choice that had no inputs got a required one"
+    assert schemas.broken(old, node(["a", "m", "m.Z.c"], m=["X", "Y", "Z"])) == [], "a new choice may bring its own"
+    assert schemas.broken(old, node(["a", "m"], m=["Y"])) == ["N.m no longer offers X"]
+    bsd = release["Distill3D_DistillLoss"]
+    late_auto = {**bsd, "required": [*bsd["required"], "method.BSD.auto"]}
+    assert schemas.broken({"L": bsd}, {"L": late_auto})[0].startswith("L.method.BSD.auto is required")
+
+
+def test_an_optional_input_has_a_default_where_it_is_read(release: schemas.Release) -> None:
+    """The host passes nothing for an input that a prompt lacks."""
+    import importlib
+    import inspect
+    import tempfile
+
+    fake = importlib.import_module("fake_host")
+    with tempfile.TemporaryDirectory() as folder, fake.installed(Path(folder)):
+        for node in importlib.import_module("pack.nodes.extension").NODES:
+            required = release[node.define_schema().node_id]["required"]
+            parameters = inspect.signature(node.execute).parameters.values()
+            takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+            without = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+            assert set(without) <= set(required), node.__name__
+            named = {p.name for p in parameters}
+            assert takes_any or {item.id for item in node.define_schema().inputs} <= named
+
+
 def test_every_template_is_there_with_a_picture_and_a_note() -> None:
     assert {path.stem for path in TEMPLATES} == WANTED
     for path in TEMPLATES:
@@ -112,21 +150,14 @@ def test_a_template_fits_the_schemas(path: Path, release: schemas.Release) -> No
     assert "/home" not in text and ":\\\\" not in text
 
 
-def menus(items: list[Any], prefix: str = "") -> dict[str, list[str]]:
-    """The words of every menu of a node that does not list files, by the name its widget has."""
-    found: dict[str, list[str]] = {}
-    for item in items:
-        options = getattr(item, "options", None) or []
-        if options and item.id not in ("ckpt_name", "folder", "run", "field"):
-            found[prefix + item.id] = [str(getattr(option, "key", option)) for option in options]
-        for option in options:
-            found |= menus(getattr(option, "inputs", []), f"{prefix}{item.id}.")
-    return found
-
-
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 def test_a_templates_menus_hold_words_they_offer(path: Path) -> None:
-    offered = {schema.node_id: menus(schema.inputs) for schema in schemas.schemas()}
+    offered: dict[str, dict[str, list[str]]] = {}
+    for name, frozen in schemas.frozen(list(schemas.schemas())).items():
+        menus = offered.setdefault(name, {})
+        for key, words in frozen["menus"].items():
+            combo, *inner = key.split(".")
+            menus.setdefault(f"{combo}.{inner[1]}" if inner else combo, []).extend(words)
     seen = 0
     for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
         if node["type"] not in offered:

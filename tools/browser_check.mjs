@@ -1,5 +1,6 @@
 // Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue] [make]
 // "make" first makes the templates anew in the same page, "pictures" makes the help pages' pictures at the end.
+// Start ComfyUI without --disable-api-nodes: its page then refuses the viewer the textures inside a GLB.
 // Fails loudly when a node or widget is missing, or when preview, chart or viewer stay empty.
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -44,6 +45,7 @@ await page.evaluate(async ([graph, steps]) => {
     widget.callback?.(value);
   };
   if (steps > 0) {
+    choose("seed", Math.floor(Date.now() / 1000) % 2 ** 31); // a server that has run the same would show nothing grow
     choose("preset", "custom");
     await new Promise((done) => setTimeout(done, 100));
     choose("preset.iterations", steps);
@@ -85,6 +87,8 @@ if (!state.chart) problems.push("the chart is empty");
 if (!/done/.test(state.words)) problems.push(`the chart's words say ${state.words}`);
 if (!state.seen.preview) problems.push("no preview came");
 if (renderer === "vue" && state.sheets !== 1) problems.push(`NeRF Optimizer shows ${state.sheets} pictures, not one`);
+if (errors.some((text) => text.includes("Couldn't load texture")))
+  problems.push("the viewer shows the mesh without its texture: start ComfyUI without --disable-api-nodes, which blocks it");
 const kept = await afterReload();
 if (!kept.picture || !/done/.test(kept.words)) problems.push(`after a reload: ${JSON.stringify(kept)}`);
 writeFileSync(join(out, `${renderer}.json`), JSON.stringify({ ...state, errors, problems,
@@ -104,7 +108,7 @@ async function afterReload() {
   await page.waitForTimeout(4000);
   await page.screenshot({ path: join(out, `${renderer}-reloaded.png`) });
   return page.evaluate(() => ({
-    picture: document.querySelector(".distill3d-picture")?.naturalWidth ?? 0,
+    picture: document.querySelector(".distill3d-picture")?.offsetHeight > 60,
     words: document.querySelector(".distill3d-summary")?.textContent ?? "",
   }));
 }

@@ -15,11 +15,11 @@ export async function makeAll(page, names) {
   mkdirSync(join(root, "workflows"), { recursive: true });
   for (const [name, template] of Object.entries(TEMPLATES)) {
     if (names.length && !names.includes(name)) continue;
-    const { workflow, missing } = await page.evaluate(build, template.nodes);
+    const { workflow, missing, height } = await page.evaluate(build, template.nodes);
     if (missing.length) throw new Error(`${name}: ${missing.join("; ")}`);
     writeFileSync(join(root, "workflows", `${name}.json`), `${JSON.stringify(workflow, null, 1)}\n`);
     await page.waitForTimeout(1500);
-    const clip = { x: 60, y: 60, width: 1140, height: 640 };
+    const clip = { x: 60, y: 100, width: 1140, height: Math.max(360, Math.min(640, Math.round(height))) };
     writeFileSync(join(root, "workflows", `${name}.jpg`), await page.screenshot({ type: "jpeg", quality: 80, clip }));
     console.log(name);
   }
@@ -101,10 +101,10 @@ async function build(nodes) {
   const boxes = Object.values(made).map((node) => [...node.pos, ...node.size]);
   const [left, top] = [0, 1].map((k) => Math.min(...boxes.map((box) => box[k])));
   const [right, bottom] = [0, 1].map((k) => Math.max(...boxes.map((box) => box[k] + box[k + 2])));
-  const scale = Math.min(1100 / (right - left), 600 / (bottom - top), 1);
+  const scale = Math.min(1100 / (right - left), 560 / (bottom - top), 1);
   app.canvas.ds.scale = scale;
-  app.canvas.ds.offset = [80 / scale - left, 100 / scale - top];
+  app.canvas.ds.offset = [80 / scale - left, 150 / scale - top]; // below the page's own bars
   const workflow = app.graph.serialize();
   workflow.extra = { ...workflow.extra, ds: { scale: 0.6, offset: [80 - left, 100 - top] } };
-  return { workflow: JSON.parse(JSON.stringify(workflow)), missing };
+  return { workflow: JSON.parse(JSON.stringify(workflow)), missing, height: 70 + (bottom - top) * scale };
 }

@@ -36,6 +36,7 @@ export async function open(url, { settings = {}, width = 1280, height = 760 } = 
     executablePath, headless: true, args: FLAGS, viewport: { width, height },
   });
   const page = browser.pages()[0] ?? (await browser.newPage());
+  page.setDefaultTimeout(600_000); // a busy machine draws the 3D viewer in software
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));

@@ -1,7 +1,8 @@
 """What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, and nodes.json, the release file.
 
-``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs and outputs: they may only be added
-to. ``broken`` says what a change would break in saved workflows, and the tests call it.
+``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs, menus and outputs: they may only
+be added to, and what is added must be optional, because the host refuses a saved prompt that lacks a required input.
+``broken`` says what a change would break in saved workflows and prompts, and the tests call it.
 """
 
 from __future__ import annotations
@@ -41,11 +42,40 @@ def _flat(items: list[Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
+def _required(items: list[Any], prefix: str = "") -> list[str]:
+    """Names of the inputs without which the host refuses a prompt."""
+    found = []
+    for item in items:
+        if not getattr(item, "optional", False):
+            found.append(f"{prefix}{item.id}")
+        for option in getattr(item, "options", None) or []:
+            found += _required(getattr(option, "inputs", []), f"{prefix}{item.id}.{getattr(option, 'key', '')}.")
+    return found
+
+
+FILES = ("ckpt_name", "folder", "run", "field")
+"""Menus that list what is on the disk."""
+
+
+def _menus(items: list[Any], prefix: str = "") -> dict[str, list[str]]:
+    """The words of every menu that does not list files."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        options = getattr(item, "options", None) or []
+        if options and item.id not in FILES:
+            found[f"{prefix}{item.id}"] = [str(getattr(option, "key", option)) for option in options]
+        for option in options:
+            found |= _menus(getattr(option, "inputs", []), f"{prefix}{item.id}.{getattr(option, 'key', '')}.")
+    return found
+
+
 def frozen(all_schemas: list[Any]) -> Release:
     """What a saved workflow relies on, of each node."""
     return {
         schema.node_id: {
             "inputs": _flat(schema.inputs),
+            "required": _required(schema.inputs),
+            "menus": _menus(schema.inputs),
             "outputs": [[item.io_type, item.id] for item in schema.outputs],
         }
         for schema in all_schemas
@@ -60,8 +90,20 @@ def _groups(inputs: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
+def _demanded(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Inputs that ``now`` requires and a prompt saved with ``was`` may lack; a new choice may bring its own."""
+    known = set(was.get("required", was["inputs"]))
+    found = []
+    for key in now.get("required", []):
+        combo, _, choice = key.rpartition(".")[0].rpartition(".")
+        if key not in known and not (combo and choice not in was.get("menus", {}).get(combo, [choice])):
+            found.append(key)
+    return found
+
+
 def broken(old: Release, new: Release) -> list[str]:
-    """One line for every node, input or output of ``old`` that is gone, moved or of another type in ``new``."""
+    """One line for every node, input, word of a menu or output of ``old`` that is gone, moved or of another type in
+    ``new``, and for every input that ``new`` requires and ``old`` did not."""
     lines = []
     for name, was in old.items():
         if name not in new:
@@ -76,6 +118,11 @@ def broken(old: Release, new: Release) -> list[str]:
             kept = [key for key in keys if key in now["inputs"]]
             if groups.get(group, [])[: len(kept)] != kept:
                 lines.append(f"{name}: inputs changed places; add new ones at the end of {group or 'the list'}")
+        for key, words in was.get("menus", {}).items():
+            if lost := [word for word in words if word not in now.get("menus", {}).get(key, words)]:
+                lines.append(f"{name}.{key} no longer offers {', '.join(lost)}")
+        for key in _demanded(was, now):
+            lines.append(f"{name}.{key} is required, and saved prompts lack it: make it optional, with a default")
         if now["outputs"][: len(was["outputs"])] != was["outputs"]:
             lines.append(f"{name}: outputs were {was['outputs']}, are {now['outputs']}")
     return lines

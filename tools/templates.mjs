@@ -15,17 +15,18 @@ const nerf = (widgets, at, from = "loss", wires = {}) => ({
 });
 const mesh = (at, from = ["nerf", 0], widgets = {}) => ({ type: "Distill3D_MeshExport", widgets, wires: { field: from }, at });
 const viewer = (at, from = ["export", 1]) => ({ type: "Preview3D", wires: { model_file: from }, size: [380, 420], at });
-const note = (text, at = [0, 460]) => ({ type: "MarkdownNote", widgets: { 0: text }, size: [380, 300], at });
+const note = (text, at = [0, 520]) => ({ type: "MarkdownNote", widgets: { 0: text }, size: [380, 300], at });
 
 const bakeOff = () => {
   const nodes = { load: load(TINY), prompts: prompts("a blue torus", [0, 180]) };
   ["SDS", "CSD", "ASD", "TBSD"].forEach((method, row) => {
     const id = method.toLowerCase();
-    nodes[`loss_${id}`] = loss({ method }, [440, row * 780]);
+    const [x, y] = [1360 * (row % 2), 860 * Math.floor(row / 2)];
+    nodes[`loss_${id}`] = loss({ method }, [440 + x, y]);
     const custom = { preset: "custom", "preset.base": "draft", "preset.iterations": 200 };
-    nodes[`nerf_${id}`] = nerf(custom, [860, row * 780], `loss_${id}`);
+    nodes[`nerf_${id}`] = nerf(custom, [860 + x, y], `loss_${id}`);
     nodes[`show_${id}`] = { type: "PreviewImage", wires: { images: [`nerf_${id}`, 1] }, size: [420, 420],
-      at: [1280, row * 780] };
+      at: [1280 + x, y] };
   });
   return nodes;
 };
@@ -58,14 +59,14 @@ blue, purple and pink. Its cubes are bent.`),
       nerf: nerf({ preset: "standard" }, [860, 0]),
       export: mesh([1280, 0]),
       view: viewer([1700, 0]),
-      env: { type: "Distill3D_EnvironmentReport", at: [1280, 520] },
+      env: { type: "Distill3D_EnvironmentReport", at: [1700, 520] },
       note: note(`## Standard run on Stable Diffusion 1.5
 
 **Hardware** a GPU with 8 GB or more. **Time** not measured yet on a real checkpoint; 6,000 steps of one view. **Model** any Stable
 Diffusion 1.5 checkpoint in \`models/checkpoints\`, as .safetensors: choose it in Load SD.
 
 **What good looks like**: after a tenth of the run a blob of the right colours, after a third the shape, then detail. Try \`draft\` first.`,
-        [0, 520]),
+        [0, 560]),
     },
   },
   "method-bake-off": {
@@ -84,11 +85,11 @@ SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and 
     nodes: {
       load: load(TINY),
       prompts: prompts("a green cone", [0, 180]),
-      strength: { type: "Distill3D_CFGSchedule", at: [440, -420],
+      strength: { type: "Distill3D_CFGSchedule", at: [440, -460],
         widgets: { start: 0, end: 1, shape: "cosine", over: "timesteps" }, size: [320, 400] },
       freeu: { type: "Distill3D_FreeUPatch", at: [440, 20], wires: { model: ["load", 0], schedule: ["strength", 0] },
         widgets: { version: "v2", b1: 1.1, b2: 1.1, s1: 0.9, s2: 0.9 } },
-      cfg: { type: "Distill3D_CFGSchedule", at: [440, 320],
+      cfg: { type: "Distill3D_CFGSchedule", at: [440, 360],
         widgets: { start: 5, end: 1.2, shape: "linear", over: "iterations" }, size: [320, 400] },
       loss: loss({ method: "SDS" }, [860, 0], ["freeu", 0], { cfg: ["cfg", 0] }),
       nerf: nerf({ preset: "draft" }, [1280, 0]),
@@ -128,7 +129,7 @@ the one that was stopped; every difference is listed.
   "lora-prior": {
     nodes: {
       load: load(CHECKPOINT),
-      lora: { type: "LoraLoader", wires: { model: ["load", 0], clip: ["load", 1] }, at: [440, -220] },
+      lora: { type: "LoraLoader", wires: { model: ["load", 0], clip: ["load", 1] }, at: [440, -260] },
       prompts: { type: "Distill3D_ViewPrompts", widgets: { prompt: "a wooden toy castle" }, wires: { clip: ["lora", 1] },
         at: [0, 220] },
       loss: loss({ method: "ASD" }, [440, 0], ["lora", 0]),
@@ -142,7 +143,7 @@ LoRA made for it, both chosen in their loaders.
 
 Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, ControlNet through Distill Loss's \`extras\`.
 
-**What good looks like**: the LoRA's style from every side.`, [0, 520]),
+**What good looks like**: the LoRA's style from every side.`, [0, 560]),
     },
   },
   "core-mesh-tools": {

@@ -91,15 +91,18 @@ class Watch:
         self._bar = comfy.utils.ProgressBar(iterations, node_id=node)
         self._pictures: queue.Queue[tuple[int, int, torch.Tensor] | None] = queue.Queue(maxsize=1)
         self._thread = threading.Thread(target=self._send_pictures, daemon=True, name="distill3d preview")
-        self._began = self._last_text = self._last_point = self._last_step = time.monotonic()
-        self._next_sheet = self._began
+        self._last_text = self._last_point = float("-inf")
+        self._next_sheet = self._last_step = time.monotonic()
         self._pace: float | None = None
+        self._late: dict[str, Any] | None = None
 
     def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._late is not None:
+            self._tell(self._late)
         BOARD.end(self.node)
         self._pictures.put(None)
         self._thread.join(timeout=5)
@@ -138,17 +141,16 @@ class Watch:
         if last or now - self._last_text >= TEXT_EVERY:
             self._last_text = now
             self._server.send_progress_text(text_of(step, self._pace), self.node, self._client)
-        if last or step.iteration == 1 or now - self._last_point >= POINT_EVERY:
+        self._late = {
+            "iteration": step.iteration,
+            "iterations": step.iterations,
+            "loss": _finite(step.loss),
+            "gradient": _finite(step.gradient_norm),
+            "occupancy": _finite(step.occupancy),
+        }
+        if last or now - self._last_point >= POINT_EVERY:
             self._last_point = now
-            point = {
-                "iteration": step.iteration,
-                "iterations": step.iterations,
-                "loss": _finite(step.loss),
-                "gradient": _finite(step.gradient_norm),
-                "occupancy": _finite(step.occupancy),
-            }
-            BOARD.add(self.node, point)
-            self._send("distill3d.step", point)
+            self._tell(self._late)
         if self.run is not None and now >= self._next_sheet and self._pictures.empty():
             sheet = live_sheet(self.run)
             took = time.monotonic() - now
@@ -156,6 +158,12 @@ class Watch:
             self._last_step = time.monotonic()
             with contextlib.suppress(queue.Full):
                 self._pictures.put_nowait((step.iteration, step.iterations, sheet))
+
+    def _tell(self, point: dict[str, Any]) -> None:
+        """A point of the chart. The first and the last of a run are always told, those between once in a while."""
+        self._late = None
+        BOARD.add(self.node, point)
+        self._send("distill3d.step", point)
 
     def _send_pictures(self) -> None:
         from PIL import Image

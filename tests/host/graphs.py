@@ -10,34 +10,13 @@ COARSE = "field.grid.levels = 3\nrender.samples_per_ray = 32"
 METHODS: dict[str, dict[str, Any]] = {
     "SDS": {"guidance": "auto", "guidance_over": "iterations"},
     "CSD": {"target": "auto", "negative": "auto", "null": "auto"},
-    "ASD": {"guidance": "auto", "eta": 0.1, "random": True, "t_min": "none", "guidance_over": "iterations"},
-    "TBSD": {
-        "omega": "auto",
-        "a": "auto",
-        "start": 0.0,
-        "end": 1.0,
-        "unit_norm": False,
-        "source": "target_negative",
-        "modifier": "blurry",
-        "time": "iteration",
-        "given": "",
-        "weight": "auto",
-        "kappa": 1.0,
-        "opening": "csd",
-    },
-    "NFSD": {"guidance": "auto", "negative": "blurry", "low": 0.2, "guidance_over": "iterations"},
-    "BRIDGE": {
-        "guidance": "auto",
-        "k": "auto",
-        "switch": 0.5,
-        "weighted": True,
-        "target": "sharp",
-        "modifier": "blurry",
-        "source": "target_negative",
-        "given": "",
-    },
-    "BSD": {"kappa": "auto", "denoise": 1.0, "auto": False},
+    "ASD": {"guidance": "auto", "eta": "0.1", "random": "on", "t_min": "none", "guidance_over": "iterations"},
+    "TBSD": {"source": "target_negative", "modifier": "blurry", "given": "", "kappa": "auto", "unit_norm": "auto"},
+    "NFSD": {"negative": "blurry", "low": "0.2"},
+    "BRIDGE": {"target": "sharp", "modifier": "blurry", "weighted": "off"},
+    "BSD": {},
 }
+"""Settings as a page sends them, some left out as in prompts that were saved before they existed."""
 PERP_NEG = {"strength": "auto"}
 TEXTURE = {
     "size": 128,

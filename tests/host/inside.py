@@ -25,13 +25,19 @@ def load(name: str, file: Path, **more: Any) -> ModuleType:
     return sys.modules[name]
 
 
-def pack(comfy: Path) -> ModuleType:
-    """The pack, imported beside the host in ``comfy`` on the CPU."""
-    sys.path.insert(0, str(comfy))
+def host(comfy: Path) -> None:
+    """Makes the host in ``comfy`` importable, on the CPU."""
+    if str(comfy) not in sys.path:
+        sys.path.insert(0, str(comfy))
     load("helper", Path(__file__).parent / "helper_pack" / "prestartup_script.py")
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
+
+
+def pack(comfy: Path) -> ModuleType:
+    """The pack, imported beside the host in ``comfy`` on the CPU."""
+    host(comfy)
     return load("pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
 
 

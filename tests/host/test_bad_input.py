@@ -50,6 +50,17 @@ def test_a_lost_object_names_the_inputs_that_bring_it_back(server: Any) -> None:
     assert "losses.sparsity (preset custom, more)" in said and "--" not in said
 
 
+def test_a_mesh_of_another_pack_is_refused_where_a_field_is_wanted(server: Any) -> None:
+    """By its type before the run, and by what it is where a wildcard lets it through."""
+    graph = {"other": node("TestPackMesh"), "export": graphs.export(("other", 0))}
+    status, answer = server.post("/prompt", {"prompt": graph})
+    assert status == 400 and "MESH" in str(answer["node_errors"]["export"])
+    graph["export"] = graphs.export(("other", 1))
+    seen = server.run(graph)
+    assert seen.end == "execution_error" and seen.error["node_id"] == "export", (seen.answer, seen.end)
+    assert "ComfyUI-3D-Pack's, is no radiance field" in seen.error["exception_message"]
+
+
 def test_a_damaged_or_missing_checkpoint_is_refused_on_load_sd(server: Any) -> None:
     folder = server.base / "models" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,8 @@ def plain(server: Any) -> Any:
     return run(server)
 
 
-def test_a_lora_changes_the_run_by_its_strength_and_not_the_model(server: Any, plain: Any) -> None:
+def write_lora(server: Any) -> str:
+    """A random LoRA of one layer of the bundled prior, where the host looks for it."""
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
@@ -42,9 +43,14 @@ def test_a_lora_changes_the_run_by_its_strength_and_not_the_model(server: Any, p
     save_file(
         {f"{name}.{k}": torch.randn(shape, generator=g) for k, shape in weights.items()}, folder / "t.safetensors"
     )
+    return "t.safetensors"
+
+
+def test_a_lora_changes_the_run_by_its_strength_and_not_the_model(server: Any, plain: Any) -> None:
+    name = write_lora(server)
 
     def with_lora(strength: float) -> Any:
-        lora = node("LoraLoaderModelOnly", model=["load", 0], lora_name="t.safetensors", strength_model=strength)
+        lora = node("LoraLoaderModelOnly", model=["load", 0], lora_name=name, strength_model=strength)
         return run(server, ("lora", 0), {"lora": lora})
 
     one, two, none = with_lora(1.0), with_lora(2.0), with_lora(0.0)
@@ -52,6 +58,37 @@ def test_a_lora_changes_the_run_by_its_strength_and_not_the_model(server: Any, p
     assert len({one["loss"], two["loss"], plain["loss"]}) == 3
     assert one["prior"]["lora_patches"] == 1 and plain["prior"]["lora_patches"] == 0
     assert run(server)["loss"] == plain["loss"]
+
+
+def test_a_lora_that_comes_as_a_hook_acts_by_its_strength(server: Any, plain: Any) -> None:
+    name = write_lora(server)
+
+    def hooked(strength: float) -> Any:
+        extra = {
+            "hook": node("CreateHookLoraModelOnly", lora_name=name, strength_model=strength),
+            "with": node(
+                "ConditioningSetProperties",
+                cond_NEW=["prompts", 1],
+                strength=1.0,
+                set_cond_area="default",
+                hooks=["hook", 0],
+            ),
+        }
+        return run(server, extra=extra, extras=["with", 0])
+
+    one, two, none = hooked(1.0), hooked(2.0), hooked(1e-6)
+    assert one["settings"]["window"]["shared"], "a hook may change with the timestep, so the views share one"
+    assert len({one["loss"], two["loss"], none["loss"]}) == 3
+    assert run(server)["loss"] == plain["loss"]
+
+
+def test_the_hosts_own_freeu_is_honoured(server: Any, plain: Any) -> None:
+    def patched(**factors: float) -> float:
+        patch = node("FreeU_V2", model=["load", 0], **factors)
+        return float(run(server, ("freeu", 0), {"freeu": patch})["loss"])
+
+    assert patched(b1=1.0, b2=1.0, s1=1.0, s2=1.0) == pytest.approx(plain["loss"], rel=1e-3)
+    assert patched(b1=1.4, b2=1.4, s1=0.5, s2=0.5) != pytest.approx(plain["loss"], rel=1e-3)
 
 
 def test_freeu_of_ones_changes_nothing_and_other_factors_do(server: Any, plain: Any) -> None:

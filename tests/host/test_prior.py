@@ -102,6 +102,30 @@ def test_lora_and_freeu_change_the_prediction_and_the_base_model_stays(tiny: Any
     assert len({name, lora_name, freeu_name}) == 3
 
 
+def test_a_lora_that_comes_as_a_hook_gives_what_the_loaded_one_gives(tiny: Any, tmp_path: Path) -> None:
+    import comfy.hooks
+    import comfy.sd
+    import torch
+
+    g = torch.Generator().manual_seed(0)
+    name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
+    shapes = {"lora_down.weight": (4, 128), "lora_up.weight": (192, 4)}
+    lora = {f"{name}.{key}": torch.randn(shape, generator=g) for key, shape in shapes.items()}
+    x, t = torch.randn(2, 4, 16, 16, generator=g), torch.tensor([400, 400])
+
+    def body(run: Any) -> Any:
+        return run.prior.predict_noise(x, t, run.prior.embed([f"{PROMPT}, side view", NEGATIVE]))
+
+    hooks = comfy.hooks.create_hook_lora(lora=lora, strength_model=1.0, strength_clip=0.0)
+    plain = inside(tiny, body, tmp_path)
+    hooked = inside(tiny, body, tmp_path, extras=[[torch.zeros(1, 1, 128), {"hooks": hooks}]])
+    patched, _ = comfy.sd.load_lora_for_models(tiny.model, None, lora, 1.0, 0.0)
+    loaded = inside(SimpleNamespace(**{**vars(tiny), "model": patched}), body, tmp_path)
+    torch.testing.assert_close(hooked, loaded, rtol=1e-5, atol=1e-6)
+    assert (hooked - plain).abs().max() > 1e-3
+    assert torch.equal(inside(tiny, body, tmp_path), plain)
+
+
 KINDS = ["EPS", "V_PREDICTION", "EDM", "V_PREDICTION_EDM", "V_PREDICTION_CONTINUOUS", "FLOW", "FLUX"]
 
 

@@ -328,6 +328,41 @@ def test_the_bundled_prior_is_a_model_like_any_other(server: Any) -> None:
     assert red[0] > red[1] + 30 and red[0] > red[2] + 30
 
 
+def test_a_prior_in_a_diffusers_folder_is_loaded_from_there(server: Any) -> None:
+    """What ``distill3d train-prior`` writes, put where the host keeps diffusers models, is the same model."""
+    import shutil
+
+    source = Path(__file__).resolve().parents[2] / "assets" / "tiny-prior"
+    shutil.copytree(source, server.base / "models" / "diffusers" / "mine", dirs_exist_ok=True)
+    losses = []
+    for load in (
+        ours("LoadSD", source=graphs.TINY),
+        ours("LoadSD", **{"source": "diffusers", "source.folder": "mine"}),
+    ):
+        graph = graphs.base() | {"load": load, "loss": graphs.loss(), "nerf": graphs.optimizer(3)}
+        graph["text"] = node("PreviewAny", source=["nerf", 2])
+        seen = server.run(graph)
+        assert seen.end == "execution_success", (seen.answer, seen.of("execution_error"))
+        losses.append(json.loads("".join(seen.outputs["text"]["text"])))
+    bundled, mine = losses
+    assert bundled["prior"]["unet_parameters"] == mine["prior"]["unet_parameters"]
+    assert mine["prior"]["source"].endswith("mine") and not bundled["prior"]["source"].endswith("mine")
+
+
+def test_a_prompt_saved_before_a_setting_existed_runs(server: Any) -> None:
+    """BSD's auto came late: the host fills it in, and what was saved under old kinds of widgets still fits."""
+    graph = graphs.base() | {"loss": graphs.loss("BSD"), "nerf": graphs.optimizer(2)}
+    graph["text"] = node("PreviewAny", source=["nerf", 2])
+    for name in list(graph["loss"]["inputs"]):
+        if name.startswith("method."):
+            del graph["loss"]["inputs"][name]
+    graph["loss"]["inputs"]["method.denoise"] = 1.25
+    seen = server.run(graph)
+    assert seen.end == "execution_success", (seen.answer, seen.of("execution_error"))
+    settings = json.loads("".join(seen.outputs["text"]["text"]))["settings"]["bsd"]
+    assert settings["denoise"] == 1.25 and settings["auto"] is False
+
+
 def test_a_schedule_drawn_by_hand_is_drawn_again(server: Any) -> None:
     curve = {"points": [[0.0, 0.0], [0.5, 1.0], [1.0, 1.0]], "interpolation": "linear"}
     graph = {

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from .models import TestControlNet, TestModel
+from .models import TestControlNet, TestModel, TestPackMesh
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {"TestModel": TestModel, "TestControlNet": TestControlNet}
+NODE_CLASS_MAPPINGS: dict[str, type] = {
+    "TestModel": TestModel,
+    "TestControlNet": TestControlNet,
+    "TestPackMesh": TestPackMesh,
+}

@@ -97,3 +97,23 @@ class TestControlNet:
             )
             fill(net)
         return (comfy.controlnet.ControlNet(net.eval(), load_device=manager.get_torch_device()),)
+
+
+class PackMesh:
+    """What ComfyUI-3D-Pack sends over wires named MESH: an object of its own class."""
+
+    def __init__(self) -> None:
+        self.v, self.f = torch.zeros(3, 3), torch.zeros(1, 3, dtype=torch.int)
+
+
+class TestPackMesh:
+    """A MESH as ComfyUI-3D-Pack makes it, under its own type and under the wildcard that fits every input."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("MESH", "*")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> tuple[Any, Any]:
+        return PackMesh(), PackMesh()
