@@ -37,6 +37,10 @@ SETTABLE = (*(name.lower() for name in METHODS), "window", "gradient", "perp_neg
 """Groups of settings that the input more may change."""
 PUBLISHED = "published"
 TOY = Settings2D(batch=16, iterations=300)
+TOY_WORDS = {
+    "batch": "Points on the circle from which they start, each with its own noise.",
+    "rate": "Adam's learning rate over the run; the target's modes are 0.15 wide.",
+}
 NAMES = " ".join(name.lower() for name in METHODS)
 
 
@@ -82,9 +86,9 @@ def _ways() -> list[Any]:
     ]
 
 
-def _run_inputs(default: Settings2D, *names: str) -> list[Any]:
-    """Widgets for these settings of a run, at the values of ``default``."""
-    hints, said = typing.get_type_hints(Settings2D), reflect.docs(Settings2D)
+def _run_inputs(default: Settings2D, *names: str, **told: str) -> list[Any]:
+    """Widgets for these settings of a run, at the values of ``default``; ``told`` replaces a setting's own sentence."""
+    hints, said = typing.get_type_hints(Settings2D), {**reflect.docs(Settings2D), **told}
     made = []
     for name in names:
         if name == "rate":
@@ -252,7 +256,7 @@ class Toy2D(io.ComfyNode):
                 "is known: figure 2 of the ASD paper in kind. No MODEL, seconds."
             ),
             search_aliases=[*METHODS, "gaussian mixture", "toy", "trajectories"],
-            inputs=[*_shared(), *_run_inputs(TOY, "iterations", "batch", "rate"), *_ways()],
+            inputs=[*_shared(), *_run_inputs(TOY, "iterations", "batch", "rate", **TOY_WORDS), *_ways()],
             outputs=[
                 io.Image.Output(
                     "sheet",

@@ -9,6 +9,7 @@ from server import PromptServer
 
 from . import environment
 from .cfg_schedule import CFGSchedule
+from .compare_runs import CompareRuns
 from .distill2d import Distill2D, Toy2D
 from .distill_loss import DistillLoss
 from .environment import EnvironmentReport
@@ -36,6 +37,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     EnvironmentReport,
     Distill2D,
     Toy2D,
+    CompareRuns,
 )
 
 
