@@ -108,7 +108,7 @@ a table side by side, and says below the table what was not the same for all.
 Left: a picture is optimised directly by every method, from one start and one noise. Right: the same on points in the plane, where the
 score is known. Wire your own checkpoint into Distill 2D to see e(t) of your model and whether it knows your prompt.
 
-**What good looks like**: rows that end in something red with corners; paths that end in the dark spots. TBSD is our reading of its
+**What good looks like**: rows that end in something red with corners; paths that run to a dark spot (BSD stops between). TBSD is our reading of its
 abstract; on the bundled prior its quality words mean nothing.`, [0, 200]),
     },
   },
