@@ -123,10 +123,11 @@ def test_cancel_ends_it_during_a_method_and_during_the_looking(pack: ModuleType,
     assert fake_host.ProgressBar.seen[-1][0] == at - 1 and manager.interrupt is False
 
 
-def test_the_model_is_left_as_it_was(pack: ModuleType) -> None:
+def test_the_model_is_left_as_it_was_and_never_asked_for_more_than_a_step(pack: ModuleType) -> None:
     patcher = model()
     before = (str(patcher.model_options), dict(patcher.attachments))
-    run_2d(patcher=patcher)
+    run_2d("sds csd", patcher=patcher)
+    assert max(texts * rows for texts, rows in patcher.model.calls) == 4, "no call is larger than a step's"
     assert (str(patcher.model_options), dict(patcher.attachments)) == before and not patcher.wrappers
 
 

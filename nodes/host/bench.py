@@ -141,6 +141,7 @@ class _Bench(comfy.samplers.Sampler):  # type: ignore[misc]
             own: Any = getattr(self.task.chosen[name], name) if name else None
             scale = scale_of(own, lambda: progress.share, prior.T) if own and guides_throughout(own) else None
             prior.guide = make_guide(guider.inner_model, options, scale) if scale else None
+            prior.max_batch = None if name else 2 * self.task.run.batch  # the looking fits where the run did
 
         done = compare(prior, self.task, on_method=on_method, on_frame=progress.on_frame, on_look=progress.on_look)
         return done, prior
