@@ -9,6 +9,8 @@ from server import PromptServer
 
 from . import environment
 from .cfg_schedule import CFGSchedule
+from .compare_runs import CompareRuns
+from .distill2d import Distill2D, Toy2D
 from .distill_loss import DistillLoss
 from .environment import EnvironmentReport
 from .field import LoadField, SaveField
@@ -33,6 +35,9 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadField,
     Resume,
     EnvironmentReport,
+    Distill2D,
+    Toy2D,
+    CompareRuns,
 )
 
 

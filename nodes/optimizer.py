@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management as manager
@@ -15,6 +16,7 @@ from ..distill3d.errors import CheckpointError, SettingsError
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
 from ..distill3d.optimize import preset as library_preset
+from ..distill3d.optimize.curves import Recorder
 from ..distill3d.optimize.state import capture
 from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import contact_sheet, turntable
@@ -79,7 +81,9 @@ class NeRFOptimizer(io.ComfyNode):
                     "images", display_name="images", tooltip=f"{FRAMES} views around the object, {FRAME_SIZE} pixels."
                 ),
                 io.String.Output(
-                    "report", display_name="report", tooltip="The run as JSON: settings, seconds, versions."
+                    "report",
+                    display_name="report",
+                    tooltip="The run as JSON: settings, seconds, versions, curves.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -124,7 +128,9 @@ class NeRFOptimizer(io.ComfyNode):
             log.warning(facts["note"])
         node = str(cls.hidden.unique_id)
         with Watch(node, settings.iterations, facts) as watch:
-            field, images, sheet, text = distill(task, (watch,), watch.stop, _finish, started=watch.attach)
+            recorder = Recorder()
+            finish = partial(_finish, recorder=recorder)
+            field, images, sheet, text = distill(task, (watch, recorder), watch.stop, finish, started=watch.attach)
             watch.show((sheet[0] * 255).round().to(torch.uint8))
         return io.NodeOutput(field, images, text)
 
@@ -194,7 +200,7 @@ def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
     return assembled.override(settings, str(preset.get("more", "")))
 
 
-def _finish(run: Distillation) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
+def _finish(run: Distillation, recorder: Recorder) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
     """The node's outputs, made while the run is at hand: everything detached and on the CPU."""
     field = from_checkpoint(capture(run))
 
@@ -209,8 +215,8 @@ def _finish(run: Distillation) -> tuple[RadianceField, torch.Tensor, torch.Tenso
     )
     pixels = torch.frombuffer(bytearray(sheet.convert("RGB").tobytes()), dtype=torch.uint8)
     pixels = pixels.reshape(1, sheet.height, sheet.width, 3)
-    built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME})
-    return field, images.float() / 255, pixels.float() / 255, json.dumps(built, indent=1)
+    built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME}) | {"curves": recorder.to_json(run.prior.T)}
+    return replace(field, report=built), images.float() / 255, pixels.float() / 255, json.dumps(built, indent=1)
 
 
 class Resume(io.ComfyNode):

@@ -79,6 +79,8 @@ def widget(name: str, kind: Any, default: Any, tooltip: str, *, advanced: bool =
         return io.Int.Input(name, default=int(default), min=0, max=2**31 - 1, **more)
     if kind is float:
         return io.Float.Input(name, default=float(default), min=-1e6, max=1e6, step=0.001, round=False, **more)
+    if typing.get_origin(kind) is Literal:
+        return io.Combo.Input(name, options=[str(w) for w in typing.get_args(kind)], default=str(default), **more)
     if kind is str:
         long = len(str(default)) > 40
         return io.String.Input(name, default=str(default), multiline=long, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,8 +71,11 @@ def _schedule(name: str, text: str) -> Schedule:
         raise SettingsError(f"{name}: {error}") from error
 
 
-def override(settings: Settings, text: str) -> Settings:
+def override(settings: Settings, text: str, known: Sequence[str] | None = None) -> Settings:
     """``settings`` changed by lines such as ``losses.sparsity = 0->20``; ``#`` begins a remark.
+
+    Args:
+        known: what may be changed; by default everything that belongs to no node of its own.
 
     Raises:
         SettingsError: a line, name or value that cannot be used; the message lists the names that are known there.
@@ -83,14 +87,15 @@ def override(settings: Settings, text: str) -> Settings:
         name, equals, value = (part.strip() for part in line.partition("="))
         if not equals or not value:
             raise SettingsError(f"expected a line such as losses.sparsity = 2, got {line!r}: write name = value")
-        settings = _set(settings, name.replace("-", "_").split("."), value, name)
+        settings = _set(settings, name.replace("-", "_").split("."), value, name, known)
     return settings
 
 
-def _set(owner: Any, path: list[str], value: str, name: str) -> Any:
-    known = [field.name for field in dataclasses.fields(owner)]
-    if isinstance(owner, Settings):
-        known = [field for field in known if field not in OWNED and field.upper() not in METHODS]
+def _set(owner: Any, path: list[str], value: str, name: str, known: Sequence[str] | None = None) -> Any:
+    if known is None:
+        known = [field.name for field in dataclasses.fields(owner)]
+        if isinstance(owner, Settings):
+            known = [field for field in known if field not in OWNED and field.upper() not in METHODS]
     head = path[0]
     if head not in known:
         raise SettingsError(f"unknown setting {name!r}: expected one of {', '.join(known)} at {head!r}")

@@ -66,11 +66,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class RadianceField:
-    """An object: its field and occupancy on the CPU, its background, and the tensors they came from."""
+    """An object: its field and occupancy on the CPU, its background, and the tensors they came from.
+
+    Attributes:
+        report: of the run that made it, with its curves; empty where that is not at hand.
+    """
 
     saved: SavedField
     background: Background
     checkpoint: Checkpoint
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,7 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
         "Vae",
         "Image",
         "Conditioning",
+        "Latent",
         "Mesh",
         "File3DAny",
         "String",

@@ -1,4 +1,4 @@
-"""Formulas broken on purpose, each with the tests that must notice:  python tests/mutations.py [part of a name]
+"""Formulas broken on purpose, each with the tests that must notice:  python tests/mutations.py [parts of names]
 
 Not collected by pytest. Every mutation of ``mutations.json`` replaces one piece of text in a copy of the library and
 runs the named tests on it, in a fork of this process that has torch loaded already (so: Linux or macOS). A mutation
@@ -75,7 +75,8 @@ def passes(tests: str, folder: Path) -> bool:
 
 def main() -> int:
     table = json.loads(TABLE.read_text(encoding="utf-8"))
-    wanted = [m for m in table if len(sys.argv) < 2 or sys.argv[1] in m["name"]]
+    parts = sys.argv[1:] or [""]
+    wanted = [m for m in table if any(part in m["name"] for part in parts)]
     preload()
     alive = 0
     with tempfile.TemporaryDirectory() as name:

@@ -62,7 +62,7 @@ def test_dreamfusion_blob_at_the_start() -> None:
     torch.testing.assert_close(made.density(x).double(), expected, rtol=2e-3, atol=0)
 
 
-def test_laplace_is_volsdf_of_a_ball() -> None:
+def test_20_laplace_is_volsdf_of_a_ball() -> None:
     """VolSDF (arXiv 2106.12052) eq. 3: density 1/beta times the Laplace distribution's CDF at minus the distance."""
     made = field(activation="laplace", peak=10.0, blob_density=5.0, blob_radius=0.5)
     made.hardness.fill_(4.0)
@@ -74,7 +74,7 @@ def test_laplace_is_volsdf_of_a_ball() -> None:
     torch.testing.assert_close(made.density(x).double(), share / beta, rtol=1e-4, atol=1e-6)
 
 
-def test_laplace_cdf_is_smooth_where_its_halves_meet() -> None:
+def test_20_laplace_cdf_is_smooth_where_its_halves_meet() -> None:
     x = torch.tensor([-60.0, -1e-3, 0.0, 1e-3, 60.0], dtype=torch.float64, requires_grad=True)
     value = laplace_cdf(x)
     torch.testing.assert_close(value.detach(), torch.distributions.Laplace(0.0, 1.0).cdf(x.detach()))

@@ -279,7 +279,7 @@ def test_a_controlnet_in_extras_goes_with_every_view_and_shares_a_timestep(pack:
     out = conditioning.with_extras(text, extras)
     assert out[0][1] == {"pooled_output": 1, "control": control} and out[0][0] is text[0][0]
     assert text[0][1] == {"pooled_output": 1}
-    assert run._reads_one_timestep(model(), {"a": out}) and not run._reads_one_timestep(model(), {"a": text})
+    assert run.reads_one_timestep(model(), {"a": out}) and not run.reads_one_timestep(model(), {"a": text})
 
 
 def test_what_a_preset_sets_shows_auto_and_what_that_is(pack: ModuleType) -> None:

@@ -201,6 +201,15 @@ def test_strength_zero_keeps_the_blend_and_evaluates_no_more() -> None:
     assert not torch.allclose(plain.gradient, blended.gradient)
 
 
+def test_15_from_overhead_there_is_no_wrong_view_to_push_away_from() -> None:
+    latents, drawn = state(2)
+    azimuth, elevation = torch.tensor([0.3, 2.5]), torch.tensor([1.4, 1.4])
+    plain, pushed = (guidance_of("sds", Distinct(), perp_neg=p) for p in (PerpNegSettings(), ON))
+    got, expected = (g.at(latents, azimuth, elevation, 0.5, drawn) for g in (pushed, plain))
+    assert torch.equal(got.gradient, expected.gradient) and got.evaluations == expected.evaluations == 4
+    assert not torch.equal(pushed.at(latents, azimuth, 0 * elevation, 0.5, drawn).gradient, got.gradient)
+
+
 def test_rows_of_an_evaluation_stay_together_in_the_samples_order() -> None:
     """A host tells the stretches of a batch apart; a single shift of 0 must not tear one."""
     guidance = guidance_of("asd", Distinct())

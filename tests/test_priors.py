@@ -144,7 +144,7 @@ def test_one_call_unless_max_batch_says_otherwise(tiny_pipeline: Path) -> None:
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=1e-4)
 
 
-def test_v_prediction_is_converted(make_pipeline, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_9_v_prediction_is_converted(make_pipeline, tiny_pipeline: Path, tmp_path: Path) -> None:
     of_v = load_prior(make_pipeline(tmp_path / "v", prediction_type="v_prediction"), device="cpu")
     of_eps = load_prior(tiny_pipeline, device="cpu")
     assert of_v.prediction_type == "v_prediction"
@@ -156,7 +156,7 @@ def test_v_prediction_is_converted(make_pipeline, tiny_pipeline: Path, tmp_path:
     torch.testing.assert_close(of_v.predict_noise(x_t, t, cond), theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_v_round_trip() -> None:
+def test_9_v_round_trip() -> None:
     x, eps = torch.randn(2, 3, 4, 2, 2, dtype=torch.float64)
     angle = torch.tensor([0.1, 0.7, 1.4], dtype=torch.float64).reshape(-1, 1, 1, 1)
     alpha, sigma = angle.cos(), angle.sin()
@@ -237,7 +237,7 @@ def test_encode_gradient_is_that_of_finite_differences(tiny_pipeline: Path) -> N
     assert images.grad.abs().amin() >= 0 and (images.grad != 0).double().mean() > 0.99
 
 
-def test_no_gradient_reaches_the_model(tiny_pipeline: Path) -> None:
+def test_10_no_gradient_reaches_the_model(tiny_pipeline: Path) -> None:
     prior = load_prior(tiny_pipeline, device="cpu")
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     latents = prior.encode(images)

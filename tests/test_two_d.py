@@ -12,16 +12,17 @@ from PIL import Image
 
 from distill3d.cli import main
 from distill3d.errors import SettingsError
-from distill3d.methods import METHODS
+from distill3d.methods import METHODS, GradientSettings
 from distill3d.optimize.curves import Recorder
 from distill3d.optimize.events import Step
 from distill3d.plots import chart, log_ticks, ticks
 from distill3d.priors.freeu import dynamic
 from distill3d.priors.load import load_prior
-from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS, Linear
+from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS, Constant, Linear
 from distill3d.two_d import TARGET_TEXT, Settings2D, distil, mixture_prior, settings_for
 from distill3d.two_d.latents import choose, mean_norm, noise_errors, norms_over_timesteps
 from distill3d.two_d.mixture import density, distance_to_mode, modes, ring
+from distill3d.two_d.pictures import moments, sheet, thinned
 
 ALL = tuple(name.lower() for name in METHODS)
 TINY = ["--render.samples-per-ray", "24", "--field.grid.levels", "4", "--field.grid.log2-table-size", "12"]
@@ -60,6 +61,12 @@ def test_sds_at_100_pushes_ten_times_harder_than_asd_on_one_state_of_the_toy() -
         assert [t for t, _ in found["sds"]] == [t for t, _ in found["asd"]] and len(found["sds"]) == 32 * len(latents)
         norms = {name: mean_norm(points) for name, points in found.items()}
         assert norms["sds"] >= 10 * norms["asd"] and norms["asd"] > norms["csd"]
+
+
+def test_norms_on_one_state_leave_out_weighting_clip_and_normalisation() -> None:
+    changed = replace(published("sds"), gradient=GradientSettings("uniform", clip=Constant(0.1), normalise="norm"))
+    found = norms_over_timesteps(mixture_prior(), TARGET_TEXT, {"a": published("sds"), "b": changed}, ring(4), draws=3)
+    assert found["a"] == found["b"] and len({norm for _, norm in found["a"]}) == 12
 
 
 def test_sds_at_100_pushes_ten_times_harder_than_asd_on_one_state_of_the_tiny_prior() -> None:
@@ -109,10 +116,22 @@ def test_distill2d_writes_a_sheet_curves_and_a_report_for_all_methods(
     assert [row["method"] for row in report["methods"]] == list(ALL)
     assert all(len(report["gradient_norm"][m]) == 2 for m in ALL)
     assert {"norm/generation", "norm/classifier"} <= set(report["methods"][0]["diagnostics_mean"])
-    sheet = Image.open(tmp_path / "sheet.png")
-    assert sheet.height > len(ALL) * 128 and Image.open(tmp_path / "curves.png").height > 800
+    assert (
+        Image.open(tmp_path / "sheet.png").height > len(ALL) * 128 and Image.open(tmp_path / "curves.png").height > 800
+    )
     assert main(["distill2d", "", "--out", str(tmp_path)]) == 2
     assert main(["distill2d", "a cube", "--window", "wide", "--out", str(tmp_path)]) == 2
+
+
+def test_a_sheet_needs_no_more_latents_than_are_kept(tiny_pipeline: Path) -> None:
+    prior = load_prior(tiny_pipeline, device="cpu")
+    full = distil(prior, "a red cube", published("sds"), Settings2D(iterations=11, batch=1))
+    light = thinned(full)
+    assert list(sheet(prior, [full]).getdata()) == list(sheet(prior, [light]).getdata())
+    assert [f.iteration for f in light.frames if f.latents is not None] == moments(11)[1:] == [3, 6, 8, 11]
+    assert torch.equal(light.latents, full.latents) and full.at(2) is not None
+    with pytest.raises(ValueError, match="iteration 2 were dropped"):
+        light.at(2)
 
 
 def test_distill2d_draws_the_toy(tmp_path: Path) -> None:

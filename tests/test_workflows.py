@@ -19,6 +19,7 @@ WANTED = {
     "quick-draft",
     "standard-sd15",
     "method-bake-off",
+    "methods-2d",
     "dynamic-cfg-freeu",
     "resume",
     "lora-prior",

@@ -17,17 +17,23 @@ const mesh = (at, from = ["nerf", 0], widgets = {}) => ({ type: "Distill3D_MeshE
 const viewer = (at, from = ["export", 1]) => ({ type: "Preview3D", wires: { model_file: from }, size: [380, 420], at });
 const note = (text, at = [0, 520]) => ({ type: "MarkdownNote", widgets: { 0: text }, size: [380, 300], at });
 
+const picture = (from, size, at) => ({ type: "PreviewImage", wires: { images: from }, size, at });
+const text = (from, size, at) => ({ type: "PreviewAny", wires: { source: from }, size, at });
+
 const bakeOff = () => {
   const nodes = { load: load(TINY), prompts: prompts("a blue torus", [0, 180]) };
-  ["SDS", "CSD", "ASD", "TBSD"].forEach((method, row) => {
+  const fields = {};
+  ["SDS", "CSD", "ASD", "TBSD"].forEach((method, place) => {
     const id = method.toLowerCase();
-    const [x, y] = [1360 * (row % 2), 860 * Math.floor(row / 2)];
-    nodes[`loss_${id}`] = loss({ method }, [440 + x, y]);
+    const [left, top] = [440 + 800 * (place % 2), 860 * Math.floor(place / 2)];
+    nodes[`loss_${id}`] = loss({ method }, [left, top]);
     const custom = { preset: "custom", "preset.base": "draft", "preset.iterations": 200 };
-    nodes[`nerf_${id}`] = nerf(custom, [860 + x, y], `loss_${id}`);
-    nodes[`show_${id}`] = { type: "PreviewImage", wires: { images: [`nerf_${id}`, 1] }, size: [420, 420],
-      at: [1280 + x, y] };
+    nodes[`nerf_${id}`] = nerf(custom, [left + 400, top], `loss_${id}`);
+    fields[`field_${place + 1}`] = [`nerf_${id}`, 0];
   });
+  nodes.compare = { type: "Distill3D_CompareRuns", wires: fields, size: [560, 1400], at: [2060, 0] };
+  nodes.curves = picture(["compare", 1], [560, 1000], [2660, 0]);
+  nodes.table = text(["compare", 2], [560, 360], [2660, 1060]);
   return nodes;
 };
 
@@ -74,11 +80,36 @@ Diffusion 1.5 checkpoint in \`models/checkpoints\`, as .safetensors: choose it i
       ...bakeOff(),
       note: note(`## Method bake-off
 
-**Hardware** any CPU. **Time** four runs of two thirds of a draft; ASD and TBSD ask the model three times a step, SDS and CSD twice. **Model** the bundled tiny prior.
+**Hardware** any CPU. **Time** four runs of two fifths of a draft; ASD and TBSD ask the model three times a step, SDS and CSD twice. **Model** the bundled tiny prior.
 
-SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and first field. Compare the sheets.
+SDS, CSD, ASD and TBSD (our reading) with one seed: the same cameras, noise and first field. Compare Runs puts their views, curves and
+a table side by side, and says below the table what was not the same for all.
 
-**What good looks like**: an open ring in every sheet. Which is best depends on prompt and settings: change one thing at a time.`),
+**What good looks like**: an open ring in every row. Which is best depends on prompt and settings: change one thing at a time.`),
+    },
+  },
+  "methods-2d": {
+    nodes: {
+      load: load(TINY),
+      bench: { type: "Distill3D_Distill2D", at: [440, 0], size: [420, 620],
+        wires: { model: ["load", 0], clip: ["load", 1], vae: ["load", 2] },
+        widgets: { prompt: "a red cube", methods: "all", iterations: 120, batch: 1 } },
+      sheet: picture(["bench", 0], [420, 900], [920, 0]),
+      curves: picture(["bench", 1], [420, 900], [1380, 0]),
+      table: text(["bench", 2], [880, 340], [920, 960]),
+      toy: { type: "Distill3D_Toy2D", widgets: { methods: "all" }, at: [1860, 0], size: [420, 400] },
+      toy_sheet: picture(["toy", 0], [420, 420], [1860, 480]),
+      toy_curves: picture(["toy", 1], [420, 900], [2320, 0]),
+      toy_table: text(["toy", 2], [880, 340], [1860, 960]),
+      note: note(`## All methods in 2D
+
+**Hardware** any CPU. **Time** a few minutes of one free core; seconds on a GPU. **Model** the bundled tiny prior for the picture, none for the toy.
+
+Left: a picture is optimised directly by every method, from one start and one noise. Right: the same on points in the plane, where the
+score is known. Wire your own checkpoint into Distill 2D to see e(t) of your model and whether it knows your prompt.
+
+**What good looks like**: rows that end in something red with corners; paths that run to a dark spot (BSD stops between). TBSD is our reading of its
+abstract; on the bundled prior its quality words mean nothing.`, [0, 200]),
     },
   },
   "dynamic-cfg-freeu": {

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from ..errors import Distill3DError, OutputError, SettingsError
 from ..files import make_folder, write_json
-from ..optimize import Distillation, Settings, report
+from ..optimize import Distillation, Settings, compared, report
 from ..optimize.curves import Recorder
-from ..plots import chart, stack
+from ..plots import stack
 from ..priors.base import Prior
 from ..render.pictures import contact_sheet, write_png
 from ..two_d.latents import choose
@@ -68,36 +68,33 @@ def run(arguments: Sequence[str], console: Console) -> int:
         prior = first.source.load()
     folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")
     make_folder(folder)
-    rows, sheets, recorders = [], [], {}
+    reports, sheets = {}, []
     for method in methods:
         app.say(console, f"{first.prompt!r}, {method}, seed {first.seed}")
-        row, sheet, recorders[method] = _one(flags[method], method, prior, folder / method, console)
-        rows.append(row)
+        reports[method.upper()], sheet = _one(flags[method], method, prior, folder / method, console)
         sheets.append(sheet)
+    rows = [compared.row(found) for found in reports.values()]
     write_png(folder / "sheet.png", stack(sheets))
-    write_png(folder / "curves.png", _curves(recorders, prior.T))
+    write_png(folder / "curves.png", compared.curves(reports))
     write_json(folder / "compare.json", {"prompt": first.prompt, "seed": first.seed, "methods": rows})
     sys.stdout.write(table(rows))
     app.say(console, f"  results {folder}")
     return 0
 
 
-def _one(
-    flags: Compare, method: str, prior: Prior, folder: Path, console: Console
-) -> tuple[dict[str, Any], Any, Recorder]:
+def _one(flags: Compare, method: str, prior: Prior, folder: Path, console: Console) -> tuple[dict[str, Any], Any]:
     settings = replace(flags.settings, method=method)  # type: ignore[arg-type]
     make_folder(folder)
     distillation = Distillation(prior, flags.prompt, settings, negative=flags.source.negative, seed=flags.seed)
     recorder = Recorder()
-    ended = "finished"
     try:
         with ProgressLine(console) as line:
             distillation.run(listeners=(line, recorder), folder=folder)
     except Distill3DError as error:
-        ended = error.told(app.flag)
         console.print(f"[yellow]{method} stopped:[/] ", end="")
-        app.say(console, ended)
-    write_json(folder / "report.json", report.build(distillation) | {"curves": recorder.to_json(prior.T)})
+        app.say(console, error.told(app.flag))
+    found = report.build(distillation) | {"curves": recorder.to_json(prior.T)}
+    write_json(folder / "report.json", found)
     sheet = contact_sheet(
         distillation.field,
         size=flags.size,
@@ -105,33 +102,7 @@ def _one(
         occupancy=distillation.occupancy,
         title=f"{method.upper()}, {flags.prompt}, seed {flags.seed}",
     )
-    norms = [v for _, v in recorder.series.get("gradient_norm", [(0, 0.0)])]
-    done = max(distillation.iteration, 1)
-    row = {
-        "method": method,
-        "iterations": distillation.iteration,
-        "seconds": round(sum(distillation.watch.total.values()), 1),
-        "ms_an_iteration": round(1000 * sum(distillation.watch.total.values()) / done, 1),
-        "gradient_norm_mean": sum(norms) / len(norms),
-        "opacity": distillation.last.opacity if distillation.last else 0.0,
-        "occupancy": distillation.occupancy.fraction,
-        "ended": "finished" if ended == "finished" else "stopped",
-    }
-    return row, sheet, recorder
-
-
-def _curves(recorders: dict[str, Recorder], T: int) -> Any:
-    names = {method: method.upper() for method in recorders}
-    norms = {names[m]: r.series.get("gradient_norm", []) for m, r in recorders.items()}
-    opacity = {names[m]: r.series.get("opacity", []) for m, r in recorders.items()}
-    errors = {names[m]: r.error_over_timesteps(T) for m, r in recorders.items()}
-    return stack(
-        [
-            chart(norms, title="latent gradient of the batch, L2 norm", x="iteration", log=True),
-            chart(opacity, title="mean rendered opacity", x="iteration"),
-            chart(errors, title="noise-prediction error e(t) over the run", x="timestep", log=True),
-        ]
-    )
+    return found, sheet
 
 
 def _parse(arguments: Sequence[str], method: str) -> Compare:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -24,23 +24,13 @@ from ..methods.perp_neg import PerpNegSettings
 from ..methods.sds import SDSSettings
 from ..methods.tbsd import TBSDSettings
 from ..optimize import preset
-from ..optimize.codec import to_json
-from ..optimize.report import versions
 from ..priors.base import Prior
 from ..priors.freeu import FreeUSettings
 from ..render.pictures import write_png
 from ..schedules import WINDOWS
 from ..two_d import pictures
-from ..two_d.latents import (
-    Distilled,
-    Settings2D,
-    choose,
-    distil,
-    mean_norm,
-    noise_errors,
-    norms_over_timesteps,
-    settings_for,
-)
+from ..two_d.bench import Task, compare
+from ..two_d.latents import Settings2D, choose, settings_for
 from ..two_d.mixture import TARGET_TEXT, mixture_prior, ring
 from . import app
 from .model import ModelFlags, bundled
@@ -115,47 +105,22 @@ def run(arguments: Sequence[str], console: Console) -> int:
         )
         for name in methods
     }
-    results = []
-    for name, settings in chosen.items():
-        with console.status(f"distilling with {name}"):
-            results.append(
-                distil(prior, prompt, settings, flags.settings, negative=negative, seed=flags.seed, start=start)
-            )
-    rows = _write(folder, prior, prompt, flags, chosen, results)
-    sys.stdout.write(pictures.table(rows))
+    with console.status("") as status:
+
+        def on_method(name: str) -> None:
+            status.update(f"distilling with {name}" if name else "looking at the results")
+
+        task = Task(prompt, negative, flags.seed, flags.settings, chosen, plane=toy)
+        done = compare(prior, task, start=start, on_method=on_method)
+    if toy:
+        write_png(folder / "sheet.png", pictures.trajectories(done.results))
+    else:
+        write_png(folder / "sheet.png", pictures.sheet(prior, done.results, title=prompt))
+    write_png(folder / "curves.png", done.curves())
+    write_json(folder / "report.json", done.report())
+    sys.stdout.write(pictures.table(done.rows()))
     app.say(console, f"  results {folder}")
     return 0
-
-
-def _write(
-    folder: Path, prior: Prior, prompt: str, flags: Distill2D, chosen: dict[str, Any], results: list[Distilled]
-) -> list[dict[str, Any]]:
-    toy = flags.prior == "mixture"
-    published = {name: settings_for(name, bundled=False) for name in chosen}
-    state = results[0].latents.to(prior.device)
-    same = norms_over_timesteps(prior, prompt, published, state, negative=flags.source.negative, seed=flags.seed)
-    rows = [pictures.row(r, mean_norm(same[r.method])) | (pictures.plane_row(r) if toy else {}) for r in results]
-    errors = {r.method.upper(): noise_errors(prior, prompt, r.latents, seed=flags.seed) for r in results}
-    if toy:
-        write_png(folder / "sheet.png", pictures.trajectories(results))
-    else:
-        write_png(folder / "sheet.png", pictures.sheet(prior, results, title=prompt))
-    write_png(folder / "curves.png", pictures.curves(results, errors, same, prior.T))
-    report = {
-        "prompt": prompt,
-        "negative_prompt": flags.source.negative,
-        "seed": flags.seed,
-        "prior": prior.fingerprint,
-        "settings": to_json(flags.settings),
-        "methods": rows,
-        "noise_error": {name: [list(p) for p in points] for name, points in errors.items()},
-        "gradient_norm": {r.method: [f.norm for f in r.frames] for r in results},
-        "gradient_norm_on_one_state": {name: [list(p) for p in points] for name, points in same.items()},
-        "method_settings": {name: to_json(s) for name, s in chosen.items()},
-        "versions": versions(),
-    }
-    write_json(folder / "report.json", report)
-    return rows
 
 
 def _parse(arguments: Sequence[str]) -> Distill2D:

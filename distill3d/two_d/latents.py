@@ -28,6 +28,7 @@ from ..prompts import Sector, ViewPrompts, make_sectors
 from ..render.cameras import orbit
 from ..schedules import Linear, Schedule, TimestepWindow, parse
 
+Points = list[tuple[float, float]]
 VIEWS = {"none": None, "front": 0.0, "side": 90.0, "back": 180.0}
 SPACES = ("latent", "image")
 _PLAIN = (Sector("any", ""),)
@@ -67,7 +68,7 @@ class Frame:
 
     Attributes:
         iteration: how many are done; ``progress`` is their share when the step was made.
-        latents: ``(B, C, h, w)`` after the step, on the CPU.
+        latents: ``(B, C, h, w)`` after the step, on the CPU; None where ``pictures.thinned`` dropped it.
         norm: mean L2 norm of the latent gradient of a sample; ``evaluations`` the noise predictions made.
         diagnostics: norms and cosines of the method's parts, and its own figures.
         errors: ``(timestep, mean square of e_y - eps)`` of each sample.
@@ -75,7 +76,7 @@ class Frame:
 
     iteration: int
     progress: float
-    latents: Tensor
+    latents: Tensor | None
     norm: float
     evaluations: int
     diagnostics: Mapping[str, float]
@@ -94,7 +95,14 @@ class Distilled:
 
     @property
     def latents(self) -> Tensor:
-        return self.frames[-1].latents if self.frames else self.start
+        return self.at(len(self.frames))
+
+    def at(self, iteration: int) -> Tensor:
+        """Latents after so many iterations. Raises ``ValueError`` for those of a frame that were dropped."""
+        found = self.frames[iteration - 1].latents if iteration else self.start
+        if found is None:
+            raise ValueError(f"the latents of iteration {iteration} were dropped: ask for one of pictures.moments")
+        return found
 
 
 def choose(methods: tuple[str, ...]) -> tuple[str, ...]:
@@ -220,11 +228,12 @@ def norms_over_timesteps(
     negative: str = "",
     draws: int = 32,
     seed: int = 0,
-) -> dict[str, list[tuple[float, float]]]:
+    on_draw: Callable[[], None] = lambda: None,
+) -> dict[str, Points]:
     """``(t, ||G||)`` of every method at the same latents ``(B, C, h, w)``, timesteps (0.02 to 0.98) and noise.
 
     Read at mid-run, with the weight sigma squared for all, before clipping or normalising: what ScaleDreamer's figure 2
-    compares. ``B draws`` points a method, in the order of t.
+    compares. ``B draws`` points a method, in the order of t; ``on_draw`` is called after every draw.
     """
     t_generator, n_generator = (seeded(seed, purpose, prior.device) for purpose in ("same t", "same noise"))
     window = TimestepWindow()
@@ -232,7 +241,7 @@ def norms_over_timesteps(
     for name, settings in runs.items():
         plain = replace(settings, window=window, gradient=type(settings.gradient)())
         guidances[name] = Guidance(prior, prompts_for(prompt, negative, plain, "none"), plain)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in guidances}
+    found: dict[str, Points] = {name: [] for name in guidances}
     angle = torch.zeros(len(latents), device=prior.device)
     for draw in range(draws):
         t = window.sample(len(latents), 0.5, t_generator, prior.T)
@@ -242,6 +251,7 @@ def norms_over_timesteps(
             t_plus = guidance.method.shift(t, window.bounds(0.5, prior.T)[0], same_u, prior.T)
             G = guidance.at(latents, angle, angle, 0.5, Draw(t, t_plus, eps)).gradient
             found[name] += zip(t.tolist(), G.flatten(1).norm(dim=1).tolist(), strict=True)
+        on_draw()
     return {name: sorted(points) for name, points in found.items()}
 
 
@@ -251,8 +261,15 @@ def mean_norm(points: Sequence[tuple[float, float]]) -> float:
 
 
 def noise_errors(
-    prior: Prior, prompt: str, latents: Tensor, *, points: int = 16, draws: int = 4, seed: int = 0
-) -> list[tuple[float, float]]:
+    prior: Prior,
+    prompt: str,
+    latents: Tensor,
+    *,
+    points: int = 16,
+    draws: int = 4,
+    seed: int = 0,
+    on_point: Callable[[], None] = lambda: None,
+) -> Points:
     """``(t, e(t))``: mean square of ``e_y - eps`` at ``(B, C, h, w)`` latents over timesteps (ScaleDreamer, fig. 1)."""
     generator = seeded(seed, "noise error", prior.device)
     cond = prior.embed([prompt]).expand(len(latents) * draws, -1, -1)
@@ -265,4 +282,5 @@ def noise_errors(
         alpha, sigma = prior.alpha_sigma(at)
         e_y = prior.predict_noise(alpha * x + sigma * eps, at, cond)
         found.append((float(t), float((e_y - eps).square().mean())))
+        on_point()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,26 @@ from .mixture import density, distance_to_mode, modes_reached
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+COLUMNS = 5
 _BAR = 18
 _PLANE = 3.2
 
 
-def sheet(prior: Prior, results: Sequence[Distilled], *, columns: int = 5, size: int = 128, title: str = "") -> Image:
+def moments(total: int, columns: int = COLUMNS) -> list[int]:
+    """The iterations a sheet shows, from 0, the start, to the last."""
+    return sorted({round(total * k / (columns - 1)) for k in range(columns)}) if columns > 1 else [total]
+
+
+def thinned(result: Distilled) -> Distilled:
+    """``result`` with the latents that a sheet shows and no others: a large model's of every iteration fill memory."""
+    kept = moments(len(result.frames))
+    frames = [f if f.iteration in kept else replace(f, latents=None) for f in result.frames]
+    return replace(result, frames=frames)
+
+
+def sheet(
+    prior: Prior, results: Sequence[Distilled], *, columns: int = COLUMNS, size: int = 128, title: str = ""
+) -> Image:
     """One row a method, decoded at ``columns`` moments from start to end; a row holds the whole batch below each other.
 
     Every tile is labelled with its method and iteration.
@@ -30,12 +46,9 @@ def sheet(prior: Prior, results: Sequence[Distilled], *, columns: int = 5, size:
 
     rows = []
     for result in results:
-        total = len(result.frames)
-        moments = sorted({round(total * k / (columns - 1)) for k in range(columns)}) if columns > 1 else [total]
         tiles = []
-        for moment in moments:
-            latents = result.start if moment == 0 else result.frames[moment - 1].latents
-            images = to_uint8(prior.decode(latents.to(prior.device)).permute(0, 2, 3, 1))
+        for moment in moments(len(result.frames), columns):
+            images = to_uint8(prior.decode(result.at(moment).to(prior.device)).permute(0, 2, 3, 1))
             parts = [Pillow.fromarray(i.numpy()).resize((size, size), Pillow.Resampling.BICUBIC) for i in images]
             tiles.append(_labelled(stack(parts), f"{result.method.upper()} {moment}"))
         rows.append(_beside(tiles))
@@ -54,7 +67,7 @@ def trajectories(results: Sequence[Distilled], *, size: int = 260, columns: int 
     for result in results:
         panel = Pillow.fromarray(shade.numpy()).convert("RGB")
         draw = ImageDraw.Draw(panel)
-        paths = torch.stack([result.start, *(f.latents for f in result.frames)]).flatten(2)
+        paths = torch.stack([result.at(i) for i in range(len(result.frames) + 1)]).flatten(2)
         for k in range(paths.shape[1]):
             at = [_pixel(p, size) for p in paths[:, k].tolist()]
             draw.line(at, fill=COLOURS[k % len(COLOURS)], width=1)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...distill3d.errors import PriorError
 from .conditioning import Cond, join, joinable, mix
-from .encoder import EncoderCopy
 from .space import Space
 
 Handle = tuple[int, int, float]
@@ -46,7 +45,7 @@ class HostPrior:
         model: Any,
         conds: Mapping[str, list[Cond]],
         options: dict[str, Any],
-        encoder: EncoderCopy,
+        encoder: Callable[[Tensor], Tensor],
         decode: Callable[[Tensor], Tensor],
         *,
         device: torch.device,

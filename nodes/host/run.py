@@ -7,7 +7,7 @@ back, also after an error or an interrupt. Inside, the executor's inference mode
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,23 +90,20 @@ def distill(
     Raises:
         Distill3DError: see ``Distillation.run``; the host's interrupt goes through after a checkpoint was written.
     """
-    latent = task.model.model.latent_format
-    check_vae(task.vae, latent.latent_channels)
+    shape = latent_shape(task.model, task.vae, task.image_size)
     settings = task.settings
     known = task.known if task.known is not None else {}
     for text in texts_of(task.views, settings):
         if text not in known:
             known[text] = encode(task.clip, text)
     conds = {text: with_extras(known[text], task.extras) for text in texts_of(task.views, settings)}
-    if _reads_one_timestep(task.model, conds):
+    if reads_one_timestep(task.model, conds):
         settings = replace(settings, window=replace(settings.window, shared=True))
 
-    side = task.image_size // int(task.vae.downscale_ratio)
-    shape = (int(latent.latent_channels), side, side)
     model = task.model.clone()
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "distill3d", _reserve(task, settings))
     guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({f"text {index}": cond for index, cond in enumerate(conds.values())})
+    set_texts(guider, conds.values())
     sampler = _Loop(replace(task, settings=settings), tuple(conds), shape, listeners, stop, started, finish)
     empty = torch.zeros(settings.batch, *shape)
     guider.sample(empty, empty, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=task.seed)
@@ -136,21 +133,7 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
     def _run(self, guider: Any, options: dict[str, Any]) -> Any:
         task = self.task
         base = guider.inner_model
-        conds = {text: guider.conds[f"text {index}"] for index, text in enumerate(self.texts)}
-        device = guider.model_patcher.load_device
-        encoder = EncoderCopy(task.vae, base.process_latent_in, task.image_size, device)
-        prior = HostPrior(
-            base,
-            conds,
-            options,
-            encoder,
-            lambda z: task.vae.decode(base.process_latent_out(z)).movedim(-1, 1).float(),
-            device=device,
-            image_size=task.image_size,
-            latent_shape=self.shape,
-            fingerprint=fingerprint.of(task.model, task.vae),
-            describe=_describe(task),
-        )
+        prior = prior_in(guider, options, task.model, task.vae, task.image_size, self.texts)
         run = Distillation(prior, task.views.prompt, task.settings, negative=task.views.negative, seed=task.seed)
         own = run.guidance.method.settings
         if guides_throughout(own):
@@ -162,34 +145,84 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
         return self.finish(run)
 
 
-def _describe(task: Task) -> dict[str, Any]:
-    base = task.model.model
+def set_texts(guider: Any, conds: Iterable[Conditioning]) -> None:
+    """Hands a guider the texts that ``prior_in`` will find in it, in the same order."""
+    guider.inner_set_conds({f"text {index}": cond for index, cond in enumerate(conds)})
+
+
+def latent_shape(model: Any, vae: Any, image_size: int) -> tuple[int, int, int]:
+    """``(C, h, w)`` of an image of this side. Raises ``PriorError`` for a VAE of another family."""
+    channels = int(model.model.latent_format.latent_channels)
+    check_vae(vae, channels)
+    side = image_size // int(vae.downscale_ratio)
+    return channels, side, side
+
+
+def prior_in(
+    guider: Any,
+    options: dict[str, Any],
+    model: Any,
+    vae: Any,
+    image_size: int,
+    texts: Sequence[str],
+    *,
+    encodes: bool = True,
+) -> HostPrior:
+    """The prior inside a sampler of ``guider``, which has loaded its model and prepared the texts (``set_texts``).
+
+    Args:
+        encodes: whether images will be encoded; without, the encoder is not copied.
+    """
+    base, device = guider.inner_model, guider.model_patcher.load_device
+    return HostPrior(
+        base,
+        {text: guider.conds[f"text {index}"] for index, text in enumerate(texts)},
+        options,
+        EncoderCopy(vae, base.process_latent_in, image_size, device) if encodes else _no_encoder,
+        lambda z: vae.decode(base.process_latent_out(z)).movedim(-1, 1).float(),
+        device=device,
+        image_size=image_size,
+        latent_shape=latent_shape(model, vae, image_size),
+        fingerprint=fingerprint.of(model, vae),
+        describe=_describe(model),
+    )
+
+
+def _no_encoder(images: Tensor) -> Tensor:
+    raise RuntimeError("this run encodes no images")
+
+
+def _describe(model: Any) -> dict[str, Any]:
+    base = model.model
     return {
-        "source": get_tag(task.model).source or type(base).__name__,
+        "source": get_tag(model).source or type(base).__name__,
         "prediction_type": base.model_type.name,
-        "patches": fingerprint.patch_names(task.model),
-        "lora_patches": len(task.model.patches),
+        "patches": fingerprint.patch_names(model),
+        "lora_patches": len(model.patches),
         "unet_parameters": fingerprint.parameters(base.diffusion_model),
     }
 
 
-def _reads_one_timestep(model: Any, conds: Mapping[str, Conditioning]) -> bool:
+def reads_one_timestep(model: Any, conds: Mapping[str, Conditioning]) -> bool:
     """Whether something looks at the first sample's timestep only: ControlNet ranges, hook keyframes, CFG patches."""
     keys = {"control", "hooks"}
     return has_patches(model.model_options) or any(keys & set(c[1]) for cond in conds.values() for c in cond)
 
 
 def _reserve(task: Task, settings: Settings) -> Callable[..., Any]:
-    """Frees what the encoder's backward pass and the renderer will need before the manager loads the model."""
+    rays = settings.batch * max(settings.resolution(i / 10) for i in range(11)) ** 2
+    return reserve(task.vae, settings.batch * task.image_size**2, rays * settings.render.samples_per_ray * 4 * 64)
+
+
+def reserve(vae: Any, pixels: int, more: float = 0) -> Callable[..., Any]:
+    """Frees what the encoder's backward pass over so many pixels, and the renderer, will need before the manager loads
+    the model; ``more`` in bytes."""
 
     def prepare(executor: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         device = model.load_device
         if not manager.is_device_cpu(device):
-            size = torch.empty(0, dtype=task.vae.vae_dtype).element_size()
-            images = settings.batch * task.image_size**2 * 3 * size * BACKWARD_NUMBERS
-            rays = settings.batch * max(settings.resolution(i / 10) for i in range(11)) ** 2
-            points = rays * settings.render.samples_per_ray * 4 * 64
-            manager.free_memory(images + points + task.vae.model_size(), device)
+            size = torch.empty(0, dtype=vae.vae_dtype).element_size()
+            manager.free_memory(pixels * 3 * size * BACKWARD_NUMBERS + more + vae.model_size(), device)
         return executor(model, *args, **kwargs)
 
     return prepare

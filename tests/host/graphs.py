@@ -71,6 +71,14 @@ def export(field: Any = ("nerf", 0), *, texture: bool = False, **more: Any) -> d
     return ours("MeshExport", **{**inputs, **settings, **more})
 
 
+def bench_2d(methods: str = "sds asd", iterations: int = 6, **more: Any) -> dict[str, Any]:
+    """Distill 2D on the bundled prior."""
+    run = {"batch": 1, "space": "latent", "view": "none", "rate": "auto", "start": 0.1, "image_size": 0}
+    parts = {"model": ["load", 0], "clip": ["load", 1], "vae": ["load", 2], "prompt": "a red cube", "negative": ""}
+    ways = {"methods": methods, "seed": 0, "iterations": iterations, "window": "published", "more": ""}
+    return ours("Distill2D", **{**parts, **run, **ways, **more})
+
+
 def base(prompt: str = "a red cube") -> dict[str, Any]:
     """Loader and prompts."""
     return {

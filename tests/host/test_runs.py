@@ -80,6 +80,8 @@ def shorten(prompt: dict[str, Any], steps: int) -> dict[str, Any]:
         if item["class_type"] == "Distill3D_MeshExport":
             item["inputs"] |= {"resolution": 40, "texture_unwrap": "box"}
             item["inputs"]["texture_size"] = min(128, item["inputs"]["texture_size"])
+        if item["class_type"] in ("Distill3D_Distill2D", "Distill3D_Toy2D"):
+            item["inputs"]["iterations"] = steps
     return prompt
 
 
@@ -111,7 +113,7 @@ def ends_with_a_jpeg(seen: Any, node: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["quick-draft", "method-bake-off", "dynamic-cfg-freeu"])
+@pytest.mark.parametrize("name", ["quick-draft", "method-bake-off", "dynamic-cfg-freeu", "methods-2d"])
 def test_a_template_without_download_runs(server: Any, name: str) -> None:
     prompt = template(name)
     check(server.run(prompt), prompt, 4)

@@ -26,6 +26,9 @@ OURS = [
     "LoadRadianceField",
     "Resume",
     "EnvironmentReport",
+    "Distill2D",
+    "Toy2D",
+    "CompareRuns",
 ]
 
 
