@@ -6,6 +6,7 @@ import json
 import logging
 import typing
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -100,10 +101,10 @@ def _run_inputs(default: Settings2D, *names: str, **told: str) -> list[Any]:
     return made
 
 
-def run_settings(values: Mapping[str, Any]) -> Settings2D:
-    """The run of a node's widgets. Raises ``SettingsError``."""
-    rate = reflect.chosen(Settings2D, {"rate": values["rate"]})
-    return Settings2D(**{name: value for name, value in values.items() if name != "rate"}, **rate)
+def run_settings(values: Mapping[str, Any], default: Settings2D) -> Settings2D:
+    """The run of a node's widgets; what a prompt lacks is as in ``default``. Raises ``SettingsError``."""
+    given = {name: value for name, value in values.items() if name != "rate" and value is not None}
+    return replace(default, **given, **reflect.chosen(Settings2D, {"rate": values.get("rate")}))
 
 
 def choices(methods: str, window: str, more: str, *, bundled: bool) -> dict[str, Settings]:
@@ -231,7 +232,9 @@ class Distill2D(io.ComfyNode):
             raise SettingsError(
                 f"expected an image_size that is a multiple of {ratio}, got {size}: try {size // ratio * ratio}"
             )
-        task = Task(prompt, negative, seed, run_settings(run), choices(methods, window, more, bundled=tag.bundled))
+        task = Task(
+            prompt, negative, seed, run_settings(run, Settings2D()), choices(methods, window, more, bundled=tag.bundled)
+        )
         check_width(model, Prompts(task.prompts[0][0], clip))
         if note := unused(task, model):
             log.warning(note)
@@ -272,7 +275,9 @@ class Toy2D(io.ComfyNode):
     @classmethod
     @in_words
     def execute(cls, methods: str, seed: int, window: str = PUBLISHED, more: str = "", **run: Any) -> io.NodeOutput:
-        task = Task(TARGET_TEXT, "", seed, run_settings(run), choices(methods, window, more, bundled=False), plane=True)
+        task = Task(
+            TARGET_TEXT, "", seed, run_settings(run, TOY), choices(methods, window, more, bundled=False), plane=True
+        )
         seen = _progress(cls, task)
         with torch.inference_mode(False), torch.enable_grad():
             done = compare(
