@@ -37,7 +37,7 @@ from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
 
