@@ -74,8 +74,8 @@ class Thresholds:
     maximum_spots: float = 0.03
     """Most share, in the worst of 12 views and the one from straight above, of an object's opacity that has a colour it
     wears nowhere (``spots``). True objects, painted ones too, have none. A round spot of 0.03 is a sixth of the object
-    across, seven pixels of a 64-pixel view; a plug that fills the hole of a torus is 0.16 of what is seen from above, so
-    that a fifth of it is refused."""
+    across, seven pixels of a 64-pixel view; a plug that fills the hole of a torus is 0.16 of what is seen from above:
+    a fifth of it is refused."""
     paint_share: tuple[float, float] = (0.5, 2.0)
     """Allowed share of pale pixels, as a multiple of what the true object shows, where the prompt's object wears
     paint: a factor of two forgives blurred edges, and neither a bare object nor a white one."""

@@ -24,9 +24,10 @@ tags: [image-text, clip, toy]
 
 # Distill3D image-text scorer
 
-Two small towers in CLIP's manner, a CNN of 64 x 64 pictures and a bag of words, {parameters:.2f} M parameters, trained on
-renders of this project's own full world (14 shapes x 8 colours x 4 patterns, 6 objects with a front). It gives
-`distill3d bench quality` its columns Sim and R@1. Written by `distill3d train-scorer` at the end of the run that made it.
+Two small towers in CLIP's manner, a CNN of 64 x 64 pictures and a bag of words, {parameters:.2f} M parameters, trained
+on renders of this project's own full world (14 shapes x 8 colours x 4 patterns, 6 objects with a front). It gives
+`distill3d bench quality` its columns Sim and R@1. Written by `distill3d train-scorer` at the end of the run that made
+it.
 
 ## What it is not
 - **Not a judge.** A CNN is blind off the pictures it was trained on: it names something in every blob. The verdicts of
@@ -78,13 +79,13 @@ def write_card(
     lines = [
         _HEAD.format(parameters=parameters / 1e6),
         "## Measured",
-        f"{settings.held_out} renders of seed {seed + 1}, and 8 views of each of the 496 objects; true renders all. From "
-        "behind and from above some objects look alike, so that less than all is the most there is.\n",
+        f"{settings.held_out} renders of seed {seed + 1}, and 8 views of each of the 496 objects; true renders all. "
+        "From behind and from above some objects look alike, so that less than all is the most there is.\n",
         *table,
         "\n## How it came to be",
         f"`distill3d train-scorer --seed {seed}`, Distill3D {__version__}, torch {torch.__version__}, CPU, "
-        f"{torch.get_num_threads()} threads: {settings.renders} renders, {settings.steps} steps of {settings.batch}. The "
-        f"same command gives the same weights on the same CPU. Losses in `{CURVES}` and `training.json`.\n",
+        f"{torch.get_num_threads()} threads: {settings.renders} renders, {settings.steps} steps of {settings.batch}. "
+        f"The same command gives the same weights on the same CPU. Losses in `{CURVES}` and `training.json`.\n",
         f"![loss and R@1 on training pictures](./{CURVES})\n",
         "| setting | value |",
         "|---|---|",

@@ -34,6 +34,9 @@ class Gates:
             raise GateError(f"expected {wanted} of the scorer: train for more steps")
 
 
+GATES = Gates()
+
+
 @torch.no_grad()
 def embed(scorer: Scorer, images: Tensor) -> Tensor:
     """``(N, width)`` of pictures ``(N, 3, 64, 64)``, uint8 or in [0, 1], a part at a time."""

@@ -72,3 +72,7 @@ class TrainScorerSettings:
                 f"expected noise and weight_decay of 0 or more, ema within 0..1 and a shift of 0 to {SIZE // 4 - 1} "
                 f"pixels, got {self.noise}, {self.weight_decay}, {self.ema} and {self.shift}"
             )
+
+
+RECIPE = TrainScorerSettings()
+"""The bundled scorer's."""

@@ -24,9 +24,9 @@ from ..train_prior.loop import Stage, fit
 from ..train_prior.optimizers import MuonAdamW
 from ..world import Object, all_objects, render_dataset
 from .card import write_card
-from .measure import Gates, measure
+from .measure import GATES, Gates, measure
 from .model import FILE_NAME, Scorer, load_scorer, save_scorer
-from .settings import TrainScorerSettings
+from .settings import RECIPE, TrainScorerSettings
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
@@ -97,8 +97,8 @@ def train(
     out: Path,
     *,
     seed: int = 0,
-    settings: TrainScorerSettings = TrainScorerSettings(),
-    gates: Gates | None = Gates(),
+    settings: TrainScorerSettings = RECIPE,
+    gates: Gates | None = GATES,
     resume: bool = True,
 ) -> dict[str, float]:
     """Train the scorer and write ``scorer.safetensors``, ``training.json`` and, unless ``gates`` is None, a model card

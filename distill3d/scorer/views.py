@@ -1,9 +1,9 @@
 """Sim and R@1 of an object by the scorer, in the protocol of ScaleDreamer (arXiv 2407.02040, section 4.1).
 
 120 views around the object, azimuth 0 to 360 degrees with both ends, elevation 15; Sim is the mean cosine between the
-views and the object's own caption, R@1 the share of views whose nearest caption is the object's own. The corpus is every
-caption of the world. Distance and field of view are the world's, not the paper's, and the scorer is this project's own,
-so the figures compare methods here and nothing with published ones.
+views and the object's own caption, R@1 the share of views whose nearest caption is the object's own. The corpus is
+every caption of the world. Distance and field of view are the world's, not the paper's, and the scorer is this
+project's own, so the figures compare methods here and nothing with published ones.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def field_pictures(
         part = slice(start, start + CHUNK)
         light = Shading("lambertian", lamp[part], AMBIENT, 1 - AMBIENT)
         seen = render(
-            field, cameras[part], SIZE, SIZE, occupancy=occupancy, background=torch.ones(3), settings=settings, shading=light,
-            generator=None,
+            field, cameras[part], SIZE, SIZE, occupancy=occupancy, background=torch.ones(3), settings=settings,
+            shading=light, generator=None,
         )  # fmt: skip
         pictures.append(seen.rgb.float().permute(0, 3, 1, 2).clamp(0, 1))
     return torch.cat(pictures)
