@@ -48,7 +48,7 @@ def _same(handle: int, path: Path) -> bool:
         return False
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, folder: Path) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -59,7 +59,7 @@ def _take(path: Path) -> int:
                 os.close(handle)
                 raise OutputError(
                     f"expected a folder that no other process works in, got one where process {owner} does: "
-                    f"{path.parent}. Wait for it or stop it, or choose another folder"
+                    f"{folder}. Wait for it or stop it, or choose another folder"
                 ) from error
         if _same(handle, path):
             return handle
@@ -67,17 +67,18 @@ def _take(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, lock: Path | None = None) -> Iterator[None]:
     """Keep ``folder``, which exists, to this process for the length of the block.
 
-    Where the file system has no locks, nothing is held and nothing is refused.
+    The lock file is ``.lock`` in it, or ``lock`` where the folder itself is to be replaced: an open file would forbid
+    that on Windows. Where the file system has no locks, nothing is held and nothing is refused.
 
     Raises:
         OutputError: another process holds it, or the folder cannot be written.
     """
-    path = folder / FILE_NAME
+    path = lock or folder / FILE_NAME
     try:
-        handle = _take(path)
+        handle = _take(path, folder)
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
     except OSError as error:

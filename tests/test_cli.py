@@ -196,7 +196,7 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(tiny_pipeli
     assert f"distill3d generate --resume {out}" in rest
     stored = checkpoints.load(out)
     assert 0 < stored.meta["iteration"] < 5000
-    assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "flags.json"]
+    assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "curves.json", "flags.json"]
 
 
 def test_resume_takes_the_flags_beside_the_settings_from_the_runs_folder(tmp_path: Path) -> None:

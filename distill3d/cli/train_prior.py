@@ -54,7 +54,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION, default)
     make_folder(flags.out)
     logging.getLogger("distill3d").setLevel(logging.INFO)
-    with claimed(flags.out):
+    with claimed(flags.out, flags.out.absolute().with_name(f"{flags.out.absolute().name}.lock")):
         measured = train(
             flags.out,
             seed=flags.seed,

@@ -1,7 +1,7 @@
 """How rough a mesh is where the true object is smooth: how far normals scatter within a small neighbourhood.
 
 Around each of many points of the surface, the normals within ``RADIUS`` have a mean of length R; their mean square
-angle about it is ``v = 2 (1 - R)`` for small angles (K. V. Mardia and P. E. Jupp, Directional Statistics, section 9.2).
+angle about it is ``v = 2 (1 - R)`` for small angles (K. V. Mardia and P. E. Jupp, Directional Statistics).
 The same of the exact surface in the same pose is what its own curvature and edges scatter. Roughness is the root of
 what the median of the mesh has beyond the median of the truth, in degrees: medians, because edges that are rounded or
 a little out of place are the business of other checks, and roughness is everywhere. Unlike the mean cosine with the
