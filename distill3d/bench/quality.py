@@ -306,9 +306,10 @@ def _controls(settings: Settings, prompts: tuple[str, ...], out: Path, scorer: L
     )
     if scorer is None:
         return judged
+    model = scorer.scorer
     scored = _cached(
         out / "control-scores.json", digest([*about, prompts, scorer.fingerprint, SCORE_VERSION]), "scores",
-        lambda: control_scores(scorer.scorer, settings, prompts),
+        lambda: control_scores(model, settings, prompts),
     )  # fmt: skip
     return {name: {**found, **scored.get(name, {})} for name, found in judged.items()}
 

@@ -43,7 +43,8 @@ def scatter(points: Tensor, normals: Tensor, radius: float) -> Tensor:
     near &= (found * normals[:count, None]).sum(-1) > 0
     weight = near.float()[..., None]
     mean = (found * weight).sum(1) / weight.sum(1).clamp(min=1)
-    return (2 * (1 - mean.norm(dim=1))).clamp(min=0)
+    length: Tensor = mean.norm(dim=1)
+    return (2 * (1 - length)).clamp(min=0)
 
 
 @torch.no_grad()

@@ -53,7 +53,8 @@ def measure(scorer: Scorer, settings: TrainScorerSettings, seed: int, every: int
     """R@1 among the captions of all 496 objects, of ``settings.held_out`` renders drawn as training's were with another
     seed, and of eight views of each object as the benchmark takes them.
 
-    ``every`` looks around every so many-th object only. Objects with a front are counted apart: from behind a smiley is a sphere, and no picture says otherwise.
+    ``every`` looks around every so many-th object only. Objects with a front are counted apart: from behind a smiley is
+    a sphere, and no picture says otherwise.
     """
     made = render_dataset(settings.held_out, seed, settings.world)
     texts = scorer.embed_texts(CORPUS["full"]).detach()

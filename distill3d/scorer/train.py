@@ -69,7 +69,8 @@ def disturbed(images: Tensor, settings: TrainScorerSettings, generator: torch.Ge
     if float(torch.rand((), generator=generator)) < settings.blur:
         images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     grain = torch.randn(images.shape, generator=generator)
-    return (images + settings.noise * noise * grain).clamp(0, 1)
+    noisy: Tensor = images + settings.noise * noise * grain
+    return noisy.clamp(0, 1)
 
 
 def _stage(scorer: Scorer, images: Tensor, owners: Tensor, settings: TrainScorerSettings, seed: int) -> Stage:
