@@ -282,7 +282,7 @@ def full_result(
     prompt: str, seed: int, chamfer: float, fronts: int | None = None, hue: bool = True
 ) -> dict[str, object]:
     made = made_result("a red cube", "sds", True, [])
-    measures = {"iou": {"sphere": 0.9, "cube": 0.8}, "chamfer": chamfer, "normal_consistency": 0.95}
+    measures = {"iou": {"sphere": 0.9, "cube": 0.8, "mug": 0.7}, "chamfer": chamfer, "normal_consistency": 0.95}
     if fronts is not None:
         measures["fronts"] = fronts
     checks = [{"name": "shape", "passed": True}, {"name": "colour", "passed": hue}]

@@ -101,9 +101,10 @@ def _goals(methods: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _refusals(controls: Mapping[str, Any]) -> list[list[str]]:
-    table = [["control", "judgements", "wrongly accepted", "Sim", "R@1"]]
+    scored = any("sim" in found for found in controls.values())
+    table = [["control", "judgements", "wrongly accepted", *(["Sim", "R@1"] if scored else [])]]
     for name, found in controls.items():
-        scores = [_figure(found.get("sim"), ".3f"), _figure(found.get("r_at_1"), ".0%")]
+        scores = [_figure(found.get("sim"), ".3f"), _figure(found.get("r_at_1"), ".0%")] if scored else []
         table.append([name, str(found["judged"]), str(len(found["taken_for"])), *scores])
     return table
 

@@ -32,8 +32,8 @@ it.
 ## What it is not
 - **Not a judge.** A CNN is blind off the pictures it was trained on: it names something in every blob. The verdicts of
   the benchmark come from exact geometry alone; Sim and R@1 stand beside them and decide nothing.
-- It knows only words of shapes, colours and patterns; views, grounds and all else in a prompt are skipped. So it sees
-  no second face: a head with two faces scores higher than a true one, which is a plain ball from behind.
+- It knows only words of shapes, colours and patterns; views, grounds and all else in a prompt are skipped. So it counts
+  no faces: a head with two scores as a true one does.
 - It says nothing about any other picture, and its figures compare with no CLIP's.
 """
 _WORDS = {
@@ -80,7 +80,7 @@ def write_card(
         _HEAD.format(parameters=parameters / 1e6),
         "## Measured",
         f"{settings.held_out} renders of seed {seed + 1}, and 8 views of each of the 496 objects; true renders all. "
-        "From behind and from above some objects look alike, so that less than all is the most there is.\n",
+        "From above and from behind some objects look alike, so that less than all is the most there is.\n",
         *table,
         "\n## How it came to be",
         f"`distill3d train-scorer --seed {seed}`, Distill3D {__version__}, torch {torch.__version__}, CPU, "
