@@ -253,7 +253,7 @@ def made_result(prompt: str, method: str, passed: bool, taken_for: list[str]) ->
         "status": "judged", "prompt": prompt, "method": method, "seed": 0, "passed": passed,
         "failures": [] if passed else ["shape: IoU 0.50, best is sphere 0.60, ball 0.60"],
         "judgement": {"measures": {"iou": dict.fromkeys(SHAPES, 0.5)}}, "shuffled_prompts": 1, "taken_for": taken_for,
-        "minutes": 2.0, "peak_memory_bytes": {"process": 500_000_000},
+        "minutes": 2.0, "peak_memory_bytes": {"process": 500_000_000}, "scores": None,
     }  # fmt: skip
 
 

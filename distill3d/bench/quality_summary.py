@@ -70,7 +70,7 @@ def _fronts(result: Result, wanted: Callable[[float], bool]) -> float | None:
 
 
 def _score(result: Result, name: str) -> float | None:
-    value = result.get("scores", {}).get(name)
+    value = (result.get("scores") or {}).get(name)
     return None if value is None else float(value)
 
 
