@@ -83,7 +83,7 @@ def write_card(
         "From above and from behind some objects look alike, so that less than all is the most there is.\n",
         *table,
         "\n## How it came to be",
-        f"`distill3d train-scorer --seed {seed}`, Distill3D {__version__}, torch {torch.__version__}, CPU, "
+        f"`distill3d train-scorer`, seed {seed}, Distill3D {__version__}, torch {torch.__version__}, CPU, "
         f"{torch.get_num_threads()} threads: {settings.renders} renders, {settings.steps} steps of {settings.batch}. "
         f"The same command gives the same weights on the same CPU. Losses in `{CURVES}` and `training.json`.\n",
         f"![loss and R@1 on training pictures](./{CURVES})\n",
