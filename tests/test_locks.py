@@ -14,7 +14,8 @@ from distill3d.errors import OutputError
 from distill3d.locks import FILE_NAME, claimed
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from distill3d.locks import claimed\n"
+    "import signal, sys, time; from pathlib import Path; from distill3d.locks import claimed\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "with claimed(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)\n"
 )
 
@@ -49,7 +50,7 @@ def test_a_folder_in_use_is_refused_and_its_owner_named(tmp_path: Path) -> None:
 def test_a_process_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
     process = holder(tmp_path)
     process.send_signal(signal.SIGINT)
-    process.wait()
+    process.wait(timeout=60)
     assert list(tmp_path.iterdir()) == []
 
 
