@@ -12,7 +12,6 @@ from typing import Any
 
 import fast_simplification
 import numpy as np
-import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -242,6 +241,8 @@ def inspect(vertices: Points, faces: Ints) -> dict[str, Any]:
     with more than two, where the surface touches itself; ``euler`` is vertices - edges + faces (2 for a ball, 0 for a
     ring), ``volume`` means something only where ``watertight``.
     """
+    import trimesh
+
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     _, uses = _edges(faces)
     parts, labels = component_labels(faces, len(vertices))

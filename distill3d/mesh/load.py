@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,6 +44,8 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
     Raises:
         MeshFileError: no such file, an unknown kind, a damaged file, or nothing with triangles in it.
     """
+    import trimesh
+
     path = Path(path)
     if not path.is_file():
         raise MeshFileError(f"expected a mesh file, but there is no file {path}: check the path")
@@ -117,6 +118,8 @@ class _Piece(NamedTuple):
 
 def _placed(scene: Any, node: str, suffix: str) -> _Piece | None:
     """A node's triangles in world coordinates, outward also where the node mirrors; None where it has none."""
+    import trimesh
+
     transform, name = scene.graph[node]
     geometry = scene.geometry[name]
     if not isinstance(geometry, trimesh.Trimesh) or len(geometry.faces) == 0:
