@@ -18,6 +18,7 @@ from ..mesh import MeshSettings, MeshView, OnStage, SurfaceMesh, TextureSettings
 from ..mesh.color import face_weighted_normals
 from ..mesh.raster import rasterise
 from ..mesh.worker import mesh_worker
+from ..optimize.memory import peak_bytes
 from ..render.cameras import ring
 from ..render.pictures import picture
 from ..render.volume import RenderSettings
@@ -132,14 +133,17 @@ def naive(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceM
 
 
 def peak_memory() -> dict[str, float]:
-    """Peak resident memory in MB of this process and the largest of its children; empty where it cannot be told."""
+    """Peak resident memory in MB of this process and the largest of its children; empty where it cannot be told.
+
+    A child counts at least what this process held when it started it.
+    """
     try:
         import resource
     except ImportError:
         return {}
     unit = 1e6 if sys.platform == "darwin" else 1e3
-    kinds = {"peak_mb": resource.RUSAGE_SELF, "peak_mb_child": resource.RUSAGE_CHILDREN}
-    return {name: resource.getrusage(kind).ru_maxrss / unit for name, kind in kinds.items()}
+    own = peak_bytes(torch.device("cpu"))["process"] / 1e6
+    return {"peak_mb": own, "peak_mb_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit}
 
 
 def main() -> None:

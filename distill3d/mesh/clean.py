@@ -12,7 +12,6 @@ from typing import Any
 
 import fast_simplification
 import numpy as np
-import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -242,20 +241,21 @@ def inspect(vertices: Points, faces: Ints) -> dict[str, Any]:
     with more than two, where the surface touches itself; ``euler`` is vertices - edges + faces (2 for a ball, 0 for a
     ring), ``volume`` means something only where ``watertight``.
     """
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    vertices, used = vertices.astype(np.float64), np.unique(faces)
     _, uses = _edges(faces)
     parts, labels = component_labels(faces, len(vertices))
+    corners = vertices[used].min(0), vertices[used].max(0)
     return {
         "vertices": len(vertices),
         "faces": len(faces),
-        "watertight": bool(mesh.is_watertight and mesh.is_winding_consistent),
+        "watertight": is_closed(faces),
         "boundary_edges": int((uses == 1).sum()),
         "shared_edges": int((uses > 2).sum()),
         "holes": holes(faces),
-        "euler": int(mesh.euler_number),
+        "euler": len(used) - len(uses) + len(faces),
         "components": parts,
         "largest_component_share": float(np.bincount(labels).max() / len(faces)),
-        "area": float(mesh.area),
-        "volume": float(mesh.volume),
-        "bounds": [[float(v) for v in corner] for corner in mesh.bounds],
+        "area": float(face_areas(vertices, faces).sum()),
+        "volume": signed_volume(vertices, faces),
+        "bounds": [[float(v) for v in corner] for corner in corners],
     }
