@@ -48,6 +48,7 @@ class MeshConvert(io.ComfyNode):
                 *widgets("TextureSettings", TEXTURE),
                 io.Int.Input(
                     "index",
+                    optional=True,
                     default=0,
                     min=0,
                     max=4095,

@@ -113,6 +113,7 @@ class RenderTurntable(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "keep",
+                    optional=True,
                     options=list(KEEP),
                     default=KEEP[0],
                     tooltip="A file in the output folder: mp4, webp or gif is the turn, png a contact sheet of four "
@@ -120,12 +121,14 @@ class RenderTurntable(io.ComfyNode):
                 ),
                 io.String.Input(
                     "prefix",
+                    optional=True,
                     default=f"{folders.ROOT}/turntable",
                     tooltip="Folder and name of that file inside the output folder; a number is added.",
                     advanced=True,
                 ),
                 io.Float.Input(
                     "fps",
+                    optional=True,
                     default=FRAMES_PER_SECOND,
                     min=1.0,
                     max=240.0,
@@ -135,6 +138,7 @@ class RenderTurntable(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "index",
+                    optional=True,
                     default=0,
                     min=0,
                     max=4095,

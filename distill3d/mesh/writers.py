@@ -29,8 +29,8 @@ from .usdz import encode_usdz
 Metadata = dict[str, Any]
 TEXTURED = (".glb", ".obj", ".usdz")
 """Suffixes of the formats that can carry a texture."""
-MAPS = {"color": "map_Kd", "normal": "norm", "occlusion": "map_ao"}
-"""What MTL calls the pictures."""
+MAPS = {"color": ("map_Kd",), "normal": ("norm", "map_Bump -bm 1"), "occlusion": ("map_ao",)}
+"""What MTL calls the pictures. ``norm`` is the later name of a normal map; Blender writes and reads ``map_Bump``."""
 
 
 def plain(value: Any) -> Any:
@@ -151,7 +151,7 @@ def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, 
     made: dict[Path, bytes] = {}
     for name, pixels in there.items():
         made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels, software=MARK.decode())
-        lines.append(f"{MAPS[name]} {stem}_{name}.png")
+        lines += [f"{key} {stem}_{name}.png" for key in MAPS[name]]
     made[path.with_name(f"{stem}.mtl")] = ("\n".join(lines) + "\n").encode("ascii")
     made[path] = encode_obj(mesh, metadata, f"{stem}.mtl")
     return made

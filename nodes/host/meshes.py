@@ -11,6 +11,7 @@ from typing import Any
 
 import comfy.model_management as manager
 import comfy.utils
+import torch
 from comfy.cli_args import args
 from comfy_api.latest import Types, io
 from comfy_api.latest._ui import SavedResult
@@ -41,7 +42,7 @@ def parts_of(value: Any, index: int = 0) -> list[SurfaceMesh]:
     """
     if not isinstance(value, Types.File3D):
         held = getattr(value, "vertices", None)
-        if hasattr(held, "shape") and len(held.shape) == 3 and index >= len(held):
+        if isinstance(held, torch.Tensor) and held.ndim == 3 and index >= len(held):
             raise SettingsError(f"expected an index below {len(held)}, the number of meshes that came in, got {index}")
         return [from_core(value, index)]
     source = value.get_source()
