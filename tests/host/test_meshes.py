@@ -102,7 +102,7 @@ def test_a_mesh_that_holds_no_surface_ends_on_the_node(server: Any, kind: str, w
 
 def test_a_full_disk_leaves_no_part_of_a_mesh(server: Any) -> None:
     place = server.base / "output" / "small"
-    with small_disk(place, "16k"):
+    with small_disk(place, "4k"):
         graph = {"mesh": node("TestMesh", kind="square")}
         graph["own"] = convert(["mesh", 0], "x", prefix="small/own", format="obj", face_budget=100, texture_size=1024)
         graph["turn"] = turn(["mesh", 0], keep="gif", prefix="small/turn", size=256, frames=12)
