@@ -148,6 +148,19 @@ def test_bad_meshes_are_refused_in_words_and_leave_no_file(
     assert not [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.0, "holds none"), (50.0, "fills the whole box"), (float("nan"), "NaN or infinite")]
+)
+def test_a_field_without_a_surface_ends_in_words(pack: ModuleType, tmp_path: Path, value: float, words: str) -> None:
+    from mesh_fields import Even
+
+    errors = importlib.import_module("pack.distill3d.errors")
+    held = get("types").RadianceField(SimpleNamespace(field=Even(value), occupancy=None, facts={}), None, None)
+    with torch.inference_mode(), pytest.raises(errors.Distill3DError, match=words):
+        get("mesh_export").MeshExport.execute(held, "distill3d/x", "glb", resolution=16)
+    assert not [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+
+
 def test_a_picture_is_no_mesh(pack: ModuleType) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
     with pytest.raises(errors.SettingsError, match="a MESH or a 3D file, got Tensor"):
@@ -165,9 +178,17 @@ def test_cancel_a_full_disk_and_a_folder_in_the_way_leave_nothing(
     ball: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
-    importlib.import_module("comfy.model_management").interrupt = True
-    with pytest.raises(fake_host.InterruptProcessingException):
-        convert(ball, face_budget=300)
+    host = importlib.import_module("comfy.model_management")
+
+    def press(self: object, value: int, *_: object) -> None:
+        host.interrupt = value >= 30  # unwrapping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_host.ProgressBar, "update_absolute", press)
+        with pytest.raises(fake_host.InterruptProcessingException):
+            convert(ball, face_budget=300, texture_unwrap="auto", texture_size=512)
+    host.interrupt = False
+    assert not [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
