@@ -94,16 +94,12 @@ FULL_RECIPE = TrainPriorSettings(
     renders=61_440,
     held_out=768,
     world=WorldSettings(name="full"),
-    vae_steps=6_000,
+    vae_steps=3_500,
     vae_batch=8,
     text_width=160,
     text_layers=3,
     vocabulary=1024,
-    unet_channels=(80, 160, 240),
-    unet_groups=16,
-    unet_steps=12_000,
-    unet_batch=64,
-    ema=0.9995,
+    unet_steps=7_000,
 )
 """The full world on a CPU: many hours on two cores; it may be stopped at any time and called again."""
 
@@ -112,6 +108,8 @@ CUDA_RECIPE = replace(
     renders=122_880,
     vae_steps=6_000,
     vae_batch=32,
+    unet_channels=(80, 160, 240),
+    ema=0.9995,
     unet_steps=8_000,
     unet_batch=512,
     unet_warmup=200,
