@@ -49,6 +49,12 @@ def test_targets_are_judged_from_the_figures_and_an_unfinished_route_misses_them
     assert "| ours.seconds | at most 15 | 15.10 | NO |" in text and "| large.seconds | at most 60 |  | NO |" in text
 
 
+def test_without_views_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_measure", lambda name, settings, source: {"seconds": 1.0, "peak_mb": 2.0})
+    result = export.run(ExportSettings(views=0, routes=("ours", "large")))
+    assert result["likeness"] == {} and "| ours.seconds | at most 15 | 1.00 | yes |" in export.markdown(result)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -244,3 +244,14 @@ def test_facts_of_a_mesh_are_those_that_trimesh_finds() -> None:
             if facts["watertight"]:
                 assert facts["volume"] == pytest.approx(other.volume, rel=1e-4)
             assert np.array(facts["bounds"]) == pytest.approx(other.bounds, rel=1e-5)
+
+
+def test_different_rows_are_those_that_numpy_finds() -> None:
+    """With one number for a row, and without where the numbers would not fit."""
+    random = np.random.default_rng(0)
+    for scale in (1, 2**40):
+        rows = random.integers(-3, 4, (500, 3)) * scale
+        _, first, number, count = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)
+        found = clean.unique_rows(rows)
+        assert all(np.array_equal(a, b) for a, b in zip(found, (first, number.reshape(-1), count), strict=True))
+    assert [len(part) for part in clean.unique_rows(rows[:0])] == [0, 0, 0]

@@ -105,18 +105,18 @@ def run(settings: ExportSettings) -> dict[str, Any]:
         ``likeness`` has for each of its shapes the decibels of the textured mesh and of the one with vertex colours.
         ``targets`` has what was promised, what was found, and whether that is met.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"likeness": {}}
     with tempfile.TemporaryDirectory(prefix="distill3d-") as folder:
         source = str(Path(folder) / "large.ply")
         if {"large", "whole"} & set(settings.routes):
             made = _measure("prepare", settings, source)
             if "failed" in made or "stopped_after" in made:
-                return {**vars(settings), "prepare": made, "targets": []}
+                return {**vars(settings), **result, "prepare": made, "targets": []}
         for name in settings.routes:
             result[name] = _measure(name, settings, source)
     if settings.views and settings.likeness:
-        alone = {shape: _measure("likeness", replace(settings, shape=shape), "") for shape in settings.likeness}
-        result["likeness"] = alone
+        for shape in settings.likeness:
+            result["likeness"][shape] = _measure("likeness", replace(settings, shape=shape), "")
     if "seconds" in result.get("ours", {}) and "seconds" in result.get("naive", {}):
         result["speedup"] = result["naive"]["seconds"] / result["ours"]["seconds"]
     return {**vars(settings), **result, "targets": judged(result)}
