@@ -17,6 +17,7 @@ from .field import LoadField, SaveField
 from .freeu import FreeUPatch
 from .host.stop import add_routes
 from .load_sd import LoadSD
+from .mesh_convert import MeshConvert
 from .mesh_export import MeshExport
 from .optimizer import NeRFOptimizer, Resume
 from .turntable import RenderTurntable
@@ -38,6 +39,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Distill2D,
     Toy2D,
     CompareRuns,
+    MeshConvert,
 )
 
 

@@ -1,4 +1,4 @@
-"""Render Turntable: a radiance field turned once around, as IMAGE frames and a looping preview."""
+"""Render Turntable: a radiance field, MESH or 3D file turned once around, as IMAGE frames, a preview and a file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,39 @@ import torch
 from comfy_api.latest import io
 from comfy_api.latest._ui import SavedImages, SavedResult
 
-from ..distill3d.render.pictures import KINDS, turntable, write_webp
-from .field import expect_field
-from .types import FieldType
+from ..distill3d.errors import SettingsError
+from ..distill3d.files import make_folder
+from ..distill3d.render.cameras import ring
+from ..distill3d.render.pictures import KINDS, contact_sheet, turntable, write_animation, write_png, write_webp
+from .host import folders
+from .types import MESHES, FieldType, RadianceField
 from .words import in_words
+
+KEEP = ("nothing", "mp4", "webp", "gif", "png")
+FRAMES_PER_SECOND = 24.0
+SHEET_VIEWS = 4
+
+
+def shown_of(value: Any, index: int) -> tuple[Any, dict[str, Any]]:
+    """What ``render.pictures`` draws, and the options that go with it.
+
+    Raises:
+        SettingsError, MeshFileError: what came in cannot be drawn.
+    """
+    if isinstance(value, RadianceField):
+        options: dict[str, Any] = {"occupancy": value.saved.occupancy}
+        if value.saved.settings.background.mode == "learned":
+            options["background"] = lambda direction: value.background(direction, None)
+        return value.saved.field, options
+    if isinstance(value, torch.Tensor) or not hasattr(value, "__dict__"):
+        raise SettingsError(
+            f"expected a radiance field, a MESH or a 3D file, got {type(value).__name__}: wire NeRF Optimizer, Mesh "
+            "Export or Load 3D here"
+        )
+    from ..distill3d.mesh import MeshView
+    from .host.meshes import parts_of
+
+    return MeshView(parts_of(value, index)), {}
 
 
 class RenderTurntable(io.ComfyNode):
@@ -26,10 +55,18 @@ class RenderTurntable(io.ComfyNode):
             node_id="Distill3D_RenderTurntable",
             display_name="Render Turntable",
             category="Distill3D",
-            description="One turn around the object, as frames for Save Animated WEBP or Create Video.",
-            search_aliases=["turntable", "render", "orbit", "video", "views"],
+            description=(
+                "One turn around a radiance field, a MESH or a 3D file: frames for other nodes, and on request a film "
+                "or a contact sheet in the output folder."
+            ),
+            search_aliases=["turntable", "render", "orbit", "video", "views", "contact sheet", "gif", "mp4"],
             inputs=[
-                FieldType.Input("field", tooltip="From NeRF Optimizer, Load Radiance Field or Resume."),
+                io.MultiType.Input(
+                    "field",
+                    types=[FieldType, *MESHES],
+                    tooltip="From NeRF Optimizer or Load Radiance Field; or a MESH, or a GLB, glTF, OBJ, PLY, STL or "
+                    "OFF file. A mesh of any size is scaled to be seen.",
+                ),
                 io.Int.Input(
                     "frames", default=24, min=1, max=600, tooltip="Frames of one full turn; 24 to 60 is smooth."
                 ),
@@ -74,14 +111,51 @@ class RenderTurntable(io.ComfyNode):
                     advanced=True,
                     tooltip="Field of view in degrees.",
                 ),
+                io.Combo.Input(
+                    "keep",
+                    optional=True,
+                    options=list(KEEP),
+                    default=KEEP[0],
+                    tooltip="A file in the output folder: mp4, webp or gif is the turn, png a contact sheet of four "
+                    "views in every kind of picture.",
+                ),
+                io.String.Input(
+                    "prefix",
+                    optional=True,
+                    default=f"{folders.ROOT}/turntable",
+                    tooltip="Folder and name of that file inside the output folder; a number is added.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "fps",
+                    optional=True,
+                    default=FRAMES_PER_SECOND,
+                    min=1.0,
+                    max=240.0,
+                    step=1.0,
+                    advanced=True,
+                    tooltip="Frames a second of that file.",
+                ),
+                io.Int.Input(
+                    "index",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=4095,
+                    advanced=True,
+                    tooltip="Which mesh of a batch, the first being 0.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
                     "images", display_name="images", tooltip="The frames; the last is a step short of the first."
-                )
+                ),
+                io.String.Output(
+                    "path", display_name="path", tooltip="The kept file, relative to the output folder; or nothing."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
-            has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod
@@ -95,31 +169,42 @@ class RenderTurntable(io.ComfyNode):
         kind: str,
         radius: float = 3.0,
         fov: float = 42.0,
+        keep: str = KEEP[0],
+        prefix: str = f"{folders.ROOT}/turntable",
+        fps: float = FRAMES_PER_SECOND,
+        index: int = 0,
     ) -> io.NodeOutput:
-        held = expect_field(field)
         bar = comfy.utils.ProgressBar(frames, node_id=cls.hidden.unique_id)
+        path = None
+        if keep != KEEP[0]:
+            target, name, number, _ = folders.numbered(prefix)
+            path = make_folder(target) / f"{name}_{number:05}_.{keep}"
 
         def on_frame(done: int, total: int) -> None:
             manager.throw_exception_if_processing_interrupted()
             bar.update_absolute(done, total)
 
-        learned = held.saved.settings.background.mode == "learned"
         with torch.inference_mode(False):
+            drawn, options = shown_of(field, index)
+            orbit: dict[str, Any] = {"elevation": elevation, "radius": radius, "fov": fov}
             shown = turntable(
-                held.saved.field,
+                drawn,
                 frames=frames,
                 size=size,
-                elevation=elevation,
-                radius=radius,
-                fov=fov,
                 kind=kind,  # type: ignore[arg-type]
-                occupancy=held.saved.occupancy,
-                background=(lambda direction: held.background(direction, None)) if learned else None,
                 on_frame=on_frame,
+                **orbit,
+                **options,
             )
+            if path is not None and keep == "png":
+                cameras = ring(SHEET_VIEWS, **orbit)
+                write_png(path, contact_sheet(drawn, cameras, size=size, kinds=KINDS, **options))
+            elif path is not None:
+                write_animation(path, shown, fps)
         folder = Path(folder_paths.get_temp_directory())
         folder.mkdir(parents=True, exist_ok=True)
         name = f"distill3d_{random.getrandbits(40):010x}.webp"
         write_webp(folder / name, shown, fps=12.0)
         preview = SavedImages([SavedResult(name, "", io.FolderType.temp)], is_animated=frames > 1)
-        return io.NodeOutput(shown.float() / 255, ui=preview)
+        kept = "" if path is None else path.relative_to(folders.output()).as_posix()
+        return io.NodeOutput(shown.float() / 255, kept, ui=preview)

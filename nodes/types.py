@@ -22,6 +22,10 @@ ScheduleType = io.Custom("DISTILL3D_SCHEDULE")
 LossType = io.Custom("DISTILL3D_LOSS")
 CheckpointType = io.Custom("DISTILL3D_CHECKPOINT")
 
+FILES = (io.File3DAny, io.File3DGLB, io.File3DGLTF, io.File3DOBJ, io.File3DPLY, io.File3DSTL)
+MESHES = [io.Mesh, *FILES]
+"""What a mesh may come in as: the host's MESH, or a file that ``mesh.read_parts`` reads."""
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -78,6 +78,13 @@ class DynamicCombo:
     Input = type("Input", (Kept,), {"io_type": "COMFY_DYNAMICCOMBO_V3"})
 
 
+class MultiType:
+    class Input(Kept):
+        def __init__(self, id: str, types: list[Any], **named: Any) -> None:
+            super().__init__(id, **named)
+            self.io_type = ",".join(kind.io_type for kind in types)
+
+
 class Shown:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.args = args
@@ -113,6 +120,12 @@ class MESH:
 class File3D:
     def __init__(self, source: Any, file_format: str = "") -> None:
         self.source, self.format = source, file_format
+
+    def get_source(self) -> Any:
+        return self.source
+
+    def get_data(self) -> Any:
+        return self.source
 
 
 class InterruptProcessingException(Exception):
@@ -270,7 +283,7 @@ def get_save_image_path(
         raise ValueError("Saving image outside the output folder is not allowed.")
     folder.mkdir(parents=True, exist_ok=True)
     name = Path(filename_prefix).name
-    used = [int(p.stem.split("_")[-2]) for p in folder.glob(f"{name}_[0-9]*_*")]
+    used = [int(p.name[len(name) + 1 :].split(".")[0].split("_")[0]) for p in folder.glob(f"{name}_[0-9]*_*")]
     return str(folder), name, max(used, default=0) + 1, str(Path(filename_prefix).parent), filename_prefix
 
 
@@ -291,6 +304,11 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
         "Latent",
         "Mesh",
         "File3DAny",
+        "File3DGLB",
+        "File3DGLTF",
+        "File3DOBJ",
+        "File3DPLY",
+        "File3DSTL",
         "String",
         "Int",
         "Float",
@@ -301,7 +319,8 @@ def modules(root: Path) -> dict[str, types.ModuleType]:
     io = module("io", **{name: kind(name.upper()) for name in names})
     io.__dict__.update(
         ComfyNode=ComfyNode, Schema=Schema, NodeOutput=NodeOutput, Hidden=Hidden, FolderType=FolderType,
-        DynamicCombo=DynamicCombo, Custom=kind, ControlAfterGenerate=types.SimpleNamespace(fixed="fixed"),
+        DynamicCombo=DynamicCombo, MultiType=MultiType, Custom=kind,
+        ControlAfterGenerate=types.SimpleNamespace(fixed="fixed"),
     )  # fmt: skip
     ui = module("ui", PreviewImage=PreviewImage, PreviewText=PreviewText)
     latest = module(

@@ -42,6 +42,22 @@ class WavyField:
         return torch.nn.functional.normalize(gradient, dim=-1)
 
 
+class Even:
+    """The same density everywhere."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def density(self, x: Tensor) -> Tensor:
+        return torch.full_like(x[:, 0], self.value)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.density(x), torch.full_like(x, 0.5)
+
+    def normals(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(x, dim=-1)
+
+
 def renderings(field: WavyField, size: int) -> Tensor:
     """``(24, size, size, 3)`` float64 direct renderings of the field, 0 to 255."""
     occupancy = OccupancyGrid(48)

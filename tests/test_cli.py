@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import pytest
 import trimesh
 from PIL import Image
 
+from distill3d.cli import generate as generate_module
 from distill3d.cli import main, resume
 from distill3d.cli.app import free_folder
 from distill3d.cli.generate import KEPT, Generate
 from distill3d.cli.model import bundled
 from distill3d.errors import CheckpointError, SettingsError
+from distill3d.locks import claimed
 from distill3d.mesh import MeshSettings
 from distill3d.optimize import checkpoint as checkpoints
 from distill3d.priors.load import bundled_prior_path
@@ -196,7 +199,7 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(tiny_pipeli
     assert f"distill3d generate --resume {out}" in rest
     stored = checkpoints.load(out)
     assert 0 < stored.meta["iteration"] < 5000
-    assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "flags.json"]
+    assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "curves.json", "flags.json"]
 
 
 def test_resume_takes_the_flags_beside_the_settings_from_the_runs_folder(tmp_path: Path) -> None:
@@ -217,6 +220,38 @@ def test_resume_names_a_model_that_moved_and_a_checkpoint_that_would_be_replaced
         with pytest.raises(SettingsError, match="folder"):
             resume.opened(arguments)
     assert resume.opened(["a red cube"]) is None
+
+
+class _Soon(list):
+    """Signals caught: none in the first two questions, then one."""
+
+    asked = 0
+
+    def __bool__(self) -> bool:
+        self.asked += 1
+        return self.asked > 2
+
+
+def test_a_resumed_run_s_curves_begin_with_the_run_and_its_folder_is_kept_to_one_process(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(generate_module, "_stopped_by_signals", lambda console: nullcontext(_Soon()))
+    assert generate(tiny_pipeline, out) == 130
+    monkeypatch.undo()
+    assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "curves.json", "flags.json"]
+    with claimed(out):
+        status, message = bad(capsys, "generate", "--resume", str(out))
+        assert status == 1 and f"process {os.getpid()} does" in message
+        status, message = bad(capsys, "generate", "--resume", str(out), "--batch", "3")
+        assert status == 1 and "no other process" in message
+    assert main(["generate", "--resume", str(out)]) == 0
+    series = json.loads((out / "report.json").read_text())["curves"]["series"]
+    assert [i for i, _ in series["loss"]] == [1, 2, 3]
+    whole = tmp_path / "whole"
+    assert generate(tiny_pipeline, whole) == 0
+    assert series == json.loads((whole / "report.json").read_text())["curves"]["series"], "as of a run in one piece"
+    assert not list(tmp_path.rglob(".lock"))
 
 
 def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from distill3d.evaluate import (  # noqa: E402
     two_faced,
     world_of,
 )
+from distill3d.evaluate.controls import PLUGGED, ROUGH, plugged, rough  # noqa: E402
 from distill3d.evaluate.distance import (  # noqa: E402
     nearest_faces,
     posed_distance,
@@ -29,6 +30,8 @@ from distill3d.evaluate.distance import (  # noqa: E402
 )
 from distill3d.evaluate.fit import Pose  # noqa: E402
 from distill3d.evaluate.fronts import SIZE, VIEWS, Around, describe, find_fronts, ring_of_views, runs  # noqa: E402
+from distill3d.evaluate.roughness import roughness, scatter  # noqa: E402
+from distill3d.evaluate.spots import spot_shares  # noqa: E402
 from distill3d.mesh import MeshSettings, extract  # noqa: E402
 from distill3d.render.occupancy import OccupancyGrid  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
@@ -270,6 +273,64 @@ def test_a_rough_surface_is_refused_for_its_surface():
     assert "surface" in failed(judgement) and judgement.measures["normal_consistency"] < 0.82
     smooth = judge(look_at(perfect(Object("sphere", "red")), "plain"), "a red sphere")
     assert smooth.passed and smooth.measures["normal_consistency"] > 0.99
+
+
+# ---- grain and spots
+
+
+def test_scatter_is_the_angle_of_tilted_normals_and_the_spread_over_a_cap():
+    g = torch.Generator().manual_seed(0)
+    flat = torch.cat([torch.rand(20_000, 2, generator=g), torch.zeros(20_000, 1)], 1)
+    for degrees in (0.0, 5.0, 20.0):
+        tilt, turn = math.radians(degrees), 2 * math.pi * torch.rand(len(flat), generator=g)
+        normals = torch.stack([math.sin(tilt) * turn.cos(), math.sin(tilt) * turn.sin(), torch.full_like(turn, 0)], 1)
+        normals[:, 2] = math.cos(tilt)
+        found = float(scatter(flat, normals, 0.1).median())
+        assert found == pytest.approx(2 * (1 - math.cos(tilt)), rel=0.06, abs=1e-6)
+    ball = torch.nn.functional.normalize(torch.randn(24_576, 3, generator=g), dim=1)
+    half = 2 * math.asin(0.08 / 2)
+    assert float(scatter(ball, ball, 0.08).median()) == pytest.approx(1 - math.cos(half), rel=0.06)
+
+
+def test_the_other_wall_of_a_thin_part_is_no_grain():
+    g = torch.Generator().manual_seed(0)
+    flat = torch.rand(20_000, 3, generator=g) * torch.tensor([1.0, 1.0, 0.0])
+    up = torch.tensor([0.0, 0.0, 1.0]).expand(10_000, 3)
+    both = torch.cat([up, -up])[torch.randperm(20_000, generator=g)]
+    assert float(scatter(flat + 0.01 * both, both, 0.08).max()) < 1e-5
+
+
+def test_roughness_grows_with_the_grain_and_is_not_bent_by_size_or_a_wrong_shape():
+    import trimesh
+
+    vertices, faces = tensors(trimesh.creation.icosphere(5, 0.72))
+    noise = torch.randn(len(vertices), 1, generator=torch.Generator().manual_seed(0))
+    found = [roughness(vertices * (1 + a * noise), faces, "sphere", HOME) for a in (0.0, 0.002, 0.004, 0.008)]
+    assert found[0] < 1 and found[1] == pytest.approx(found[2] / 2, rel=0.15) and found[3] > 1.5 * found[2]
+    half = Pose(0.1, 0.2, 0.0, 0.5, 0.3)
+    small = roughness(vertices * 0.5 * (1 + 0.004 * noise) + torch.tensor(half.centre), faces, "sphere", half)
+    assert small == pytest.approx(found[2], rel=0.05)
+    assert roughness(vertices, faces, "cube", HOME) < 8, "a ball is no cube, and smooth"
+
+
+def test_spots_are_far_hues_and_what_has_none():
+    colours = torch.tensor(
+        [[0.88, 0.08, 0.10], [1.0, 0.48, 0.05], [1.0, 0.88, 0.10], [0.1, 0.25, 0.92], [0.5, 0.5, 0.5]]
+    )
+    picture = colours[None, None].expand(2, 1, 5, 3)
+    opacity = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 0.5, 0.0, 0.5, 0.04]])[:, None]
+    assert spot_shares(picture, opacity, "red", 0.15, painted=False).tolist() == pytest.approx([0.6, 0.25])
+    assert spot_shares(picture, opacity, "red", 0.15, painted=True).tolist() == pytest.approx([0.4, 0.25])
+    assert spot_shares(picture, opacity, "orange", 0.15, painted=True).tolist() == pytest.approx([0.2, 0.25])
+    assert spot_shares(picture, 0 * opacity, "red", 0.15, painted=False).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("spoil", "prompt", "name"), [(rough, ROUGH, "roughness"), (plugged, PLUGGED, "spots")])
+def test_grain_and_a_plug_are_refused_for_that_alone(spoil, prompt, name):
+    judgement = judge(look_at(spoil(parse_object(prompt)), "plain"), prompt)
+    assert failed(judgement) == {name}, judgement.failures
+    whole = judge(look_at(perfect(parse_object(prompt)), "plain"), prompt)
+    assert whole.passed and whole.measures["roughness"] < 3 and whole.measures["spots"] < 0.005
 
 
 def test_prompts_of_the_full_world():

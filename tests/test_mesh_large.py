@@ -79,6 +79,24 @@ found = {"faces": len(done.faces), "volume": done.report["volume"], "watertight"
     assert read(tmp_path / "small.glb").texture is not None
 
 
+def test_two_million_faces_that_all_stay_are_unwrapped_by_boxes_and_say_so(tmp_path: Path) -> None:
+    source = write(bumpy_torus(1000, 1000), tmp_path / "large.ply")
+    figures = measured(
+        """
+from distill3d.mesh import MeshSettings, TextureSettings, convert, read_parts
+told = []
+settings = MeshSettings(face_budget=0, component_share=0.01)
+done = convert(read_parts(sys.argv[1]), settings, TextureSettings(size=1024), lambda *stage: told.append(stage))
+found = {"faces": len(done.faces), "stages": len({name for name, _ in told}), "told": len(told),
+         "warned": sum("box projection" in text for text in done.report["warnings"])}
+""",
+        source,
+    )
+    assert figures["faces"] == 2_000_000 and figures["warned"] == 1
+    assert figures["stages"] == 3 and figures["told"] > 10
+    assert figures["peak_mb"] < 5000
+
+
 def test_a_texture_of_4096_is_painted_in_bounded_memory(tmp_path: Path) -> None:
     figures = measured(
         """

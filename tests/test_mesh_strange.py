@@ -189,3 +189,69 @@ def test_what_holds_no_surface_is_refused_in_words(
         assert main(command) == 1
         assert "Traceback" not in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_companion_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A glTF without its buffer cannot be read; a lost picture or MTL costs the colours and is told."""
+    made = trimesh.exchange.gltf.export_gltf(trimesh.Scene(trimesh.creation.box()))
+    (text,) = [data for name, data in made.items() if name.endswith(".gltf")]
+    (tmp_path / "box.gltf").write_bytes(text)
+    with pytest.raises(MeshFileError, match=r"refers to gltf_buffer_0.bin, .*not found in its folder: put it there"):
+        read(tmp_path / "box.gltf")
+    write(poster(), tmp_path / "a.obj")
+    assert "warnings" not in read(tmp_path / "a.obj").report
+    (tmp_path / "a_color.png").unlink()
+    (text,) = read(tmp_path / "a.obj").report["warnings"]
+    assert "a_color.png" in text and "colours may be missing" in text
+    (tmp_path / "a.mtl").unlink()
+    assert main(["convert", str(tmp_path / "a.obj"), str(tmp_path / "b.glb")]) == 0
+    assert "a.obj refers to a.mtl" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl", "usdz"])
+def test_one_flat_triangle_goes_to_every_format_without_noise(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "one.obj", tmp_path / f"out.{suffix}"
+    source.write_text("v 0 0 0\nv 2 0 0\nv 0 1 0\nf 1 2 3\n")
+    assert main(["convert", str(source), str(out), "--scale", "metres", "--metres", "3", "--smooth", "2"]) == 0
+    said = capfd.readouterr().err
+    assert "1 hole" in said and "RuntimeWarning" not in said and "Traceback" not in said
+    if suffix != "usdz":
+        found = trimesh.load(out, force="mesh")
+        assert np.ptp(found.vertices, axis=0) == pytest.approx([3, 1.5, 0], abs=1e-5) and len(found.faces) == 1
+
+
+@pytest.mark.parametrize("places", [np.zeros((3, 3)), np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]])])
+def test_a_mesh_without_area_is_refused_whatever_its_scale(places: np.ndarray) -> None:
+    thin = SurfaceMesh(
+        places.astype(np.float32), np.array([[0, 1, 2]]), np.float32([[0, 1, 0]] * 3), np.zeros((3, 3), np.float32), 0.0
+    )
+    for scale in ("world", "unit", "metres"):
+        with pytest.raises(MeshFileError, match="with an area"):
+            convert(thin, MeshSettings(face_budget=0, component_share=0.0, scale=scale))
+
+
+def test_facts_of_a_mesh_are_those_that_trimesh_finds() -> None:
+    for solid in (trimesh.creation.torus(0.5, 0.2), trimesh.creation.box(), trimesh.creation.capsule()):
+        faces = np.asarray(solid.faces)
+        for kept in (faces, faces[2:]):
+            other = trimesh.Trimesh(solid.vertices, kept, process=False)
+            facts = clean.inspect(np.asarray(solid.vertices, np.float32), kept)
+            assert facts["watertight"] == (other.is_watertight and other.is_winding_consistent)
+            assert facts["euler"] == other.euler_number and facts["area"] == pytest.approx(other.area, rel=1e-5)
+            if facts["watertight"]:
+                assert facts["volume"] == pytest.approx(other.volume, rel=1e-4)
+            assert np.array(facts["bounds"]) == pytest.approx(other.bounds, rel=1e-5)
+
+
+def test_different_rows_are_those_that_numpy_finds() -> None:
+    """With one number for a row, and without where the numbers would not fit."""
+    random = np.random.default_rng(0)
+    for scale in (1, 2**40):
+        rows = random.integers(-3, 4, (500, 3)) * scale
+        _, first, number, count = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)
+        found = clean.unique_rows(rows)
+        assert all(np.array_equal(a, b) for a, b in zip(found, (first, number.reshape(-1), count), strict=True))
+    assert [len(part) for part in clean.unique_rows(rows[:0])] == [0, 0, 0]

@@ -295,6 +295,20 @@ def test_full_disk_leaves_no_part_of_a_textured_obj(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_obj_replaces_its_own_companions_and_nobody_elses(tmp_path: Path) -> None:
+    """A foreign MTL and picture of the names that ours would have stay as they are."""
+    foreign = {"a.mtl": b"newmtl bricks\nmap_Kd bricks.png\n", "a_normal.png": b"\x89PNG\r\n\x1a\nof somebody else"}
+    for name, data in foreign.items():
+        (tmp_path / name).write_bytes(data)
+    for _ in range(2):  # the second time our own files are replaced
+        write(poster(), tmp_path / "a.obj")
+        assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
+        ours = {"a.obj", "a-2.mtl", "a-2_color.png", "a-2_normal.png", "a-2_occlusion.png"}
+        assert {p.name for p in tmp_path.iterdir()} == ours | set(foreign)
+    (found,) = trimesh.load_scene(tmp_path / "a.obj", process=False).geometry.values()
+    assert sampled(found) == {place: list(CORNERS[name]) for place, name in UPRIGHT.items()}
+
+
 def test_stl_holds_the_shape(mesh: SurfaceMesh, tmp_path: Path) -> None:
     found = trimesh.load(write(mesh, tmp_path / "a.stl"))
     assert len(found.faces) == len(mesh.faces) and found.is_watertight

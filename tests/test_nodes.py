@@ -97,7 +97,7 @@ def every_input(items: list[Any]) -> Iterator[Any]:
 def test_every_node_and_input_explains_itself(pack: ModuleType) -> None:
     nodes = get("extension").NODES
     ids = [node.define_schema().node_id for node in nodes]
-    assert len(set(ids)) == len(ids) == 15 and all(name.startswith("Distill3D_") for name in ids)
+    assert len(set(ids)) == len(ids) == 16 and all(name.startswith("Distill3D_") for name in ids)
     for node in nodes:
         schema = node.define_schema()
         assert schema.display_name and schema.category == "Distill3D" and len(schema.description) > 40

@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 from distill3d.bench import quality, quality_job, quality_report  # noqa: E402
 from distill3d.bench.quality import FULL_PROMPTS, METHODS, PROMPTS, QualitySettings  # noqa: E402
 from distill3d.bench.quality_job import RESULT, Job, job_of, perform, read_result  # noqa: E402
+from distill3d.bench.quality_summary import THIN  # noqa: E402
 from distill3d.errors import PriorError, SettingsError  # noqa: E402
 from distill3d.evaluate import parse_object, parse_prompt  # noqa: E402
 from distill3d.fields.density import FieldSettings  # noqa: E402
@@ -22,7 +23,8 @@ from distill3d.optimize import Settings, preset  # noqa: E402
 from distill3d.priors.load import load_prior  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
 from distill3d.schedules import Constant  # noqa: E402
-from distill3d.world import CATALOGUE, COLOURS, PATTERNS, SHAPES, is_held_out  # noqa: E402
+from distill3d.scorer.model import Architecture, Scorer, load_scorer, save_scorer  # noqa: E402
+from distill3d.world import CATALOGUE, COLOURS, PATTERNS, SHAPES, WORLDS, is_held_out  # noqa: E402
 
 TINY = Settings(
     iterations=2,
@@ -45,6 +47,16 @@ def job(tiny_pipeline: Path, tmp_path: Path) -> Job:
     return job_of(
         PAIR[0], "sds", 3, TINY, PAIR, fingerprint, model=tiny_pipeline, device="cpu", folder=tmp_path / "jobs"
     )
+
+
+@pytest.fixture
+def scorers(tmp_path: Path) -> tuple[Path, Path]:
+    """Two scorers of the smallest size, with different random weights."""
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        paths.append(save_scorer(Scorer(Architecture((4, 8), 2, 8, 8)), tmp_path / f"scorer-{seed}.safetensors", {}))
+    return paths[0], paths[1]
 
 
 def nothing(done: int, total: int) -> None:
@@ -92,8 +104,10 @@ def test_a_missing_prior_is_an_error_before_any_job(tmp_path):
     assert not (tmp_path / "q" / "jobs").exists()
 
 
-def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
-    chosen = QualitySettings(prompts=PAIR[:1], methods=("sds",), out=tmp_path, processes=1, model=tiny_pipeline)
+def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, scorers, tmp_path):
+    chosen = QualitySettings(
+        prompts=PAIR[:1], methods=("sds",), out=tmp_path, processes=1, model=tiny_pipeline, scorer=scorers[0]
+    )
     seen = []
     summary = quality.run(chosen, seen.append, tiny_settings)
     assert summary["comparison"]["sds"]["runs"] == 1 and "| sds | 0 of 1 |" in (tmp_path / "comparison.md").read_text()
@@ -104,7 +118,14 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
     assert stored == json.loads(json.dumps(summary, allow_nan=False))
     assert stored["benchmark"] == "quality" and stored["controls_refused"]
     assert (stored["methods"]["sds"]["passed"], stored["methods"]["sds"]["of"]) == (0, 1)
-    assert set(stored["controls"]) == {"untrained field", "grey ball", "two-faced head", "shuffled prompts"}
+    assert set(stored["controls"]) == {
+        "untrained field",
+        "grey ball",
+        "two-faced head",
+        "rough cylinder",
+        "plugged torus",
+        "shuffled prompts",
+    }
     assert stored["controls"]["two-faced head"]["judged"] == 3
     assert stored["thresholds"]["ball_margin"] == 0.1
     folder = tmp_path / "jobs" / "sds-a-red-cube-0"
@@ -112,7 +133,14 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, tmp_path):
     assert result["status"] == "judged" and not result["passed"] and result["failures"]
     assert result["settings"]["iterations"] == 2 and result["minutes"] > 0
     assert result["peak_memory_bytes"]["process"] > 1e7
-    assert "| a red cube | fail:" in (tmp_path / "quality.md").read_text()
+    table = (tmp_path / "quality.md").read_text()
+    assert "| a red cube | fail:" in table and "| Sim |" in table and "| R@1 of the true objects |" in table
+    assert 0 <= result["scores"]["r_at_1"] <= 1 and -1 <= result["scores"]["sim"] <= 1
+    assert stored["methods"]["sds"]["figures"]["sim"]["mean"] == pytest.approx(result["scores"]["sim"])
+    assert all("sim" in stored["controls"][c] for c in ("untrained field", "grey ball", "two-faced head"))
+    assert stored["methods"]["sds"]["goals"]["shape_right"] == {
+        "relation": ">=", "asked": 0.85, "value": 0.0, "met": False
+    }  # fmt: skip
 
     from PIL import Image
 
@@ -131,7 +159,7 @@ def short(method: str) -> Settings:
 
 def test_short_runs_on_the_bundled_prior_make_the_objects_they_are_asked_for(tmp_path):
     """A small run of the real benchmark: real distillation, the real judge, its fixed thresholds and controls."""
-    chosen = QualitySettings(("a yellow sphere", "an orange cylinder"), ("sds",), out=tmp_path)
+    chosen = QualitySettings(("a yellow sphere", "an orange cylinder"), ("sds",), out=tmp_path, score=False)
     summary = quality.run(chosen, settings_for=short)
     assert [(j["prompt"], j["passed"], j["failures"]) for j in summary["jobs"]] == [
         ("a yellow sphere", True, []),
@@ -161,6 +189,24 @@ def test_a_job_repeats_exactly_and_is_judged_again_from_its_kept_field(job, monk
     (Path(job.folder) / RESULT).unlink()
     assert perform(job, nothing)["judgement"] == first["judgement"]
     assert (Path(job.folder) / "field.safetensors").read_bytes() == field
+
+
+def test_another_scorer_reads_the_kept_views_and_asks_for_no_new_judgement(job, scorers, monkeypatch):
+    asked = [replace(job, scorer=str(p), scorer_key=load_scorer(p).fingerprint) for p in scorers]
+    assert perform(job, nothing)["scores"] is None
+    assert quality_job.is_done(job) and not quality_job.is_done(asked[0])
+    first = perform(asked[0], nothing)
+    assert quality_job.is_done(asked[0]) and not quality_job.is_done(asked[1]) and quality_job.is_done(job)
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("done again")
+
+    for name in ("_distil", "_verdict", "views_of"):
+        monkeypatch.setattr(quality_job, name, forbidden)
+    second = perform(asked[1], nothing)
+    assert second["status"] == "judged" and second["judgement"] == first["judgement"]
+    assert second["scores"]["sim"] != first["scores"]["sim"]
+    assert perform(asked[0], nothing)["scores"] == first["scores"]
 
 
 def test_changed_settings_seed_or_prior_ask_for_a_new_run(job):
@@ -207,7 +253,7 @@ def made_result(prompt: str, method: str, passed: bool, taken_for: list[str]) ->
         "status": "judged", "prompt": prompt, "method": method, "seed": 0, "passed": passed,
         "failures": [] if passed else ["shape: IoU 0.50, best is sphere 0.60, ball 0.60"],
         "judgement": {"measures": {"iou": dict.fromkeys(SHAPES, 0.5)}}, "shuffled_prompts": 1, "taken_for": taken_for,
-        "minutes": 2.0, "peak_memory_bytes": {"process": 500_000_000},
+        "minutes": 2.0, "peak_memory_bytes": {"process": 500_000_000}, "scores": None,
     }  # fmt: skip
 
 
@@ -236,7 +282,7 @@ def full_result(
     prompt: str, seed: int, chamfer: float, fronts: int | None = None, hue: bool = True
 ) -> dict[str, object]:
     made = made_result("a red cube", "sds", True, [])
-    measures = {"iou": {"sphere": 0.9, "cube": 0.8}, "chamfer": chamfer, "normal_consistency": 0.95}
+    measures = {"iou": {"sphere": 0.9, "cube": 0.8, "mug": 0.7}, "chamfer": chamfer, "normal_consistency": 0.95}
     if fronts is not None:
         measures["fronts"] = fronts
     checks = [{"name": "shape", "passed": True}, {"name": "colour", "passed": hue}]
@@ -257,12 +303,37 @@ def test_the_report_gives_spread_between_seeds_and_the_janus_rate():
     assert chamfer["deviation"] == pytest.approx(0.02)
     assert found["figures"]["iou"]["mean"] == pytest.approx((4 * 0.9 + 2 * 0.8) / 6), "a smiley's solid is a sphere"
     assert found["figures"]["hue_right"]["mean"] == pytest.approx(5 / 6)
+    one = found["figures"]["one_front"]
+    assert one["mean"] == 0.25 and one["seed_means"] == [1, 0, 0] and one["deviation"] == pytest.approx(3**-0.5)
+    goals = found["goals"]
+    assert goals["hue_right"]["met"] is False and goals["shape_right"]["met"] and not goals["one_front"]["met"]
     table = quality_report.markdown(summary)
-    assert "| Chamfer, share of the box | 0.0400 ± 0.0200 |" in table and "| Janus rate | 50% |" in table
+    assert "| Chamfer, share of the box | 0.0400 ± 0.0200 |" in table and "| Janus rate | 50% ± 50% |" in table
+    assert "| one front, of objects with a front | >= 80% | no |" in table
     assert "After ±" in table
     single = quality_report.summarise(results[:2], {}, {})
     assert single["methods"]["sds"]["figures"]["chamfer"]["deviation"] is None
     assert "±" not in quality_report.markdown(single)
+
+
+def test_thin_parts_are_left_out_of_the_second_chamfer_and_are_those_no_ball_fits_into():
+    results = [full_result("a red cube", 0, 0.01), full_result("a yellow mug", 0, 0.09, fronts=1)]
+    figures = quality_report.summarise(results, {}, {})["methods"]["sds"]["figures"]
+    assert figures["chamfer"]["mean"] == pytest.approx(0.05)
+    assert figures["chamfer_solid"]["mean"] == pytest.approx(0.01)
+
+    from scipy.ndimage import distance_transform_edt as distance
+
+    axis = (torch.arange(96) + 0.5) * (2.2 / 96) - 1.1
+    points = torch.cartesian_prod(axis, axis, axis)
+    thin = set()
+    for solid in WORLDS["full"].solids:
+        inside = (CATALOGUE[solid].sdf(*points.unbind(-1)) <= 0).view(96, 96, 96).numpy()
+        core = distance(inside, sampling=2.2 / 96) >= 0.1
+        opened = (distance(~core, sampling=2.2 / 96) <= 0.1) & inside if core.any() else core
+        if opened.sum() < 0.5 * inside.sum():
+            thin.add(solid)
+    assert thin == set(THIN)
 
 
 def test_a_two_faced_head_goes_with_every_run_and_is_refused():

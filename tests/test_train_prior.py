@@ -113,6 +113,40 @@ def test_damaged_checkpoint(tmp_path: Path) -> None:
         checkpoints.read(tmp_path / "x.safetensors", {})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vae_steps": 0}, "vae_steps of 1 or more, got 0"),
+        ({"vae_channels": (8, 18)}, "vae_channels that vae_groups divide"),
+        ({"unet_channels": ()}, "unet_channels"),
+        ({"unet_channels": (8,)}, "two or more unet_channels"),
+        ({"unet_heads": 3}, "unet_heads"),
+        ({"text_width": 17}, "text_width"),
+        ({"world": WorldSettings(image_size=40)}, "multiple of 16"),
+        ({"empty_captions": 1.5}, "within 0..1"),
+        ({"unet_muon_lr": 0.0}, "unet_muon_lr above 0"),
+        ({"unet_adam_lr": float("nan")}, "unet_adam_lr above 0"),
+        ({"ema": 1.0}, "below 1"),
+        ({"vocabulary": 100}, "514"),
+        ({"text_length": 2}, "start, a word, end"),
+        ({"weight_decay": -0.1}, "weight_decay of 0 or more"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused_in_words(change: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        dataclasses.replace(MICRO, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image_size": 4}, {"radius": (3.4, 2.7)}, {"radius": (0.0, 1.0)}, {"fov": (38.0, 190.0)}, {"view_words": 2.0},
+     {"contrast": 1.0}, {"name": "empty"}],
+)  # fmt: skip
+def test_worlds_that_cannot_be_drawn_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="expected"):
+        WorldSettings(**change)  # type: ignore[arg-type]
+
+
 def test_unknown_device() -> None:
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")

@@ -14,7 +14,7 @@ from distill3d.cli import main
 from distill3d.errors import SettingsError
 from distill3d.methods import METHODS, GradientSettings
 from distill3d.optimize.curves import Recorder
-from distill3d.optimize.events import Step
+from distill3d.optimize.events import Checkpointed, Step
 from distill3d.plots import chart, log_ticks, ticks
 from distill3d.priors.freeu import dynamic
 from distill3d.priors.load import load_prior
@@ -198,6 +198,32 @@ def test_recorder_bins_errors_and_skips_bad_steps() -> None:
     for i in range(1000):
         recorder(replace(step, iteration=i + 3))
     assert len(recorder.to_json()["series"]["loss"]) <= 200
+
+
+def test_a_resumed_recorder_goes_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
+    def step(i: int) -> Step:
+        return Step(i, 9, float(i), {}, 3.0, 0.5, 0.1, (20, 980), 64, {}, errors=((10 * i, 0.5 * i),))
+
+    whole, first = Recorder(), Recorder(tmp_path)
+    for i in range(1, 9):
+        whole(step(i))
+    for i in range(1, 5):
+        first(step(i))
+    first(Checkpointed(tmp_path / "checkpoint.safetensors", 4))
+    first(step(5))
+    again = Recorder(tmp_path, 4)
+    for i in range(5, 9):
+        again(step(i))
+    assert again.series == whole.series and again.errors == whole.errors and again.to_json() == whole.to_json()
+    older = Recorder(tmp_path, 2)
+    assert older.series["loss"] == [(1, 1.0), (2, 2.0)], "no further than the run is"
+    assert older.errors == [(10, 0.5), (20, 1.0)]
+    assert Recorder(tmp_path, 0).series == {}, "a new run begins at its own start"
+    (tmp_path / "curves.json").write_text('{"series": {"loss": [[1')
+    assert Recorder(tmp_path, 4).series == {}
+    first(replace(step(6), loss=float("inf")))
+    first(Checkpointed(tmp_path / "checkpoint.safetensors", 6))
+    assert [i for i, _ in Recorder(tmp_path, 6).series["loss"]] == [1, 2, 3, 4, 5]
 
 
 def test_ticks_are_round_and_cover_the_range() -> None:

@@ -184,12 +184,15 @@ Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, Control
       decimate: { type: "DecimateMesh", widgets: { target_face_count: 2000 }, wires: { mesh: ["export", 0] }, at: [860, 0] },
       unwrap: { type: "UnwrapMesh", wires: { mesh: ["decimate", 0] }, at: [860, 300] },
       glb: { type: "SaveGLB", wires: { mesh: ["unwrap", 0] }, size: [380, 420], at: [1280, 0] },
+      usdz: { type: "Distill3D_MeshConvert", widgets: { format: "usdz", scale: "metres", metres: 0.3 },
+        wires: { mesh: ["unwrap", 0] }, at: [1280, 480] },
       note: note(`## On to ComfyUI's own mesh tools
 
 **Hardware** any CPU. **Time** seconds. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
 
 Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it. Its own texture is off
 here (\`texture_size\` 0): vertex colours survive a decimation, an atlas does not.
+Mesh Convert saves it in another format, here USDZ, 0.3 metres long. It takes files of your own too.
 
 **What good looks like**: the same object with about 2,000 faces in the viewer of Save GLB.`, [0, 260]),
     },

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..mesh import MeshSettings, MeshView, OnStage, SurfaceMesh, TextureSettings
 from ..mesh.color import face_weighted_normals
 from ..mesh.raster import rasterise
 from ..mesh.worker import mesh_worker
+from ..optimize.memory import peak_bytes
 from ..render.cameras import ring
 from ..render.pictures import picture
 from ..render.volume import RenderSettings
@@ -46,14 +48,22 @@ class KnownField:
         return torch.nn.functional.normalize(gradient, dim=-1)
 
 
-def psnr(field: Any, mesh: SurfaceMesh, views: int, size: int) -> float:
-    """Peak signal-to-noise ratio in dB of the mesh's pictures against the field's, ``views`` on a ring, on white."""
-    shown, error = MeshView(mesh), 0.0
+def psnr(field: Any, meshes: Sequence[SurfaceMesh], views: int, size: int) -> list[float]:
+    """Peak signal-to-noise ratio in dB of each mesh's pictures against the field's, ``views`` on a ring, on white."""
+    shown, error = [MeshView(mesh) for mesh in meshes], np.zeros(len(meshes))
     settings = RenderSettings(samples_per_ray=384)
     for camera in (ring(views)[i : i + 1] for i in range(views)):
         truth = picture(field, camera, size, settings=settings).double()
-        error += float((picture(shown, camera, size).double() - truth).div(255).square().mean())
-    return float(-10 * np.log10(error / views))
+        error += [float((picture(view, camera, size).double() - truth).div(255).square().mean()) for view in shown]
+    return [float(value) for value in -10 * np.log10(error / views)]
+
+
+def likeness(field: Any, job: dict[str, Any]) -> dict[str, float]:
+    """Decibels of the textured mesh and of the one with vertex colours and ten times the faces."""
+    pair = [ours(field, job, {}), vertices(field, job, {})]
+    textured, coloured = psnr(field, pair, job["views"], job["view_size"])
+    counts = {"textured_faces": len(pair[0].faces), "vertices_faces": len(pair[1].faces)}
+    return {"textured_db": textured, "vertices_db": coloured, **counts}
 
 
 def timed(stages: dict[str, float]) -> OnStage:
@@ -132,14 +142,17 @@ def naive(field: Any, job: dict[str, Any], stages: dict[str, float]) -> SurfaceM
 
 
 def peak_memory() -> dict[str, float]:
-    """Peak resident memory in MB of this process and the largest of its children; empty where it cannot be told."""
+    """Peak resident memory in MB of this process and the largest of its children; empty where it cannot be told.
+
+    A child counts at least what this process held when it started it.
+    """
     try:
         import resource
     except ImportError:
         return {}
     unit = 1e6 if sys.platform == "darwin" else 1e3
-    kinds = {"peak_mb": resource.RUSAGE_SELF, "peak_mb_child": resource.RUSAGE_CHILDREN}
-    return {name: resource.getrusage(kind).ru_maxrss / unit for name, kind in kinds.items()}
+    own = peak_bytes(torch.device("cpu"))["process"] / 1e6
+    return {"peak_mb": own, "peak_mb_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit}
 
 
 def main() -> None:
@@ -151,6 +164,9 @@ def main() -> None:
     if job["route"] == "prepare":
         prepare(field, job)
         out.write_text(json.dumps({"seconds": time.perf_counter() - begun}))
+        return
+    if job["route"] == "likeness":
+        out.write_text(json.dumps(likeness(field, job)))
         return
     routes = {"ours": ours, "vertices": vertices, "large": large, "whole": whole, "naive": naive}
     mesh = routes[job["route"]](field, job, stages)
@@ -165,7 +181,7 @@ def main() -> None:
     if "texture" in mesh.report:
         result["unwrap"] = mesh.report["texture"]["unwrap"]
     if job["views"]:
-        result["psnr_db"] = psnr(field, mesh, job["views"], job["view_size"])
+        (result["psnr_db"],) = psnr(field, [mesh], job["views"], job["view_size"])
     out.write_text(json.dumps(result))
 
 

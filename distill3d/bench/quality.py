@@ -23,11 +23,13 @@ import torch
 from ..errors import SettingsError
 from ..evaluate import world_of
 from ..files import make_folder, write_json
+from ..locks import claimed
 from ..methods import lookup
 from ..optimize import Settings, preset
 from ..optimize.codec import to_json
 from ..optimize.report import versions
 from ..priors.load import load_prior
+from ..scorer import Loaded, load_scorer
 from .quality_job import (
     RESULT,
     Job,
@@ -43,6 +45,7 @@ from .quality_job import (
     read_result,
 )
 from .quality_report import summarise, write_report
+from .scoring import SCORE_VERSION, control_scores
 from .variants import PLAIN, applied, check_variants, compare, label, write_table
 
 PROMPTS = (
@@ -117,6 +120,10 @@ class QualitySettings:
 
     world: Literal["plain", "full"] = "plain"
     """World the default prompts are of. Full has patterns and fronts, for a --model that was trained on them."""
+    score: bool = True
+    """Also Sim and R@1, from 120 views of each result; it takes longer than judging does."""
+    scorer: Path | None = None
+    """Another image-text scorer for Sim and R@1, made by distill3d train-scorer; the bundled one when left out."""
 
     def __post_init__(self) -> None:
         if self.world == "full" and self.prompts == PROMPTS:
@@ -281,16 +288,30 @@ def run_jobs(jobs: Sequence[Job], processes: int, notify: OnProgress) -> list[di
     return [board.results[job.folder] for job in jobs]
 
 
-def _controls(settings: Settings, prompts: tuple[str, ...], out: Path) -> dict[str, Any]:
-    """The controls' outcome, kept in ``controls.json`` under a hash of what it depends on."""
-    key = digest([to_json(settings.field), to_json(settings.render), judge_key(prompts)])
-    path = out / "controls.json"
+def _cached(path: Path, key: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``make`` returns, kept in a file under a hash of what it depends on."""
     earlier = read_json(path)
     if earlier and earlier.get("key") == key:
-        return dict(earlier["controls"])
-    found = controls(settings, prompts)
-    write_json(path, {"key": key, "controls": found})
+        return dict(earlier[name])
+    found = make()
+    write_json(path, {"key": key, name: found})
     return found
+
+
+def _controls(settings: Settings, prompts: tuple[str, ...], out: Path, scorer: Loaded | None) -> dict[str, Any]:
+    """The controls' outcome; each with Sim and R@1 where the scorer was asked of it."""
+    about = [to_json(settings.field), to_json(settings.render), settings.occupancy_resolution]
+    judged = _cached(
+        out / "controls.json", digest([*about, judge_key(prompts)]), "controls", lambda: controls(settings, prompts)
+    )
+    if scorer is None:
+        return judged
+    model = scorer.scorer
+    scored = _cached(
+        out / "control-scores.json", digest([*about, prompts, scorer.fingerprint, SCORE_VERSION]), "scores",
+        lambda: control_scores(model, settings, prompts),
+    )  # fmt: skip
+    return {name: {**found, **scored.get(name, {})} for name, found in judged.items()}
 
 
 def run(
@@ -309,16 +330,25 @@ def run(
         The object that ``quality.json`` holds: see ``quality_report.summarise`` and ``variants.compare``.
 
     Raises:
-        PriorError: the prior cannot be loaded.
-        OutputError: the folder cannot be written.
+        PriorError: the prior or the scorer cannot be loaded.
+        OutputError: the folder cannot be written, or another process works in it.
     """
-    out = make_folder(quality.out)
+    with claimed(make_folder(quality.out)):
+        return _run(quality, on_progress, settings_for)
+
+
+def _run(
+    quality: QualitySettings, on_progress: OnProgress, settings_for: Callable[[str], Settings] | None
+) -> dict[str, Any]:
+    out = quality.out
     choose = settings_for or (lambda method: preset(quality.preset, method))
     fingerprint = load_prior(quality.model, device=quality.device).fingerprint
+    scorer = load_scorer(quality.scorer) if quality.score else None
     jobs = [
         job_of(
             prompt, label(method, variant), seed, applied(choose(method), variant), quality.prompts, fingerprint,
             model=quality.model, device=quality.device, folder=out / "jobs",
+            scorer=quality.scorer, scorer_key=scorer.fingerprint if scorer else "",
         )
         for method in quality.methods for variant in quality.variants
         for seed in quality.seeds for prompt in quality.prompts
@@ -328,9 +358,10 @@ def run(
     about = {
         "preset": quality.preset if settings_for is None else None, "prompts": list(quality.prompts),
         "world": world_of(quality.prompts),
-        "seeds": list(quality.seeds), "prior": fingerprint, "seconds": time.monotonic() - began, "versions": versions(),
+        "seeds": list(quality.seeds), "prior": fingerprint, "scorer": scorer.fingerprint if scorer else None,
+        "seconds": time.monotonic() - began, "versions": versions(),
     }  # fmt: skip
-    summary = summarise(results, _controls(choose(quality.methods[0]), quality.prompts, out), about)
+    summary = summarise(results, _controls(choose(quality.methods[0]), quality.prompts, out, scorer), about)
     summary["comparison"] = compare(summary["jobs"])
     write_json(out / "quality.json", summary)
     write_table(out, summary["comparison"])

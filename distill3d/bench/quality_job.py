@@ -1,7 +1,8 @@
 """One job of the quality benchmark, in a process of its own: distil, keep the field, judge it, leave a JSON.
 
-The job's folder holds ``result.json`` (written last), ``field.safetensors`` and ``preview.png``. A field that was
-distilled with the same settings is judged again without distilling when only the judge has changed.
+The job's folder holds ``result.json`` (written last), ``field.safetensors``, ``preview.png`` and ``views.png``. A field
+that was distilled with the same settings is judged again without distilling when only the judge has changed, and scored
+again without judging when only the scorer has.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from .. import __version__
 from ..errors import Distill3DError
 from ..evaluate import Thresholds, accepts, grey_ball, judge, observe, parse_object, two_faced, world_of
-from ..evaluate.controls import HEADS, others
+from ..evaluate.controls import HEADS, PLUGGED, ROUGH, others, plugged, rough
 from ..evaluate.observation import Observation
 from ..fields.density import DensityField
 from ..files import make_folder, write_bytes, write_json
@@ -35,11 +36,15 @@ from ..priors.load import load_prior
 from ..render.cameras import orbit
 from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
+from ..scorer import VIEWS, load_scorer
+from .scoring import SCORE_VERSION, VIEWS_FILE, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
+VERDICT = ("passed", "failures", "judgement", "shuffled_prompts", "taken_for", "judging_seconds")
+"""What a result says of the judge's work."""
 
 Report = Callable[[int, int], None]
 
@@ -52,6 +57,8 @@ class Job:
         settings: a run's ``Settings`` as JSON.
         fingerprint: the prior's.
         others: the prompts its result must be refused for.
+        scorer: file of the image-text scorer, the bundled one when None; ``scorer_key`` is its fingerprint, empty when
+            nothing is to be scored.
     """
 
     prompt: str
@@ -63,6 +70,8 @@ class Job:
     model: str | None
     device: str
     folder: str
+    scorer: str | None = None
+    scorer_key: str = ""
 
     @property
     def name(self) -> str:
@@ -80,6 +89,19 @@ class Job:
     def judge_key(self) -> str:
         """Hash of all that decides the verdict on it."""
         return judge_key(self.others)
+
+    def views_key(self) -> str:
+        """Hash of all that decides the views that are scored."""
+        return digest([self.run_key(), VIEWS, SCORE_VERSION])
+
+    def score_key(self) -> str:
+        """Hash of all that decides their scores."""
+        return digest([self.views_key(), self.scorer_key, self.prompt, self.others])
+
+    def keys(self) -> dict[str, str]:
+        """All of them that apply, as a result carries them."""
+        scored = {"views_key": self.views_key(), "score_key": self.score_key()} if self.scorer_key else {}
+        return {"run_key": self.run_key(), "judge_key": self.judge_key(), **scored}
 
 
 def judge_key(prompts: tuple[str, ...]) -> str:
@@ -113,15 +135,15 @@ def is_done(job: Job) -> bool:
 
 
 def matches(job: Job, result: Mapping[str, Any]) -> bool:
-    """Whether a result was made with exactly this job's settings and judge."""
-    return (result.get("run_key"), result.get("judge_key")) == (job.run_key(), job.judge_key())
+    """Whether a result was made with exactly this job's settings, judge and scorer."""
+    return all(result.get(name) == key for name, key in job.keys().items())
 
 
 def failure(job: Job, error: str) -> dict[str, Any]:
     """The result of a job that ended without a verdict."""
     return {
         "status": "failed", "prompt": job.prompt, "method": job.method, "seed": job.seed,
-        "run_key": job.run_key(), "judge_key": job.judge_key(), "error": error,
+        **job.keys(), "error": error,
     }  # fmt: skip
 
 
@@ -183,14 +205,45 @@ def perform(job: Job, report: Report) -> dict[str, Any]:
 def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
     settings = from_json(Settings, job.settings)
     kept = _kept(job, settings)
+    earlier = {} if kept is None else read_result(folder) or {}
     if kept is None:
         field, occupancy, facts = _distil(job, settings, report)
         _keep(job, field, occupancy)
     else:
         field, occupancy = kept
-        earlier = read_result(folder) or {}
         facts = {k: earlier[k] for k in ("minutes", "seconds", "peak_memory_bytes", "occupancy", "skipped", "warnings")}
     field.requires_grad_(False)
+    if earlier.get("judge_key") == job.judge_key():
+        verdict = {k: earlier[k] for k in VERDICT}
+    else:
+        verdict = _verdict(job, settings, field, occupancy)
+        _preview(folder, settings, field, occupancy)
+    return {
+        "status": "judged", "prompt": job.prompt, "method": job.method, "seed": job.seed,
+        **verdict, "scores": _scores(job, folder, settings, field, occupancy, earlier), **facts,
+        **job.keys(), "prior": job.fingerprint, "settings": job.settings, "versions": versions(),
+    }  # fmt: skip
+
+
+def _scores(
+    job: Job,
+    folder: Path,
+    settings: Settings,
+    field: DensityField,
+    occupancy: OccupancyGrid,
+    earlier: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    if not job.scorer_key:
+        return None
+    path = folder / VIEWS_FILE
+    pictures = read_views(path) if earlier.get("views_key") == job.views_key() else None
+    if pictures is None:
+        pictures = views_of(field, occupancy, settings.render, path)
+    scorer = load_scorer(None if job.scorer is None else Path(job.scorer)).scorer
+    return scores(scorer, pictures, job.prompt, job.others, job.world)
+
+
+def _verdict(job: Job, settings: Settings, field: DensityField, occupancy: OccupancyGrid) -> dict[str, Any]:
     began = time.monotonic()
     seen = observe(
         field, occupancy=occupancy, render_settings=settings.render, mesh_settings=MeshSettings(), world=job.world
@@ -198,26 +251,25 @@ def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
     judgement = judge(seen, job.prompt)
     taken_for = [p for p in job.others if accepts(seen, p)]
     judged_in = time.monotonic() - began
+    return {
+        "passed": judgement.passed, "failures": list(judgement.failures), "judgement": judgement.to_json(),
+        "shuffled_prompts": len(job.others), "taken_for": taken_for, "judging_seconds": judged_in,
+    }  # fmt: skip
+
+
+def _preview(folder: Path, settings: Settings, field: DensityField, occupancy: OccupancyGrid) -> None:
     sheet = contact_sheet(
         field, orbit([30.0, 120.0, 210.0, 300.0, 30.0], [15.0] * 4 + [80.0]), size=PREVIEW_SIZE, kinds=("shaded",),
         labels=[""] * 5, occupancy=occupancy, settings=settings.render,
     )  # fmt: skip
     write_png(folder / PREVIEW, sheet)
-    return {
-        "status": "judged", "prompt": job.prompt, "method": job.method, "seed": job.seed,
-        "passed": judgement.passed, "failures": list(judgement.failures), "judgement": judgement.to_json(),
-        "shuffled_prompts": len(job.others), "taken_for": taken_for,
-        **facts, "judging_seconds": judged_in,
-        "run_key": job.run_key(), "judge_key": job.judge_key(), "prior": job.fingerprint, "settings": job.settings,
-        "versions": versions(),
-    }  # fmt: skip
 
 
 def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
     """Fields that no prompt may accept: how many each was wrongly taken for.
 
     An untrained field and a grey ball are judged for every prompt; a head with a face on either side, in three colours,
-    for the smiley of its colour.
+    for the smiley of its colour; a cylinder with grain and a torus with a plug for what they would be without.
     """
     generator = torch.Generator().manual_seed(0)
     untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
@@ -233,16 +285,20 @@ def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
         found[name] = {"judged": len(prompts), "taken_for": [p for p in prompts if accepts(seen, p)]}
     heads = [(p, seen_by_judge(two_faced(parse_object(p)), "full")) for p in HEADS]
     found["two-faced head"] = {"judged": len(heads), "taken_for": [p for p, seen in heads if accepts(seen, p)]}
+    for name, prompt, spoil in (("rough cylinder", ROUGH, rough), ("plugged torus", PLUGGED, plugged)):
+        seen = seen_by_judge(spoil(parse_object(prompt)), "plain")
+        found[name] = {"judged": 1, "taken_for": [prompt] if accepts(seen, prompt) else []}
     return found
 
 
 def job_of(
     prompt: str, method: str, seed: int, settings: Settings, prompts: tuple[str, ...], fingerprint: str,
-    *, model: Path | None, device: str, folder: Path,
+    *, model: Path | None, device: str, folder: Path, scorer: Path | None = None, scorer_key: str = "",
 ) -> Job:  # fmt: skip
     """A job from settings objects; its folder is ``folder`` plus a name made of its prompt, method and seed."""
     slug = f"{method}-{'-'.join(prompt.lower().split())}-{seed}"
     return Job(
         prompt, method, seed, to_json(settings), fingerprint, others(prompt, prompts),
         None if model is None else str(model), device, str(folder / slug),
+        None if scorer is None else str(scorer), scorer_key,
     )  # fmt: skip

@@ -14,6 +14,7 @@ _COMMANDS = {
     "convert": "take a mesh file of your own to another format, face budget, size or texture",
     "bench": "measure speed, memory and quality, and compare two measurements",
     "train-prior": "train the bundled tiny text-to-image model from scratch",
+    "train-scorer": "train the image-text scorer behind the benchmark's Sim and R@1",
 }
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from ..errors import SettingsError
 from ..files import make_folder
-from ..mesh import MeshSettings, TextureSettings, convert, read_parts, write
+from ..mesh import TEXTURED, MeshSettings, TextureSettings, convert, read_parts, write
+from ..mesh.convert import repaints
 from . import app
 from .results import check_suffix, spoken
 
@@ -56,12 +57,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
     )
     if flags.source.resolve() == flags.out.resolve():
         raise SettingsError(f"expected another file to write to, got the source itself, {flags.out}: give a new name")
-    changed = bool(flags.face_budget or flags.component_share or flags.smooth)
     with console.status("reading") as status:
         parts = read_parts(flags.source)
-        # a new texture is painted where the old one cannot stay: the shape changes, or several become one
-        several = len(parts) > 1 and any(part.texture is not None for part in parts)
-        repaint = flags.out.suffix.lower() in (".glb", ".obj", ".usdz") and (changed or several)
+        repaint = flags.out.suffix.lower() in TEXTURED and repaints(parts, settings)
         mesh = convert(parts, settings, flags.texture if repaint else None, spoken(status.update))
         make_folder(flags.out.parent)
         status.update("writing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ..errors import SettingsError
 from ..files import make_folder
+from ..locks import claimed
 from ..mesh import MeshSettings, TextureSettings
 from ..methods import METHODS
 from ..optimize import PRESETS, Distillation, Execution, Settings, preset
@@ -86,7 +87,17 @@ KEPT = ("device", "dtype", "tokenizer", "encoder", "mesh_format", "turntable_fra
 
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
+    with ExitStack() as held:
+        return _held(arguments, console, held)
+
+
+def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
+    """``run``, with the run's folder kept to this process by ``held``."""
     resumed = resume.opened(arguments)
+    if resumed is not None:
+        held.enter_context(claimed(resumed[1]))
+        # once more: until now another process may have gone on with it
+        resumed = resume.opened(arguments)
     flags = _parse(arguments, resumed)
     _check(flags, resumed is not None)
     with console.status("loading the model"):
@@ -99,6 +110,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
             distillation.load(resumed[0])
     folder = resumed[1] if resumed else _folder(flags)
     make_folder(folder)
+    if resumed is None:
+        held.enter_context(claimed(folder))
     resume.keep(folder, flags, KEPT)
     label = f"{flags.prompt!r}, {flags.settings.method}, seed {flags.seed}, {prior.device}"
     again = f" from iteration {distillation.iteration}" if resumed else ""
@@ -106,6 +119,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     try:
         return _run(flags, distillation, folder, console)
     except KeyboardInterrupt:
+        held.close()
         if not (folder / checkpoints.FILE_NAME).exists():
             resume.discard(folder)
             app.say(console, "interrupted before the first iteration was done: nothing to keep")
@@ -116,7 +130,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
 
 
 def _run(flags: Generate, distillation: Distillation, folder: Path, console: Console) -> int:
-    recorder = Recorder()
+    recorder = Recorder(folder, distillation.iteration)
     with ProgressLine(console) as line, _stopped_by_signals(console) as stopped:
         finished = distillation.run(listeners=(line, recorder), folder=folder, stop=lambda: bool(stopped))
     if not finished:

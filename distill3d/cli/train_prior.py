@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from ..files import make_folder
+from ..locks import claimed
 from ..train_prior import TrainPriorSettings, gates_of, recipe, train
 from . import app
 
@@ -53,15 +54,16 @@ def run(arguments: Sequence[str], console: Console) -> int:
     flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION, default)
     make_folder(flags.out)
     logging.getLogger("distill3d").setLevel(logging.INFO)
-    measured = train(
-        flags.out,
-        seed=flags.seed,
-        device=flags.device,
-        settings=flags.settings,
-        gates=gates_of(flags.settings.world.name) if flags.check else None,
-        resume=not flags.fresh,
-        snapshot=flags.snapshot,
-    )
+    with claimed(flags.out, flags.out.absolute().with_name(f"{flags.out.absolute().name}.lock")):
+        measured = train(
+            flags.out,
+            seed=flags.seed,
+            device=flags.device,
+            settings=flags.settings,
+            gates=gates_of(flags.settings.world.name) if flags.check else None,
+            resume=not flags.fresh,
+            snapshot=flags.snapshot,
+        )
     for name, value in measured.items():
         console.print(f"  {name:<24} {value:.4g}", highlight=False)
     app.say(console, f"  prior                    {flags.out}")

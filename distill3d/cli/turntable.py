@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..errors import SettingsError
 from ..files import make_folder
-from ..mesh import MeshView, read
+from ..mesh import MeshView, read_parts
 from ..mesh.load import SUFFIXES
 from ..optimize import checkpoint as checkpoints
 from ..optimize.saved import SavedField
@@ -104,8 +104,8 @@ def _beside(source: Path) -> Path:
 def _opened(source: Path, console: Console) -> tuple[Any, dict[str, Any]]:
     """What is shown, and the rendering options that go with it."""
     if source.suffix.lower() in SUFFIXES or (source.is_file() and source.suffix.lower() != ".safetensors"):
-        mesh = read(source)
-        app.warn(console, mesh.report.get("warnings", ()))
-        return MeshView(mesh), {}
+        parts = read_parts(source)
+        app.warn(console, parts[0].report.get("warnings", ()))
+        return MeshView(parts), {}
     saved = SavedField.load(checkpoints.load(source))
     return saved.field, {"occupancy": saved.occupancy}

@@ -1,8 +1,8 @@
 """Fields that must fail: a judge is worth no more than what it refuses.
 
-Four controls go with every quality run: an untrained field, a grey ball, a head with a face on either side, and the
-run's own results judged for each other's prompts. ``SolidField`` also builds the perfect answers the judge itself is
-tested on.
+Six controls go with every quality run: an untrained field, a grey ball, a head with a face on either side, a cylinder
+with grain, a torus with a plug of another colour, and the run's own results judged for each other's prompts.
+``SolidField`` also builds the perfect answers the judge itself is tested on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..world.objects import Object
+from ..world.objects import COLOURS, Object
 from ..world.shapes import SHAPES
 
 GREY = (0.5, 0.5, 0.5)
@@ -70,6 +70,37 @@ def two_faced(thing: Object) -> SolidField:
     return SolidField(lambda x: thing.sdf(folded(x)), lambda x: thing.albedo(folded(x)))
 
 
+def rough(thing: Object, height: float = 0.02, cells: int = 24) -> SolidField:
+    """An object whose surface has grain: trilinear noise of ``height`` on a lattice of ``cells`` points a side.
+
+    The default, 0.09 wide and 0.008 high (standard deviation), is knobbly to the eye, and moves the surface by less
+    than any other check minds.
+    """
+    lattice = torch.randn(1, 1, cells, cells, cells, generator=torch.Generator().manual_seed(0))
+
+    def grainy(x: Tensor) -> Tensor:
+        bump = torch.nn.functional.grid_sample(lattice, x.view(1, -1, 1, 1, 3), align_corners=True).view(-1)
+        return thing.sdf(x) + height * bump
+
+    return SolidField(grainy, thing.albedo)
+
+
+def plugged(thing: Object, radius: float = 0.15, colour: str = "yellow") -> SolidField:
+    """An object with a disc of another colour around the y axis, in the hole of a torus; the default shuts too little
+    of it for a mean opacity to mind."""
+    paint = torch.tensor(COLOURS[colour])
+
+    def disc(x: Tensor) -> Tensor:
+        return torch.maximum(torch.hypot(x[:, 0], x[:, 2]) - radius, x[:, 1].abs() - 0.06)
+
+    def albedo(x: Tensor) -> Tensor:
+        return torch.where((disc(x) < thing.sdf(x))[:, None], paint, thing.albedo(x))
+
+    return SolidField(lambda x: torch.minimum(thing.sdf(x), disc(x)), albedo)
+
+
+ROUGH, PLUGGED = "an orange cylinder", "a blue torus"
+"""Prompts that ``rough`` and ``plugged`` objects of their own must be refused for."""
 HEADS = tuple(f"a {colour} smiley" for colour in ("yellow", "red", "cyan"))
 """Prompts a two-faced head of their own colour must be refused for."""
 

@@ -16,6 +16,8 @@ colour      mean hue, a majority of the pixels, and enough saturation
 two_grounds on white and on dark the renders imply the same opacity, and the object is seen on both
 mesh        not empty, one component, and its silhouettes are the field's and the truth's
 surface     Chamfer distance and normals of the exported mesh against the true surface (``distance``)
+roughness   no grain on the exported mesh that the true surface has not (``roughness``)
+spots       in no view, the one from above included, a patch of a colour that the object wears nowhere (``spots``)
 
 and, for what only the full world has,
 
@@ -33,6 +35,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from ..errors import SettingsError
 from ..world.catalogue import CATALOGUE, WORLDS, solid_of
 from ..world.figures import FIGURES
@@ -43,7 +47,9 @@ from .fit import Fit
 from .fronts import find_fronts
 from .observation import Observation
 from .paint import is_painted, pattern_errors, true_reading
+from .roughness import roughness
 from .solidity import relative_solidity
+from .spots import spot_shares
 from .thresholds import Thresholds
 from .views import fill, haze, hole_opacity, soft_iou, true_outline
 
@@ -194,6 +200,25 @@ def _surface(seen: Observation, shape: str, t: Thresholds, measures: dict[str, A
     return Check("surface", good, f"Chamfer {found.chamfer:.3f} of the box, normals agree to {found.normals:.2f}")
 
 
+def _roughness(seen: Observation, shape: str, t: Thresholds, measures: dict[str, Any]) -> Check:
+    if seen.mesh is None:
+        return Check("roughness", False, seen.mesh_error)
+    found = roughness(seen.mesh.vertices, seen.mesh.triangles, shape, seen.fits[shape].pose)
+    measures.update(roughness=found)
+    return Check("roughness", found <= t.maximum_roughness, f"normals scatter by {found:.0f} degrees")
+
+
+def _spots(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
+    views = seen.views
+    rgb = torch.cat([views.colour(), views.colour_above()[None]])
+    opacity = torch.cat([views.opacity, views.top[None]])
+    shares = spot_shares(rgb, opacity, thing.colour, t.pale, is_painted(thing))
+    worst = float(shares.max())
+    measures.update(spots=worst, mean_spots=float(shares.mean()))
+    where = "from above" if int(shares.argmax()) == len(shares) - 1 else "from a side"
+    return Check("spots", worst <= t.maximum_spots, f"{worst:.1%} of another colour, seen {where}")
+
+
 def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, Any]) -> list[Check]:
     pose = seen.fits[shape].pose
     swell, truth = true_outline(shape, pose, seen.views.opacity)
@@ -213,7 +238,7 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
         Check("silhouette", good, f"IoU {silhouette:.2f}, opacity outside {outside:.2f}, inside {inside:.2f}"),
         Check("convexity", convexity >= t.solidity, f"fills {convexity:.2f} of what the true shape fills of its hull"),
     ]
-    checks.append(_surface(seen, shape, t, measures))
+    checks += [_surface(seen, shape, t, measures), _roughness(seen, shape, t, measures)]
     if hole is not None:
         checks.append(Check("hole", hole < t.maximum_hole_opacity, f"opacity {hole:.2f} from above"))
     if seen.mesh is None:
@@ -274,5 +299,6 @@ def judge(seen: Observation, prompt: str, thresholds: Thresholds | None = None) 
         checks = _geometry(seen, solid, t, measures)
     else:
         checks = [Check("shape", False, "the field shows no solid object from any side")]
-    checks += [_colour(seen, thing, t, measures), _two_grounds(seen, t, measures), *_extras(seen, thing, t, measures)]
+    checks += [_colour(seen, thing, t, measures), _spots(seen, thing, t, measures)]
+    checks += [_two_grounds(seen, t, measures), *_extras(seen, thing, t, measures)]
     return Judgement(prompt, all(c.passed for c in checks), tuple(checks), measures)

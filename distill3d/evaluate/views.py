@@ -44,17 +44,24 @@ class Views:
         dark: the same on a dark grey of 0.08.
         opacity: ``(B, 64, 64)`` as the renderer reports it.
         top: ``(64, 64)`` opacity from straight above.
+        above: ``(64, 64, 3)`` rendered on white from there.
     """
 
     white: Tensor
     dark: Tensor
     opacity: Tensor
     top: Tensor
+    above: Tensor
 
     def colour(self) -> Tensor:
         """``(B, 64, 64, 3)`` the object's own colour, in [0, 1]; meaningless where the opacity is near 0."""
         own = self.dark - DARK * (1 - self.opacity)[..., None]
         return (own / self.opacity.clamp(min=1e-3)[..., None]).clamp(0, 1)
+
+    def colour_above(self) -> Tensor:
+        """``(64, 64, 3)`` the same from straight above."""
+        own = self.above - WHITE * (1 - self.top)[..., None]
+        return (own / self.top.clamp(min=1e-3)[..., None]).clamp(0, 1)
 
     def opacity_error(self) -> float:
         """Mean difference of ``opacity`` and ``1 - (white - dark) / (1 - 0.08)``, the opacity the two renders imply."""
@@ -89,7 +96,7 @@ def look(field: RadianceField, occupancy: OccupancyGrid | None, settings: Render
         settings=settings, shading=Shading(), generator=None,
     )  # fmt: skip
     white, dark = pictures
-    return Views(white.rgb.float(), dark.rgb.float(), white.opacity.float(), top.opacity[0].float())
+    return Views(white.rgb.float(), dark.rgb.float(), white.opacity.float(), top.opacity[0].float(), top.rgb[0].float())
 
 
 def from_object(cameras: Cameras, pose: Pose) -> Cameras:

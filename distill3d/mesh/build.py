@@ -175,12 +175,14 @@ def textured(mesh: SurfaceMesh, paint: Paint, settings: TextureSettings, notify:
 
 
 def placed(mesh: SurfaceMesh, settings: MeshSettings) -> SurfaceMesh:
-    """The mesh at the size that ``settings.scale`` asks for; the report's lengths follow."""
+    """The mesh at the size that ``settings.scale`` asks for; the report's lengths follow. A point has no size."""
     if settings.scale == "world":
         return mesh
     low, high = mesh.vertices.min(0).astype(np.float64), mesh.vertices.max(0).astype(np.float64)
-    middle = (low + high) / 2
-    factor = (settings.metres if settings.scale == "metres" else 1.0) / max(float((high - low).max()), 1e-30)
+    middle, size = (low + high) / 2, float((high - low).max())
+    if size == 0:
+        return mesh
+    factor = (settings.metres if settings.scale == "metres" else 1.0) / size
     if settings.scale == "metres":
         middle[1] = low[1]
     mesh.vertices = cast(Floats, ((mesh.vertices - middle) * factor).astype(np.float32))

@@ -7,12 +7,12 @@ child process, where it can be interrupted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import fast_simplification
 import numpy as np
-import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -35,6 +35,23 @@ CHILD_SECONDS = 600.0
 """Longest time for one decimation."""
 VOLUME_CHANGE = 0.02
 """Largest relative change of volume that a decimation may make."""
+
+
+def unique_rows(rows: Ints) -> tuple[Ints, Ints, Ints]:
+    """First index of each different row ``(n, k)``, each row's number, and how often each comes.
+
+    As ``np.unique(axis=0)``, in the same order, and several times as fast where a row fits one 64-bit number.
+    """
+    if len(rows) == 0:
+        return (np.zeros(0, np.int64),) * 3
+    low = rows.min(0)
+    span = [int(high) + 1 for high in rows.max(0) - low]
+    if math.prod(span) < 2**63:
+        key = np.ravel_multi_index(tuple((rows - low).T), span)
+        _, first, number, count = np.unique(key, return_index=True, return_inverse=True, return_counts=True)
+    else:
+        _, first, number, count = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    return first, number.reshape(-1), count
 
 
 def half_edges(faces: Ints) -> Ints:
@@ -83,16 +100,16 @@ def weld(vertices: Points, faces: Ints, distance: float = WELD_DISTANCE) -> tupl
     A thin triangle with three different corners stays: taking it out would leave a crack.
     """
     key = np.round(vertices / distance).astype(np.int64)
-    _, first, merged = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    first, merged, _ = unique_rows(key)
     order = np.argsort(first, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    vertices, faces = vertices[first[order]], rank[merged.reshape(-1)][faces]
+    vertices, faces = vertices[first[order]], rank[merged][faces]
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (a != c)]
     if len(faces) == 0:
         return vertices[:0], faces
-    _, single = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    single, _, _ = unique_rows(np.sort(faces, axis=1))
     return compact(vertices, faces[np.sort(single)])
 
 
@@ -217,10 +234,9 @@ def winding(point: NDArray, corners: NDArray) -> float:
     return float(np.arctan2(top, bottom).sum() / (2 * np.pi))
 
 
-def holes(faces: Ints) -> int:
+def _borders(edges: Ints, uses: Ints) -> int:
     """Number of separate borders: groups of edges with one face only that hang together."""
-    edges = _edges(faces)
-    border = edges[0][edges[1] == 1]
+    border = edges[uses == 1]
     if len(border) == 0:
         return 0
     used, flat = np.unique(border, return_inverse=True)
@@ -231,8 +247,9 @@ def holes(faces: Ints) -> int:
 
 def _edges(faces: Ints) -> tuple[Ints, Ints]:
     """Undirected edges ``(E, 2)`` and how many faces each has."""
-    found, uses = np.unique(np.sort(half_edges(faces), 1), axis=0, return_counts=True)
-    return found, uses
+    edges = np.sort(half_edges(faces), 1)
+    first, _, uses = unique_rows(edges)
+    return edges[first], uses
 
 
 def inspect(vertices: Points, faces: Ints) -> dict[str, Any]:
@@ -242,20 +259,21 @@ def inspect(vertices: Points, faces: Ints) -> dict[str, Any]:
     with more than two, where the surface touches itself; ``euler`` is vertices - edges + faces (2 for a ball, 0 for a
     ring), ``volume`` means something only where ``watertight``.
     """
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    _, uses = _edges(faces)
+    vertices, used = vertices.astype(np.float64), np.unique(faces)
+    edges, uses = _edges(faces)
     parts, labels = component_labels(faces, len(vertices))
+    corners = vertices[used].min(0), vertices[used].max(0)
     return {
         "vertices": len(vertices),
         "faces": len(faces),
-        "watertight": bool(mesh.is_watertight and mesh.is_winding_consistent),
+        "watertight": is_closed(faces),
         "boundary_edges": int((uses == 1).sum()),
         "shared_edges": int((uses > 2).sum()),
-        "holes": holes(faces),
-        "euler": int(mesh.euler_number),
+        "holes": _borders(edges, uses),
+        "euler": len(used) - len(uses) + len(faces),
         "components": parts,
         "largest_component_share": float(np.bincount(labels).max() / len(faces)),
-        "area": float(mesh.area),
-        "volume": float(mesh.volume),
-        "bounds": [[float(v) for v in corner] for corner in mesh.bounds],
+        "area": float(face_areas(vertices, faces).sum()),
+        "volume": signed_volume(vertices, faces),
+        "bounds": [[float(v) for v in corner] for corner in corners],
     }

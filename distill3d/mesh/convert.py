@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import MeshFileError
 from . import clean, color
 from .build import closedness_warnings, placed, textured
 from .load import merge
@@ -40,10 +41,15 @@ def convert(
         texture: ``None`` or a size of 0 asks for none: one that is there is kept where the mesh is not changed, and
             becomes vertex colours where it is.
         on_stage: called with 'clean', 'unwrap' and 'bake' and a share 0..1; may raise to cancel.
+
+    Raises:
+        MeshFileError: there is no triangle with an area.
     """
     settings = settings or MeshSettings(component_share=0.0, face_budget=0)
     notify: OnStage = on_stage or (lambda name, share: None)
     pieces = [parts] if isinstance(parts, SurfaceMesh) else list(parts)
+    if not any(clean.face_areas(piece.vertices.astype(np.float64), piece.faces).any() for piece in pieces):
+        raise MeshFileError("expected triangles with an area, but all are lines or points: check what made the mesh")
     whole = merge(pieces)
     fits = settings.face_budget == 0 or len(whole.faces) <= settings.face_budget
     untouched = fits and settings.smooth == 0 and settings.component_share == 0
@@ -63,6 +69,12 @@ def convert(
         shrunk = textured(shrunk, paint, texture, notify)
     shrunk.vertices = cast(Floats, (shrunk.vertices / factor + middle).astype(np.float32))
     return placed(_described(shrunk), settings)
+
+
+def repaints(parts: Sequence[SurfaceMesh], settings: MeshSettings) -> bool:
+    """Whether the textures cannot stay: the shape is to change, or several parts with textures become one."""
+    changed = bool(settings.face_budget or settings.component_share or settings.smooth)
+    return changed or (len(parts) > 1 and any(part.texture is not None for part in parts))
 
 
 def _reduced(

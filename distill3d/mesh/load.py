@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import MeshFileError
+from .beside import missing
 from .clean import face_areas
 from .color import face_weighted_normals, linear_to_srgb, srgb_to_linear
 from .types import Bytes, Floats, Ints, SurfaceMesh
@@ -45,6 +45,8 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
     Raises:
         MeshFileError: no such file, an unknown kind, a damaged file, or nothing with triangles in it.
     """
+    import trimesh
+
     path = Path(path)
     if not path.is_file():
         raise MeshFileError(f"expected a mesh file, but there is no file {path}: check the path")
@@ -58,22 +60,35 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
         origin = _origin([piece.vertices for piece in pieces])
         parts = [_part(piece, origin, linear=path.suffix.lower() in (".glb", ".gltf")) for piece in pieces]
     except Exception as error:  # trimesh's readers raise whatever a damaged file leads them to
+        if absent := missing(path):
+            raise MeshFileError(
+                f"could not read {path}: it refers to {', '.join(absent)}, not found in its folder: put it there, or "
+                "export the object as one .glb file"
+            ) from error
         kind = type(error).__name__
         raise MeshFileError(
             f"could not read {path} ({kind}: {error}): it may be damaged or use an extension (Draco, meshopt) that is"
             " not read here; export it again without compression"
         ) from error
     _refuse_nothing(path, scene, parts)
+    parts[0].report = _remarks(path, origin)
+    return parts
+
+
+def _remarks(path: Path, origin: NDArray[np.float64]) -> dict[str, Any]:
+    """A report of what is not as the file has it; empty where all is."""
+    report: dict[str, Any] = {}
+    texts = []
     if origin.any():
         where = ", ".join(f"{v:.6g}" for v in origin)
-        parts[0].report = {
-            "moved_by": (-origin).tolist(),
-            "warnings": [
-                f"the object lies around ({where}), too far from the origin for its size: 32-bit files would lose its "
-                "shape, so it was moved to the origin"
-            ],
-        }
-    return parts
+        report["moved_by"] = (-origin).tolist()
+        texts.append(
+            f"the object lies around ({where}), too far from the origin for its size: 32-bit files would lose its "
+            "shape, so it was moved to the origin"
+        )
+    if absent := missing(path):
+        texts.append(f"{path.name} refers to {', '.join(absent)}, not found in its folder: colours may be missing")
+    return report | ({"warnings": texts} if texts else {})
 
 
 def _refuse_nothing(path: Path, scene: Any, parts: Sequence[SurfaceMesh]) -> None:
@@ -117,6 +132,8 @@ class _Piece(NamedTuple):
 
 def _placed(scene: Any, node: str, suffix: str) -> _Piece | None:
     """A node's triangles in world coordinates, outward also where the node mirrors; None where it has none."""
+    import trimesh
+
     transform, name = scene.graph[node]
     geometry = scene.geometry[name]
     if not isinstance(geometry, trimesh.Trimesh) or len(geometry.faces) == 0:

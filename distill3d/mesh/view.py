@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -47,31 +47,44 @@ class _Drawn:
     point: Tensor
 
 
+class _Skin(NamedTuple):
+    """The pictures of a part: its faces ``[first, last)``, texture and normal map ``(H, W, 3)``, where it has them."""
+
+    first: int
+    last: int
+    texture: Tensor | None
+    normal_map: Tensor | None
+
+
 class MeshView:
     """A mesh to look at.
 
     Args:
-        mesh: in any size. One that does not lie within ``[-1, 1]^3``, or is far smaller, is moved and scaled for the
-            view; the mesh itself is left alone.
+        mesh: one, or its parts, each with a texture of its own; in any size. What does not lie within ``[-1, 1]^3``, or
+            is far smaller, is moved and scaled for the view; the mesh itself is left alone.
     """
 
-    def __init__(self, mesh: SurfaceMesh) -> None:
-        vertices = torch.from_numpy(np.ascontiguousarray(mesh.vertices, np.float64))
+    def __init__(self, mesh: SurfaceMesh | Sequence[SurfaceMesh]) -> None:
+        parts = [mesh] if isinstance(mesh, SurfaceMesh) else list(mesh)
+        vertices = _joined([part.vertices for part in parts], np.float64)
         low, high = vertices.amin(0), vertices.amax(0)
         size = float((high - low).max())
         if float(vertices.abs().max()) > 1.001 or size < 0.2:
             vertices = (vertices - (low + high) / 2) * (2 * FITTED / max(size, 1e-30))
-        self.vertices, self.faces = vertices, torch.from_numpy(np.ascontiguousarray(mesh.faces))
-        self.normals = torch.from_numpy(np.ascontiguousarray(mesh.normals, np.float32))
-        self.colors = torch.from_numpy(np.ascontiguousarray(mesh.colors, np.float32))
-        self.uvs = self.texture = self.normal_map = self.tangents = None
-        if mesh.uvs is not None:
-            self.uvs = torch.from_numpy(np.ascontiguousarray(mesh.uvs, np.float32))
-            if mesh.texture is not None:
-                self.texture = torch.from_numpy(mesh.texture).float() / 255
-            if mesh.normal_map is not None and mesh.tangents is not None:
-                self.normal_map = torch.from_numpy(mesh.normal_map).float() / 127.5 - 1
-                self.tangents = torch.from_numpy(np.ascontiguousarray(mesh.tangents, np.float32))
+        starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
+        self.vertices = vertices
+        self.faces = _joined([part.faces + start for part, start in zip(parts, starts, strict=False)], np.int64)
+        self.normals = _joined([part.normals for part in parts], np.float32)
+        self.colors = _joined([part.colors for part in parts], np.float32)
+        blank = [np.zeros((len(part.vertices), 6), np.float32) for part in parts]
+        self.uvs = _joined(
+            [b[:, :2] if p.uvs is None else p.uvs for p, b in zip(parts, blank, strict=True)], np.float32
+        )
+        self.tangents = _joined(
+            [b[:, :4] if p.tangents is None else p.tangents for p, b in zip(parts, blank, strict=True)], np.float32
+        )
+        ends = np.cumsum([0, *(len(part.faces) for part in parts)]).tolist()
+        self.skins = [_skin(part, *ends[k : k + 2]) for k, part in enumerate(parts) if part.uvs is not None]
 
     @torch.no_grad()
     def picture(
@@ -104,7 +117,8 @@ class MeshView:
         focal = 0.5 * fine_h / torch.tan(camera.fov[0].double() / 2)
         safe = depth.clamp(min=1e-9)
         flat = torch.stack([fine_w / 2 + focal * local[:, 0] / safe, fine_h / 2 - focal * local[:, 1] / safe], -1)
-        faces = self.faces[(depth[self.faces] > NEAR).all(1)]
+        near = (depth[self.faces] > NEAR).all(1)
+        faces, number = self.faces[near], near.nonzero()[:, 0]
         found = rasterise(flat[faces], fine_h, fine_w)
         # 1/z is linear in the picture; weights divided by z and made to sum to 1 are the weights on the triangle
         inverse = found.weight / depth[faces][found.face]
@@ -113,21 +127,22 @@ class MeshView:
         hit = hit[hit >= 0]
         weight, corners = (inverse[hit] / total[hit, None]), faces[found.face[hit]]
 
-        def at(values: Tensor) -> Tensor:
-            return torch.einsum("nk,nkc->nc", weight, values[corners].double()).float()
+        def at(values: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+            return torch.einsum("nk,nkc->nc", weight[rows], values[corners[rows]].double()).float()
 
-        normal = F.normalize(at(self.normals), dim=-1)
-        color = at(self.colors)
-        if self.uvs is not None:
-            uv = at(self.uvs)
-            if self.texture is not None:
-                color = sample_texture(self.texture, uv)
-            if self.normal_map is not None and self.tangents is not None:
-                tangent = at(self.tangents[:, :3])
-                tangent = F.normalize(tangent - normal * (normal * tangent).sum(-1, keepdim=True), dim=-1)
-                side = self.tangents[corners[:, 0], 3:] * torch.linalg.cross(normal, tangent)
-                fine = sample_texture(self.normal_map, uv)
-                normal = F.normalize(fine[:, :1] * tangent + fine[:, 1:2] * side + fine[:, 2:] * normal, dim=-1)
+        normal, color = F.normalize(at(self.normals), dim=-1), at(self.colors)
+        owner = number[found.face[hit]]
+        for skin in self.skins:
+            mine = ((owner >= skin.first) & (owner < skin.last)).nonzero()[:, 0]
+            uv = at(self.uvs, mine)
+            if skin.texture is not None:
+                color[mine] = sample_texture(skin.texture, uv)
+            if skin.normal_map is not None:
+                tangent, flat = at(self.tangents[:, :3], mine), normal[mine]
+                tangent = F.normalize(tangent - flat * (flat * tangent).sum(-1, keepdim=True), dim=-1)
+                side = self.tangents[corners[mine, 0], 3:] * torch.linalg.cross(flat, tangent)
+                fine = sample_texture(skin.normal_map, uv)
+                normal[mine] = F.normalize(fine[:, :1] * tangent + fine[:, 1:2] * side + fine[:, 2:] * flat, dim=-1)
         return _Drawn(found.pixel[hit], color, normal, at(self.vertices))
 
     def _background(
@@ -144,3 +159,14 @@ class MeshView:
         fine[drawn.pixel] = torch.cat([values.clamp(0, 1), torch.ones(len(values), 1)], -1)
         fine = fine.view(height, SUPERSAMPLING, width, SUPERSAMPLING, 4).mean((1, 3))
         return fine[..., :3] + (1 - fine[..., 3:]) * behind
+
+
+def _joined(arrays: Sequence[np.ndarray], kind: type) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.concatenate(arrays), kind))
+
+
+def _skin(part: SurfaceMesh, first: int, last: int) -> _Skin:
+    texture = None if part.texture is None else torch.from_numpy(part.texture).float() / 255
+    mapped = part.normal_map is not None and part.tangents is not None
+    fine = torch.from_numpy(part.normal_map).float() / 127.5 - 1 if mapped and part.normal_map is not None else None
+    return _Skin(first, last, texture, fine)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import files
 from ..errors import SettingsError
+from .beside import MARK, is_free
 from .clean import is_closed
 from .gltf import encode_glb
 from .images import encode_image
@@ -28,6 +29,8 @@ from .usdz import encode_usdz
 Metadata = dict[str, Any]
 TEXTURED = (".glb", ".obj", ".usdz")
 """Suffixes of the formats that can carry a texture."""
+MAPS = {"color": ("map_Kd",), "normal": ("norm", "map_Bump -bm 1"), "occlusion": ("map_ao",)}
+"""What MTL calls the pictures. ``norm`` is the later name of a normal map; Blender writes and reads ``map_Bump``."""
 
 
 def plain(value: Any) -> Any:
@@ -133,17 +136,22 @@ def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> by
 def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, bytes]:
     """Pictures and MTL before the OBJ that names them. Spaces in names would end a name in both formats.
 
-    The pictures' names say what they hold, so that a picture of the object that lies there is not replaced.
+    Names that files of another origin have are not taken: a number is added until all are free or ours.
     """
     if mesh.texture is None or mesh.uvs is None:
         return {path: encode_obj(mesh, metadata)}
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in path.stem)
-    lines = ["newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1", f"map_Kd {stem}_color.png"]
-    made = {path.with_name(f"{stem}_color.png"): encode_image(mesh.texture)}
-    for name, pixels, key in (("normal", mesh.normal_map, "norm"), ("occlusion", mesh.occlusion, "map_ao")):
-        if pixels is not None:
-            made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels)
-            lines.append(f"{key} {stem}_{name}.png")
+    pictures = {"color": mesh.texture, "normal": mesh.normal_map, "occlusion": mesh.occlusion}
+    there = {name: pixels for name, pixels in pictures.items() if pixels is not None}
+    plain_stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in path.stem)
+    stem, number = plain_stem, 1
+    while not all(is_free(path.with_name(name)) for name in [f"{stem}.mtl", *(f"{stem}_{n}.png" for n in there)]):
+        number += 1
+        stem = f"{plain_stem}-{number}"
+    lines = [f"# {MARK.decode()}", "newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1"]
+    made: dict[Path, bytes] = {}
+    for name, pixels in there.items():
+        made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels, software=MARK.decode())
+        lines += [f"{key} {stem}_{name}.png" for key in MAPS[name]]
     made[path.with_name(f"{stem}.mtl")] = ("\n".join(lines) + "\n").encode("ascii")
     made[path] = encode_obj(mesh, metadata, f"{stem}.mtl")
     return made
@@ -175,7 +183,8 @@ def write(mesh: SurfaceMesh, path: Path | str, metadata: Mapping[str, Any] | Non
 
     Returns:
         The path. An earlier file there is replaced in one step, and untouched when writing fails. An OBJ with a
-        texture has its MTL and PNG files beside it, all written before any is replaced.
+        texture has its MTL and PNG files beside it, all written before any is replaced; files of those names that
+        this library did not write stay, and a number is added to ours.
 
     Raises:
         SettingsError: another suffix, or a mesh without faces.

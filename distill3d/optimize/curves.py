@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_json
 from ..plots import Points, binned, chart, stack
-from .events import Event, Step
+from .events import Checkpointed, Event, Step
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FILE_NAME = "curves.json"
+"""What a recorder leaves beside a checkpoint, whole series, so that a resumed run's curves begin where the run did."""
 _KEPT = 200
 
 
 class Recorder:
     """Collects ``Step`` events; ``to_json`` goes into a report and ``picture`` into a file.
 
+    Args:
+        folder: where everything so far is kept whenever a checkpoint is written; None keeps nothing.
+        iteration: iterations the run has done already; what an earlier recorder kept in ``folder`` is taken up as far
+            as that. A file that is missing or damaged gives curves that begin here.
+
     Attributes:
         series: name -> ``(iteration, value)``: loss, gradient_norm, opacity and every diagnostic.
         errors: ``(timestep, mean square of e_y - eps)`` of every view read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None, iteration: int = 0) -> None:
         self.series: dict[str, list[tuple[float, float]]] = {}
         self.errors: list[tuple[int, float]] = []
+        self._read_at: list[int] = []
+        self._folder = folder
+        if folder is not None and iteration > 0:
+            self._take_up(folder / FILE_NAME, iteration)
+
+    def _take_up(self, path: Path, iteration: int) -> None:
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            series = {str(n): [(int(i), float(v)) for i, v in p if i <= iteration] for n, p in stored["series"].items()}
+            errors = [(int(i), int(t), float(e)) for i, t, e in stored["errors"] if i <= iteration]
+            self.series = {name: list(points) for name, points in series.items() if points}
+            self.errors, self._read_at = [(t, e) for _, t, e in errors], [i for i, _, _ in errors]
+
+    def _keep(self, path: Path) -> None:
+        errors = [[i, t, e] for i, (t, e) in zip(self._read_at, self.errors, strict=True)]
+        series = {name: [p for p in points if math.isfinite(p[1])] for name, points in self.series.items()}
+        write_json(path, {"series": series, "errors": [row for row in errors if math.isfinite(row[2])]})
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Checkpointed) and self._folder is not None:
+            self._keep(self._folder / FILE_NAME)
         if not isinstance(event, Step) or event.skipped:
             return
         values: Mapping[str, float] = {
@@ -38,6 +69,7 @@ class Recorder:
         for name, value in values.items():
             self.series.setdefault(name, []).append((event.iteration, value))
         self.errors.extend(event.errors)
+        self._read_at.extend([event.iteration] * len(event.errors))
 
     def error_over_timesteps(self, T: int = 1000) -> list[tuple[float, float]]:
         """``(middle of a bin, mean error)``: e(t) over the run (ScaleDreamer, figure 1)."""

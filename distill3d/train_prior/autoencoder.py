@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .loop import Stage
@@ -24,6 +23,8 @@ SMALLEST_EIGENVALUE = 0.02
 
 
 def build(settings: TrainPriorSettings) -> Any:
+    from diffusers import AutoencoderKL
+
     levels = len(settings.vae_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from .loop import Stage
@@ -23,6 +22,8 @@ TIMESTEPS = 1000
 
 
 def build(settings: TrainPriorSettings) -> Any:
+    from diffusers import UNet2DConditionModel
+
     inner = len(settings.unet_channels) - 1
     return UNet2DConditionModel(
         sample_size=settings.world.image_size // 2 ** (len(settings.vae_channels) - 1),
@@ -38,6 +39,8 @@ def build(settings: TrainPriorSettings) -> Any:
 
 def scheduler() -> Any:
     """Stable Diffusion 1's training schedule as a DDIM scheduler."""
+    from diffusers import DDIMScheduler
+
     return DDIMScheduler(
         num_train_timesteps=TIMESTEPS,
         beta_start=0.00085,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,6 +31,8 @@ def _classic_names(path: Path) -> None:
 
 def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, unet: Any) -> None:
     """Replace ``folder`` by the prior in float16 safetensors; files that are not part of the layout are kept."""
+    from diffusers import StableDiffusionPipeline
+
     pipeline = StableDiffusionPipeline(
         vae=_half(vae),
         text_encoder=_half(text),
@@ -67,6 +68,8 @@ def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, 
 
 def load(folder: Path) -> Any:
     """The folder as a float32 pipeline, offline and without a safety checker."""
+    from diffusers import StableDiffusionPipeline
+
     with quiet():
         pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, local_files_only=True)
     pipeline.to(torch.float32)

@@ -7,6 +7,15 @@ from dataclasses import dataclass, field, replace
 from ..errors import SettingsError
 from ..world import WorldSettings
 
+TOKENS = 514
+"""Tokens of any vocabulary: 256 bytes, the same ending a word, and the two special ones."""
+_COUNTS = (
+    "renders", "held_out", "vae_groups", "vae_steps", "vae_batch", "vae_warmup", "text_width", "text_layers",
+    "unet_groups", "unet_heads", "unet_steps", "unet_batch", "unet_warmup", "checkpoint_every",
+)  # fmt: skip
+_SHARES = ("vae_constant", "unet_constant", "empty_captions", "final_lr")
+_RATES = ("vae_muon_lr", "vae_adam_lr", "unet_muon_lr", "unet_adam_lr", "clip", "snr_cap")
+
 
 @dataclass(frozen=True)
 class TrainPriorSettings:
@@ -85,6 +94,54 @@ class TrainPriorSettings:
     """Steps between checkpoints."""
     bf16: bool = True
     """Compute in bfloat16 under autocast; turn it off for exactly equal runs on different CPUs."""
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            if getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"expected {name} within 0..1, got {getattr(self, name)}")
+        for name in _RATES:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"expected {name} above 0, got {getattr(self, name)}")
+        for name in ("latent_noise", "latent_prior", "weight_decay", "snr_floor"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"expected {name} of 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise SettingsError(f"expected ema within 0..1 and below 1, got {self.ema}: 0.999 is usual")
+        if self.text_length < 3:
+            raise SettingsError(f"expected a text_length of 3 or more, got {self.text_length}: start, a word, end")
+        if self.vocabulary < TOKENS:
+            raise SettingsError(
+                f"expected a vocabulary of {TOKENS} or more, got {self.vocabulary}: that many are bytes and two more"
+            )
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        """Channels must fit their groups and heads, and the picture its levels."""
+        for part in ("vae", "unet"):
+            channels, groups = getattr(self, f"{part}_channels"), getattr(self, f"{part}_groups")
+            if not channels or any(c < 1 or c % groups for c in channels):
+                raise SettingsError(
+                    f"expected {part}_channels that {part}_groups divide, got {channels} and {groups} groups"
+                )
+        if len(self.unet_channels) < 2:
+            raise SettingsError(
+                f"expected two or more unet_channels, got {self.unet_channels}: the first has no attention"
+            )
+        heads = self.unet_heads
+        if any(c % heads for c in self.unet_channels[1:]) or self.text_width % heads:
+            raise SettingsError(
+                f"expected unet_channels after the first, and text_width, that {heads} unet_heads divide, got "
+                f"{self.unet_channels} and {self.text_width}"
+            )
+        halvings = len(self.vae_channels) + len(self.unet_channels) - 2
+        if self.world.image_size % 2**halvings or self.world.image_size < 2 ** (halvings + 1):
+            raise SettingsError(
+                f"expected a world.image_size that autoencoder and UNet can halve {halvings} times, got "
+                f"{self.world.image_size}: use a multiple of {2**halvings}, or fewer levels"
+            )
 
 
 RECIPE = TrainPriorSettings()

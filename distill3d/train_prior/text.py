@@ -15,7 +15,6 @@ from typing import Any
 import regex
 import torch
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .settings import TrainPriorSettings
 
@@ -84,6 +83,8 @@ def write_vocabulary(folder: Path, captions: list[str], size: int) -> None:
 
 
 def load_tokenizer(folder: Path, length: int) -> Any:
+    from transformers import CLIPTokenizer
+
     return CLIPTokenizer.from_pretrained(str(folder), model_max_length=length, local_files_only=True)
 
 
@@ -98,6 +99,8 @@ def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
 
 
 def build_encoder(tokenizer: Any, settings: TrainPriorSettings) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     end = tokenizer.eos_token_id
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),

@@ -72,6 +72,24 @@ class WorldSettings:
     def __post_init__(self) -> None:
         if self.name not in ("plain", "full"):
             raise SettingsError(f"expected a world called plain or full, got {self.name!r}")
+        if self.image_size < 8:
+            raise SettingsError(f"expected an image_size of 8 or more pixels, got {self.image_size}: 64 is usual")
+        for name in ("elevation", "radius", "fov", "size", "ambient", "light_elevation"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise SettingsError(f"expected {name} as (lowest, highest), got ({low}, {high}): swap them")
+        if self.radius[0] <= 0 or self.size[0] <= 0 or not 0 < self.fov[0] <= self.fov[1] < 180:
+            raise SettingsError(
+                f"expected radius and size above 0 and fov within 0..180 degrees, got {self.radius}, {self.size} and "
+                f"{self.fov}"
+            )
+        for name in ("view_words", "background_words", "templates", "front_words", "tint", "lamp_tint"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"expected {name} within 0..1, got {getattr(self, name)}")
+        if not 0 <= self.contrast < 1:
+            raise SettingsError(
+                f"expected a contrast within 0..1 and below 1, got {self.contrast}: no background is further away"
+            )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...distill3d.errors import CheckpointError, OutputError
-from ...distill3d.files import make_folder
+from ...distill3d.files import make_folder, output_error
 from ...distill3d.optimize.checkpoint import FILE_NAME
 
 ROOT = "distill3d"
@@ -24,10 +24,12 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
     """``(folder, name, number, subfolder)`` as the host's own save nodes count.
 
     Raises:
-        OutputError: a prefix that leads out of the output folder.
+        OutputError: a prefix that leads out of the output folder, or to a folder that cannot be made.
     """
     try:
         folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix.strip() or ROOT, str(output()))
+    except OSError as error:
+        raise output_error(output() / prefix.strip(), error) from error
     except Exception as error:
         raise OutputError(
             f"expected a file prefix inside the output folder, got {prefix!r} ({error}): write e.g. {ROOT}/cube"

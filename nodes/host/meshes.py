@@ -1,16 +1,27 @@
-"""The library's mesh as the host's MESH and FILE_3D."""
+"""Meshes between the library and the host: MESH and FILE_3D in and out, and files in the output folder."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as manager
+import comfy.utils
+import torch
 from comfy.cli_args import args
-from comfy_api.latest import Types
+from comfy_api.latest import Types, io
+from comfy_api.latest._ui import SavedResult
 
-from ...distill3d.mesh.core import to_core
+from ...distill3d.errors import SettingsError
+from ...distill3d.files import make_folder
+from ...distill3d.mesh import OnStage, from_core, read_parts, to_core, write
 from ...distill3d.mesh.types import SurfaceMesh
+from ...distill3d.optimize.report import versions
+from . import folders
 
 
 def to_mesh(surface: SurfaceMesh) -> Any:
@@ -22,9 +33,73 @@ def to_file(path: Path) -> Any:
     return Types.File3D(str(path), path.suffix[1:])
 
 
+def parts_of(value: Any, index: int = 0) -> list[SurfaceMesh]:
+    """The parts of a MESH or of a FILE_3D; the object that came in is not changed.
+
+    Raises:
+        MeshFileError: it holds no triangles, cannot be read, or is no such thing.
+        SettingsError: the batch has no mesh of this index.
+    """
+    if not isinstance(value, Types.File3D):
+        held = getattr(value, "vertices", None)
+        if isinstance(held, torch.Tensor) and held.ndim == 3 and index >= len(held):
+            raise SettingsError(f"expected an index below {len(held)}, the number of meshes that came in, got {index}")
+        return [from_core(value, index)]
+    source = value.get_source()
+    if isinstance(source, str):
+        return read_parts(source)
+    with tempfile.TemporaryDirectory(prefix="distill3d-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / f"file.{value.format or 'glb'}"
+        path.write_bytes(value.get_data().getvalue())
+        return read_parts(path)
+
+
 def workflow(hidden: Any) -> dict[str, str]:
     """Prompt and workflow as the host's own save nodes put them into a file; empty when its user turned that off."""
     if args.disable_metadata:
         return {}
     found = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
     return found | {name: json.dumps(value) for name, value in (hidden.extra_pnginfo or {}).items()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file of the output folder goes: proven writable before the work begins."""
+
+    path: Path
+    subfolder: str
+
+    @classmethod
+    def of(cls, prefix: str, suffix: str) -> Place:
+        """The next numbered name. Raises ``OutputError``."""
+        folder, name, number, subfolder = folders.numbered(prefix)
+        return cls(make_folder(folder) / f"{name}_{number:05}_.{suffix}", subfolder)
+
+    @property
+    def relative(self) -> str:
+        """As the host's menus show it."""
+        return self.path.relative_to(folders.output()).as_posix()
+
+
+def listener(node_id: Any, stages: Mapping[str, tuple[int, int]]) -> OnStage:
+    """Stages as percent of a progress bar; what is not in ``stages`` takes the rest. Cancel ends the work."""
+    bar, rest = comfy.utils.ProgressBar(100, node_id=node_id), max(end for _, end in stages.values())
+
+    def on_stage(stage: str, share: float) -> None:
+        manager.throw_exception_if_processing_interrupted()
+        begin, end = stages.get(stage, (rest, 100))
+        bar.update_absolute(int(begin + (end - begin) * share), 100)
+
+    return on_stage
+
+
+def saved(surface: SurfaceMesh, place: Place, facts: Mapping[str, Any], hidden: Any) -> io.NodeOutput:
+    """Write the file; gives MESH, FILE_3D and the path, and shows the file. A GLB also carries the workflow."""
+    carried = workflow(hidden) if place.path.suffix == ".glb" else {}
+    about = {"generator": "distill3d", **facts, "versions": versions(), "mesh": surface.report}
+    write(surface, place.path, {**about, **carried})
+    shown = SavedResult(place.path.name, place.subfolder, io.FolderType.output)
+    told = {key: surface.report[key] for key in ("watertight", "texture", "warnings") if key in surface.report}
+    text = f"{place.relative}\n{len(surface.vertices)} vertices, {len(surface.faces)} faces\n{json.dumps(told)}"
+    file = to_file(place.path)
+    return io.NodeOutput(to_mesh(surface), file, place.relative, ui={"3d": [shown], "text": (text,)})

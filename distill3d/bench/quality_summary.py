@@ -1,0 +1,186 @@
+"""What the quality benchmark found, as one JSON object: figures of each job, each method, each seed, and the goals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import mean, stdev
+from typing import Any
+
+from ..evaluate import Thresholds, parse_prompt
+from ..world.catalogue import solid_of
+
+THIN = ("bowl", "mug", "chair")
+"""Solids with thin parts: more than half of their matter lies in no ball of radius 0.1 inside them, so that a wall or
+a leg is narrower than a tenth of the box (of every other solid at most 0.12 does). Chamfer is also averaged without
+them."""
+GOALS: Mapping[str, tuple[str, float]] = {
+    "shape_right": (">=", 0.85),
+    "hue_right": (">=", 0.95),
+    "one_front": (">=", 0.80),
+    "chamfer_solid": ("<", 0.04),
+}
+"""What the best method is to reach over 24 held-out prompts and three seeds."""
+
+Result = Mapping[str, Any]
+
+
+def _compact(result: Result) -> dict[str, Any]:
+    """A job's line in the JSON object."""
+    line = {k: result[k] for k in ("prompt", "method", "seed", "status")}
+    if result["status"] != "judged":
+        return {**line, "passed": False, "failures": [f"no verdict: {result['error'].strip().splitlines()[-1]}"]}
+    measures = result["judgement"]["measures"]
+    return {
+        **line,
+        "passed": result["passed"],
+        "failures": result["failures"],
+        "iou": _own_iou(result),
+        "measures": measures,
+        "scores": result.get("scores"),
+        "minutes": result["minutes"],
+        "peak_memory_bytes": result["peak_memory_bytes"].get("process"),
+    }
+
+
+def _own_iou(result: Result) -> float | None:
+    ious = result["judgement"]["measures"].get("iou")
+    return None if ious is None else float(ious[_solid(result)])
+
+
+def _measure(result: Result, name: str) -> float | None:
+    value = result["judgement"]["measures"].get(name)
+    return None if value is None else float(value)
+
+
+def _held(result: Result, check: str) -> float | None:
+    """1 or 0 for a check that was made, None for one that was not."""
+    made = [c["passed"] for c in result["judgement"].get("checks", ()) if c["name"] == check]
+    return float(made[0]) if made else None
+
+
+def _solid(result: Result) -> str:
+    return solid_of(parse_prompt(result["prompt"])[0])
+
+
+def _fronts(result: Result, wanted: Callable[[float], bool]) -> float | None:
+    """1 or 0 for an object with a front, None for one without; a field without a solid has none."""
+    found = _measure(result, "fronts")
+    return None if found is None else float(wanted(found))
+
+
+def _score(result: Result, name: str) -> float | None:
+    value = (result.get("scores") or {}).get(name)
+    return None if value is None else float(value)
+
+
+FIGURES: Mapping[str, Callable[[Result], float | None]] = {
+    "passed": lambda r: float(bool(r["passed"])),
+    "iou": _own_iou,
+    "chamfer": lambda r: _measure(r, "chamfer"),
+    "chamfer_solid": lambda r: None if _solid(r) in THIN else _measure(r, "chamfer"),
+    "normal_consistency": lambda r: _measure(r, "normal_consistency"),
+    "shape_right": lambda r: _held(r, "shape"),
+    "hue_right": lambda r: _held(r, "colour"),
+    "hue_distance": lambda r: _measure(r, "hue_distance"),
+    "roughness": lambda r: _measure(r, "roughness"),
+    "spots": lambda r: _measure(r, "spots"),
+    "one_front": lambda r: _fronts(r, lambda n: n == 1),
+    "janus": lambda r: _fronts(r, lambda n: n > 1),
+    "sim": lambda r: _score(r, "sim"),
+    "r_at_1": lambda r: _score(r, "r_at_1"),
+    "true_sim": lambda r: _score(r, "true_sim"),
+    "true_r_at_1": lambda r: _score(r, "true_r_at_1"),
+    "minutes": lambda r: float(r["minutes"]),
+}
+"""Figures of one judged job that are averaged over a method's jobs, and over the jobs of each seed for the spread."""
+
+
+def _spread(judged: Sequence[Result]) -> dict[str, Any]:
+    """Mean over all jobs, and mean and standard deviation over the seeds' means, of each figure; None for no value."""
+    found: dict[str, Any] = {}
+    for name, figure in FIGURES.items():
+        values = [(r["seed"], v) for r in judged if (v := figure(r)) is not None]
+        by_seed = [mean(v for s, v in values if s == seed) for seed in dict.fromkeys(s for s, _ in values)]
+        found[name] = {
+            "mean": mean(v for _, v in values) if values else None,
+            "seed_means": by_seed,
+            "deviation": stdev(by_seed) if len(by_seed) > 1 else None,
+        }
+    return found
+
+
+def _janus(judged: Sequence[Result]) -> dict[str, Any]:
+    """Of the objects with a front: shares with one front, with several (the Janus rate) and with none."""
+    counts = [int(v) for r in judged if (v := _measure(r, "fronts")) is not None]
+    total = len(counts)
+
+    def share(wanted: Callable[[int], bool]) -> float | None:
+        return sum(map(wanted, counts)) / total if total else None
+
+    return {
+        "judged": total,
+        "one_front": share(lambda n: n == 1),
+        "janus_rate": share(lambda n: n > 1),
+        "no_front": share(lambda n: n == 0),
+    }
+
+
+def _method_summary(results: Sequence[Result]) -> dict[str, Any]:
+    judged = [r for r in results if r["status"] == "judged"]
+    peaks = [r["peak_memory_bytes"]["process"] for r in judged if "process" in r["peak_memory_bytes"]]
+    figures = _spread(judged)
+    return {
+        "passed": sum(bool(r.get("passed")) for r in results),
+        "of": len(results),
+        "without_verdict": len(results) - len(judged),
+        "mean_iou": figures["iou"]["mean"],
+        "mean_minutes": figures["minutes"]["mean"],
+        "peak_memory_bytes": max(peaks, default=None),
+        "figures": figures,
+        "janus": _janus(judged),
+        "goals": goals(figures),
+    }
+
+
+def goals(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each of ``GOALS`` with the method's mean and whether it is met; None where nothing was measured."""
+    found = {}
+    for name, (relation, asked) in GOALS.items():
+        value = figures[name]["mean"]
+        met = None if value is None else bool(value >= asked if relation == ">=" else value < asked)
+        found[name] = {"relation": relation, "asked": asked, "value": value, "met": met}
+    return found
+
+
+def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The benchmark's one JSON object.
+
+    Args:
+        results: every job's result.
+        controls: as ``quality_job.controls``; the shuffled prompts are added here from the results.
+        about: facts of the run as a whole, copied in.
+    """
+    judged = [r for r in results if r["status"] == "judged"]
+    shuffled: dict[str, Any] = {
+        "judged": sum(r["shuffled_prompts"] for r in judged),
+        "taken_for": [f"{r['method']} {r['prompt']} taken for {wrong}" for r in judged for wrong in r["taken_for"]],
+    }
+    for name in ("sim", "r_at_1"):
+        values = [v for r in judged if (v := _score(r, f"shuffled_{name}")) is not None]
+        shuffled |= {name: mean(values)} if values else {}
+    everything = {**controls, "shuffled prompts": shuffled}
+    methods = {m: _method_summary([r for r in results if r["method"] == m]) for m in order(results, "method")}
+    return {
+        "benchmark": "quality",
+        **about,
+        "methods": methods,
+        "controls": everything,
+        "controls_refused": all(not c["taken_for"] for c in everything.values()),
+        "thresholds": asdict(Thresholds()),
+        "jobs": [_compact(r) for r in results],
+    }
+
+
+def order(results: Iterable[Result], key: str) -> list[Any]:
+    return list(dict.fromkeys(r[key] for r in results))

@@ -1,0 +1,17 @@
+"""A tiny image-text scorer trained on the procedural world: Sim and R@1 beside the judge's verdicts."""
+
+from .model import Loaded, Scorer, bundled_scorer_path, load_scorer
+from .views import CORPUS, VIEWS, Score, field_pictures, score, true_pictures
+
+__all__ = [
+    "CORPUS",
+    "VIEWS",
+    "Loaded",
+    "Score",
+    "Scorer",
+    "bundled_scorer_path",
+    "field_pictures",
+    "load_scorer",
+    "score",
+    "true_pictures",
+]

@@ -1,0 +1,78 @@
+"""The mesh floor's settings as widgets, and back, for Mesh Export and Mesh Convert."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import reflect
+
+FORMATS = ("glb", "obj", "ply", "stl", "usdz")
+SHOWN = ("resolution", "face_budget", "texture_size")
+TEXTURE = "texture_"
+"""Begins the name of every input that belongs to ``TextureSettings``."""
+_SOURCE = Path(__file__).resolve().parents[1] / "distill3d" / "mesh" / "types.py"
+
+
+@functools.cache
+def _fields(owner: str) -> tuple[tuple[str, str, Any, str], ...]:
+    """Name, type, default and sentence of each field with a plain default; read once, for the host asks often."""
+    source = _SOURCE.read_text(encoding="utf-8")
+    said = reflect.docs_in(source)[owner]
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == owner).body
+    return tuple(
+        (node.target.id, ast.unparse(node.annotation), node.value.value, said.get(node.target.id, ""))
+        for node in body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and isinstance(node.value, ast.Constant)
+    )
+
+
+def widgets(
+    owner: str, prefix: str = "", *, skip: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """Inputs for a settings class of the mesh floor, read from its source: importing it would cost seconds at start-up.
+
+    New settings come last, so that the widgets of saved workflows keep their places.
+    """
+    made: list[Any] = []
+    kinds = {"int": int, "float": float, "bool": bool, "str": str}
+    for own, kind, value, tip in _fields(owner):
+        name = prefix + own
+        if name in skip:
+            continue
+        value = (defaults or {}).get(own, value)
+        advanced = name not in SHOWN or None
+        if kind.startswith("Literal["):
+            options = [str(v) for v in ast.literal_eval(f"({kind[8:-1]},)")]
+            made.append(
+                io.Combo.Input(name, options=options, default=str(value), tooltip=tip, advanced=advanced, optional=True)
+            )
+        elif kind in kinds:
+            made.append(reflect.widget(name, kinds[kind], value, tip, advanced=bool(advanced)))
+    order = {"resolution": 0, "face_budget": 1}
+    return sorted((item for item in made if item is not None), key=lambda item: order.get(item.id, 9))
+
+
+def chosen(owner: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What of ``values`` belongs to ``owner``, under its own names."""
+    return {name: values[prefix + name] for name in reflect.defaults(owner) if prefix + name in values}
+
+
+def format_input(tooltip: str) -> Any:
+    return io.Combo.Input("format", options=list(FORMATS), default="glb", tooltip=tooltip)
+
+
+def outputs() -> list[Any]:
+    """What both nodes give; see ``host.meshes.saved``."""
+    return [
+        io.Mesh.Output("mesh", display_name="MESH", tooltip="For Decimate, Unwrap, SaveGLB and the like."),
+        io.File3DAny.Output("file", display_name="file", tooltip="The saved file, for Preview 3D."),
+        io.String.Output("path", display_name="path", tooltip="The file, relative to the output folder."),
+    ]
