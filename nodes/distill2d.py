@@ -74,6 +74,7 @@ def _ways() -> list[Any]:
             options=[PUBLISHED, *WINDOWS],
             default=PUBLISHED,
             advanced=True,
+            optional=True,
             tooltip="Diffusion timesteps of all methods: published (each its own), or one for all.",
         ),
         io.String.Input(
@@ -81,6 +82,7 @@ def _ways() -> list[Any]:
             default="",
             multiline=True,
             advanced=True,
+            optional=True,
             tooltip="Other settings, one a line: asd.eta = 0.5, sds.guidance = 100->60, perp_neg.enabled = true, "
             "gradient.weighting = uniform. Lines with a method's name are for that one, others for all.",
         ),
@@ -94,7 +96,7 @@ def _run_inputs(default: Settings2D, *names: str, **told: str) -> list[Any]:
     for name in names:
         if name == "rate":
             auto = f"{said[name]} auto is {default.rate(0):g}->{default.rate(1):g}; write a number or a schedule."
-            made.append(io.String.Input(name, default=reflect.AUTO, tooltip=auto, advanced=True))
+            made.append(io.String.Input(name, default=reflect.AUTO, tooltip=auto, advanced=True, optional=True))
         else:
             far = name == "start"
             made.append(reflect.widget(name, hints[name], getattr(default, name), said[name], advanced=far))
@@ -186,6 +188,7 @@ class Distill2D(io.ComfyNode):
                     max=2048,
                     step=8,
                     advanced=True,
+                    optional=True,
                     tooltip="Side of the pictures in pixels; 0 takes the MODEL's own (SD 1.5 512, SDXL 1024).",
                 ),
                 *_ways(),
