@@ -74,8 +74,8 @@ def test_a_limit_nothing_fits_into_is_an_error_on_the_node_and_the_least_is_enou
     assert told["iterations"]["done"] == 2
 
 
-def test_the_cost_counts_what_the_host_loads(tiny: Any) -> None:
-    """Against the tensors themselves: the prior's own UNet, its VAE, and the encoder half once more."""
+def test_the_cost_counts_what_the_host_loads(tiny: Any, theirs: Any) -> None:
+    """Against the tensors themselves, and the library's own reading of the same weights from diffusers."""
     from inside import get
 
     cost = get("nodes.host.limits").cost_of(tiny.model, tiny.vae, 64)
@@ -84,4 +84,5 @@ def test_the_cost_counts_what_the_host_loads(tiny: Any) -> None:
     decoder = sum(t.nbytes for n, t in tiny.vae.first_stage_model.state_dict().items() if "decoder" in n)
     vae = sum(tensor.nbytes for tensor in tiny.vae.first_stage_model.state_dict().values())
     assert cost.weights == pytest.approx(whole + vae - decoder, rel=0.01)
-    assert cost.row > 0 and cost.encoder > 0
+    read = get("distill3d.optimize.fit").cost_of(theirs)
+    assert (cost.row, cost.encoder) == (read.row, read.encoder) and theirs.image_size == 64
