@@ -151,12 +151,14 @@ app.registerExtension({
   setup() {
     api.addEventListener("distill3d.step", ({ detail }) => panelOf(detail)?.add(detail));
     api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail)?.setRunning(false));
-    api.addEventListener("distill3d.warning", ({ detail }) => {
+    const note = ({ detail }) => {
       const panel = panelOf(detail);
       if (!panel) return;
       panel.note = detail.message;
       panel.update();
-    });
+    };
+    api.addEventListener("distill3d.note", note);
+    api.addEventListener("distill3d.warning", note);
   },
 
   nodeCreated(node) {

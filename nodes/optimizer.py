@@ -17,13 +17,14 @@ from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
 from ..distill3d.optimize import preset as library_preset
 from ..distill3d.optimize.curves import Recorder
+from ..distill3d.optimize.fit import TIMED_STEPS, Fit
 from ..distill3d.optimize.state import capture
 from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import contact_sheet, turntable
 from . import reflect
 from . import settings as assembled
 from .field import from_checkpoint
-from .host import folders, tags
+from .host import folders, limits, tags
 from .host.encoder import check_vae
 from .host.run import Task, distill
 from .host.watch import Watch
@@ -74,6 +75,29 @@ class NeRFOptimizer(io.ComfyNode):
                     "started with; every difference is listed.",
                 ),
                 io.DynamicCombo.Input("preset", options=_presets(), tooltip=PRESET_TIP),
+                io.Float.Input(
+                    "vram_gb",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=1024.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="Most memory on the graphics card, in GB; 0 for no limit. Renders, UNet rows at once and "
+                    "views a step are cut down, in this order, to an estimate that fits, whatever the preset. An "
+                    "estimate, not a promise: leave what other programs use.",
+                ),
+                io.Float.Input(
+                    "time_budget",
+                    optional=True,
+                    default=0.0,
+                    min=0.0,
+                    max=100_000.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip=f"Most minutes of optimisation; 0 for no limit. {TIMED_STEPS} steps are timed first, and "
+                    "iterations cut to what fits: schedules run over their share of the run and keep their shape.",
+                ),
             ],
             outputs=[
                 FieldType.Output("field", display_name="field", tooltip="For Mesh Export, Render Turntable and Save."),
@@ -99,6 +123,8 @@ class NeRFOptimizer(io.ComfyNode):
         seed: int,
         prefix: str = "",
         resume: Stopped | None = None,
+        vram_gb: float | None = 0.0,
+        time_budget: float | None = 0.0,
     ) -> io.NodeOutput:
         tag = tags.get_tag(loss.model)
         settings = choose(loss, preset, bundled=tag.bundled)
@@ -122,17 +148,45 @@ class NeRFOptimizer(io.ComfyNode):
             extras=loss.extras,
             known=dict(loss.prompts.known),
             resume=resume.checkpoint if resume else None,
+            limits=limits.Limits(float(vram_gb or 0), float(time_budget or 0)),
         )
         facts = {"method": loss.method.upper(), "prompt": loss.prompts.views.prompt, "note": assembled.unused(loss)}
         if facts["note"]:
             log.warning(facts["note"])
         node = str(cls.hidden.unique_id)
         with Watch(node, settings.iterations, facts) as watch:
-            recorder = Recorder()
-            finish = partial(_finish, recorder=recorder)
-            field, images, sheet, text = distill(task, (watch, recorder), watch.stop, finish, started=watch.attach)
+            recorder, estimates = Recorder(), Estimates(task, watch, facts["note"])
+            finish = partial(_finish, recorder=recorder, estimates=estimates)
+            field, images, sheet, text = distill(
+                task,
+                (watch, recorder),
+                watch.stop,
+                finish,
+                started=watch.attach,
+                say=watch.say,
+                fitted=estimates,
+            )
             watch.show((sheet[0] * 255).round().to(torch.uint8))
         return io.NodeOutput(field, images, text)
+
+
+class Estimates:
+    """Says before a run what it is estimated to need and what its limits changed, and keeps it for the report."""
+
+    def __init__(self, task: Task, watch: Watch, note: str) -> None:
+        self._task, self._watch, self._note = task, watch, note
+        self.report: dict[str, Any] = {}
+
+    def __call__(self, fit: Fit) -> None:
+        given, available = self._task.limits, limits.room(self._task.model.load_device)
+        words, warning = limits.changed(fit, given), limits.warning(fit, available)
+        told = "; ".join(part for part in (limits.estimate(fit), words) if part)
+        log.info(told)
+        if warning:
+            log.warning(warning)
+        self._watch.say(told)
+        self._watch.note("; ".join(part for part in (self._note, words, warning) if part))
+        self.report = limits.to_json(fit, given, available)
 
 
 PRESET_TIP = (
@@ -200,7 +254,9 @@ def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
     return assembled.override(settings, str(preset.get("more", "")))
 
 
-def _finish(run: Distillation, recorder: Recorder) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
+def _finish(
+    run: Distillation, recorder: Recorder, estimates: Estimates
+) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
     """The node's outputs, made while the run is at hand: everything detached and on the CPU."""
     field = from_checkpoint(capture(run))
 
@@ -215,7 +271,8 @@ def _finish(run: Distillation, recorder: Recorder) -> tuple[RadianceField, torch
     )
     pixels = torch.frombuffer(bytearray(sheet.convert("RGB").tobytes()), dtype=torch.uint8)
     pixels = pixels.reshape(1, sheet.height, sheet.width, 3)
-    built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME}) | {"curves": recorder.to_json(run.prior.T)}
+    built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME})
+    built |= {"limits": estimates.report, "curves": recorder.to_json(run.prior.T)}
     return replace(field, report=built), images.float() / 255, pixels.float() / 255, json.dumps(built, indent=1)
 
 

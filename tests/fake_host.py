@@ -468,6 +468,12 @@ class Patcher:
     def get_model_object(self, name: str) -> Any:
         return getattr(self.model, name)
 
+    def model_size(self) -> int:
+        return 8
+
+    def memory_required(self, input_shape: list[int]) -> int:
+        return 1000 * input_shape[0] * input_shape[2] * input_shape[3]
+
     def set_model_output_block_patch(self, patch: Any) -> None:
         self.model_options["transformer_options"]["patches"] = {"output_block_patch": [patch]}
 

@@ -55,3 +55,10 @@ def test_the_command_line_prints_one_json_object(capsys: pytest.CaptureFixture[s
     (tmp_path / "a.json").write_text(text)
     assert main(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 0
     assert main(["bench", "nothing"]) == 2
+
+
+def test_a_settled_run_follows_one_of_its_own_kind() -> None:
+    order: list[str] = []
+    runs = {name: functools.partial(order.append, name) for name in "ab"}
+    times = timing.take_turns(runs, 2, settle=True)
+    assert "".join(order) == "ab" + 2 * "aabb" and {name: len(t) for name, t in times.items()} == {"a": 2, "b": 2}

@@ -18,7 +18,7 @@ from distill3d.cli import main
 from distill3d.errors import BackendError, PriorError, SettingsError
 from distill3d.optimize import Distillation, Execution, preset
 from distill3d.optimize.execution import suggested_threads
-from distill3d.optimize.fit import Cost, cost_of, fit, gigabytes
+from distill3d.optimize.fit import TIMED_STEPS, Cost, continued, cost_of, fit, gigabytes, time_steps
 from distill3d.optimize.settings import LossSettings
 from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
@@ -251,6 +251,37 @@ def test_a_time_budget_cuts_iterations() -> None:
         fit(settings, SD15, minutes=0.1, seconds_per_step=0.2)
     with pytest.raises(SettingsError, match="seconds_per_step"):
         fit(settings, SD15, minutes=1)
+
+
+@pytest.mark.parametrize("gb", [80, 16, 10, 6.2])
+def test_a_resumed_run_keeps_what_the_limits_made_of_it(gb: float) -> None:
+    settings = replace(preset("fine", bundled=False), batch=4)
+    begun = fit(settings, SD15, vram_gb=gb, minutes=30, seconds_per_step=1.0)
+    again = continued(settings, begun.settings, SD15, vram_gb=gb, minutes=30)
+    assert (again.settings, again.max_batch, again.gigabytes) == (begun.settings, begun.max_batch, begun.gigabytes)
+    assert sorted(again.changes) == sorted(begun.changes) and again.seconds is None
+
+
+def test_what_no_limit_cut_still_differs_from_the_checkpoint() -> None:
+    settings = replace(preset("draft"), batch=2, iterations=100)
+    stored = replace(settings, batch=4, iterations=200, render=replace(settings.render, memory_gb=9.0))
+    assert continued(settings, stored, SD15, vram_gb=80, minutes=1).settings == settings
+    cut = replace(settings, batch=1, iterations=50)
+    assert continued(settings, cut, SD15).settings == settings, "no limit was given"
+    assert continued(settings, cut, SD15, minutes=1).settings == replace(settings, iterations=50)
+    other = replace(cut, occupancy_every=3)
+    assert continued(settings, other, SD15, vram_gb=80, minutes=1).settings == cut
+
+
+def test_steps_are_timed_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    render = replace(preset("draft").render, samples_per_ray=8)
+    run = Distillation(make_prior(), "a red ball", replace(preset("draft"), batch=1, render=render))
+    clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 302.0, 400.0, 403.0])
+    monkeypatch.setattr("distill3d.optimize.fit.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(run, "step", lambda: setattr(run, "iteration", run.iteration + 1))
+    heard: list[int] = []
+    assert time_steps(run, lambda: heard.append(run.iteration)) == 2.0
+    assert heard == list(range(TIMED_STEPS)) and run.iteration == TIMED_STEPS
 
 
 @pytest.mark.parametrize("wrong", [{"vram_gb": 0}, {"vram_gb": -1}, {"minutes": 0}, {"vram_gb": float("nan")}])

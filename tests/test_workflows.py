@@ -104,8 +104,20 @@ def test_every_template_is_there_with_a_picture_and_a_note() -> None:
         assert all(word in text for word in ("Hardware", "Time", "Model", "What good looks like")), path.stem
 
 
-def wanted(inputs: dict[str, str], node: dict[str, Any]) -> list[str]:
-    """Names of the inputs a schema has, in order, for the choices that the node holds by place."""
+def page_order(frozen: dict[str, Any]) -> list[str]:
+    """A page shows required inputs before optional ones, and those of a choice right behind their menu."""
+    known, required = list(frozen["inputs"]), set(frozen["required"])
+
+    def place(key: str) -> list[tuple[bool, int]]:
+        parts = key.split(".")
+        levels = [".".join(parts[:end]) for end in range(1, len(parts) + 1, 2)]
+        return [(level not in required, known.index(level)) for level in levels]
+
+    return sorted(known, key=place)
+
+
+def wanted(frozen: dict[str, Any], node: dict[str, Any]) -> list[str]:
+    """Names of the inputs a schema has, in the page's order, for the choices that the node holds by place."""
     widgets = [item["name"] for item in node["inputs"] if "widget" in item]
     held = list(node.get("widgets_values", []))
     if "seed" in widgets:  # the page's own widget, what becomes of the seed after a run, follows it and is no input
@@ -113,7 +125,7 @@ def wanted(inputs: dict[str, str], node: dict[str, Any]) -> list[str]:
     assert len(held) == len(widgets), node
     values = dict(zip(widgets, held, strict=True))
     found = []
-    for key in inputs:
+    for key in page_order(frozen):
         name, *rest = key.split(".")
         if not rest:
             found.append(name)
@@ -129,8 +141,11 @@ def test_a_template_fits_the_schemas(path: Path, release: schemas.Release) -> No
     for node in nodes.values():
         if not node["type"].startswith("Distill3D_"):
             continue
-        expected = wanted(release[node["type"]]["inputs"], node)
-        assert {item["name"] for item in node["inputs"]} == set(expected), f"{path.stem}: {node['type']}, {node['id']}"
+        expected = wanted(release[node["type"]], node)
+        required, given = set(release[node["type"]]["required"]), {item["name"] for item in node["inputs"]}
+        late = [name for name in expected if name not in given]  # saved before these optional inputs were there
+        assert late == expected[len(expected) - len(late) :] and not required & set(late), (path.stem, node["type"])
+        assert given <= set(expected), f"{path.stem}: {node['type']}, {node['id']}"
         widgets = [item["name"] for item in node["inputs"] if "widget" in item]
         assert widgets == [name for name in expected if name in widgets], f"{path.stem}: {node['type']}, {node['id']}"
         known = release[node["type"]]["inputs"]

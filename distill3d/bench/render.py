@@ -25,7 +25,7 @@ def run(
         sizes: pixels along each side.
         samples: steps along the diagonal of the box.
         share: occupied part of the box.
-        repeats: timed rounds after one warm-up round.
+        repeats: timed rounds after one warm-up round; beside the dense query each run follows one of its own kind.
         dense_up_to: largest size that is also rendered densely, which takes seconds to minutes above 128.
 
     Returns:
@@ -43,7 +43,7 @@ def run(
                 runs["numba"] = partial(_step, scene, "numba", size, settings)
             if size <= dense_up_to:
                 runs["dense"] = partial(_step, scene, "loop", size, settings, culled=False)
-            found = figures(take_turns(runs, repeats), f"{size}_")
+            found = figures(take_turns(runs, repeats, settle="dense" in runs), f"{size}_")
             if "dense" in runs:
                 for mine, suffix in (("ours", ""), ("numba", "_numba")):
                     if mine in runs:

@@ -24,13 +24,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def take_turns(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Processor and wall milliseconds of every run; each variant runs once beforehand."""
+def take_turns(
+    variants: Mapping[str, Callable[[], Any]], repeats: int, *, settle: bool = False
+) -> dict[str, list[tuple[float, float]]]:
+    """Processor and wall milliseconds of every run; each variant runs once beforehand.
+
+    ``settle`` runs each once more, untimed, right before every timed run, as a step of training follows its like: a
+    variant that needs ten times the memory gives it back to the system, and the next one would pay to get its own.
+    """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     if repeats < 1:
         raise SettingsError(f"expected one round or more, got {repeats}: 3 to 5 are usual")
     for repeat in range(repeats + 1):
         for name, run in variants.items():
+            if settle and repeat:
+                run()
             cpu, wall = time.process_time(), time.perf_counter()
             run()
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

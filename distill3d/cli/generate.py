@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from ..methods import METHODS
 from ..optimize import PRESETS, Distillation, Execution, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
-from ..optimize.fit import cost_of, fit
+from ..optimize.fit import cost_of, fit, time_steps
 from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import load_prior
@@ -30,9 +29,6 @@ from . import app, resume
 from .model import bundled
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
-
-#: Steps timed for --time-budget; the first does not count.
-TIMED_STEPS = 4
 
 DESCRIPTION = """Turn a prompt into a 3D object by score distillation.
 
@@ -183,8 +179,7 @@ def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generat
         raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
     seconds = None
     if flags.time_budget is not None:
-        steps = [sum(run.step().seconds.values()) for run in [_distillation(flags, prior)] for _ in range(TIMED_STEPS)]
-        seconds = statistics.median(steps[1:])
+        seconds = time_steps(_distillation(flags, prior))
     fitted = fit(
         flags.settings,
         cost_of(prior),

@@ -7,13 +7,21 @@ that runs out of memory still goes on with smaller chunks.
 from __future__ import annotations
 
 import math
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..errors import SettingsError
 from ..fields.layout import layout
 from ..render.memory import WHOLE_BYTES, RenderMemory, estimate
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .loop import Distillation
 
 #: Numbers SD's encoder keeps of each pixel for its backward pass; other encoders in proportion to their first layer.
 ENCODER_NUMBERS, ENCODER_WIDTH = 3000, 128
@@ -23,6 +31,8 @@ UNET_ROW, UNET_WIDTH, UNET_LATENTS = 300_000_000, 320, 64 * 64
 OCCUPIED = 0.12
 #: Fewest iterations worth starting.
 FEWEST = 50
+#: Steps timed for a time budget; the first does not count.
+TIMED_STEPS = 4
 #: What the host, the driver and fragmentation take.
 RESERVE_GB = 0.6
 
@@ -71,11 +81,32 @@ def cost_of(prior: Any) -> Cost:
         return Cost(int(getattr(prior, "weights_bytes", 0)), 0, 0)
     weights = sum(p.numel() * p.element_size() for m in (prior.unet, prior.vae) for p in m.parameters())
     pixels, (_, h, w) = prior.image_size**2, prior.latent_shape
-    width = prior.vae.config.block_out_channels[0] / ENCODER_WIDTH
-    encoder = ENCODER_NUMBERS * pixels * width * prior.vae_dtype.itemsize
-    channels = prior.unet.config.block_out_channels[0] / UNET_WIDTH
-    row = UNET_ROW * channels * (h * w / UNET_LATENTS) * prior.dtype.itemsize / 2
-    return Cost(weights, int(encoder), int(row), getattr(prior, "max_batch", None))
+    encoder = encoder_bytes(pixels, prior.vae.config.block_out_channels[0], prior.vae_dtype)
+    row = row_bytes(h * w, prior.unet.config.block_out_channels[0], prior.dtype)
+    return Cost(weights, encoder, row, getattr(prior, "max_batch", None))
+
+
+def encoder_bytes(pixels: int, channels: int, dtype: torch.dtype) -> int:
+    """What an encoder whose first layer has so many channels keeps of one view's pixels for its backward pass."""
+    return int(ENCODER_NUMBERS * pixels * (channels / ENCODER_WIDTH) * dtype.itemsize)
+
+
+def row_bytes(latents: int, channels: int, dtype: torch.dtype) -> int:
+    """Activations of one UNet row of ``latents`` places; ``channels`` of its first layer."""
+    return int(UNET_ROW * (channels / UNET_WIDTH) * (latents / UNET_LATENTS) * dtype.itemsize / 2)
+
+
+def time_steps(run: Distillation, between: Callable[[], object] = lambda: None) -> float:
+    """Seconds of a step: the median of a few, which change ``run``; ``between`` is called before each."""
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        between()
+        began = time.perf_counter()
+        run.step()
+        if run.device.type == "cuda":
+            torch.cuda.synchronize(run.device)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
 
 
 def largest_render(settings: Settings) -> RenderMemory:
@@ -137,6 +168,34 @@ def fit(
         seconds = settings.iterations * seconds_per_step * settings.batch / wanted.batch
     peak = gigabytes(settings, cost, rows)
     return Fit(settings, rows, peak, seconds, largest_render(settings), tuple(changes))
+
+
+def continued(
+    settings: Settings, stored: Settings, cost: Cost, *, vram_gb: float | None = None, minutes: float | None = None
+) -> Fit:
+    """What a resumed run takes: ``settings``, and where a limit may have cut them, what the checkpoint holds.
+
+    Nothing is estimated anew, so that the run stays the one that was started; a checkpoint that has more than is
+    wanted was cut by no limit, and is left to differ. UNet rows are no setting and follow the limit.
+
+    Args:
+        settings: what is wanted, without the limits' changes.
+        stored: the checkpoint's.
+    """
+    changes, iterations = [], settings.iterations
+    if minutes is not None and stored.iterations < iterations:
+        changes.append(f"{stored.iterations} iterations instead of {iterations}")
+        settings = replace(settings, iterations=stored.iterations)
+    before, rows = settings, cost.max_batch
+    if vram_gb is not None:
+        share, points = stored.render.memory_gb, stored.render.max_points
+        if share < settings.render.memory_gb and points <= settings.render.max_points:
+            settings = replace(settings, render=replace(settings.render, memory_gb=share, max_points=points))
+        if stored.batch < settings.batch:
+            settings = replace(settings, batch=stored.batch)
+        rows = rows if gigabytes(settings, cost, rows) <= vram_gb else 1
+        changes += _described(before, cost, settings, rows)
+    return Fit(settings, rows, gigabytes(settings, cost, rows), None, largest_render(settings), tuple(changes))
 
 
 def _within_memory(settings: Settings, cost: Cost, vram_gb: float, changes: list[str]) -> tuple[Settings, int | None]:

@@ -104,5 +104,5 @@ def _occupied(o: Tensor, d: Tensor, t: Tensor, occupancy: OccupancyGrid) -> Tens
         ((o[:, q : q + 1] + 1) * scale).addcmul(t, d[:, q : q + 1] * scale).to(torch.int32).clamp_(0, r - 1)
         for q in range(3)
     )
-    cell = (i * r + j) * r + k
+    cell = i.mul_(r).add_(j).mul_(r).add_(k)
     return occupancy.occupied.view(-1).index_select(0, cell.view(-1)).view_as(t)

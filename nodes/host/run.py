@@ -20,12 +20,14 @@ from torch import Tensor
 
 from ...distill3d.optimize import Distillation, Listener, Settings
 from ...distill3d.optimize.checkpoint import Checkpoint
+from ...distill3d.optimize.fit import TIMED_STEPS, Fit, time_steps
 from ...distill3d.optimize.guidance import Guidance
 from ...distill3d.prompts import ViewPrompts
 from . import fingerprint
 from .conditioning import Conditioning, encode, with_extras
 from .encoder import EncoderCopy, check_vae
 from .guidance import guides_throughout, has_patches, make_guide, scale_of
+from .limits import Budget, Limits, cost_of
 from .prior import HostPrior
 from .space import Space
 from .tags import get_tag
@@ -43,6 +45,7 @@ class Task:
         extras: CONDITIONING whose ControlNet and hooks belong to every text.
         resume: a checkpoint to continue from, or None.
         folder: where checkpoints go.
+        limits: of memory and time; settings are cut down to them.
     """
 
     model: Any
@@ -56,6 +59,7 @@ class Task:
     extras: Conditioning | None = None
     known: dict[str, Conditioning] | None = None
     resume: Checkpoint | None = None
+    limits: Limits = Limits()
 
 
 Body = Callable[[Distillation], Any]
@@ -83,15 +87,29 @@ def texts_of(views: ViewPrompts, settings: Settings) -> tuple[str, ...]:
 
 
 def distill(
-    task: Task, listeners: Sequence[Listener], stop: Callable[[], bool], finish: Body, started: Body = lambda run: None
+    task: Task,
+    listeners: Sequence[Listener],
+    stop: Callable[[], bool],
+    finish: Body,
+    started: Body = lambda run: None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    fitted: Callable[[Fit], None] = lambda fit: None,
 ) -> Any:
     """Optimise, and return what ``finish`` makes of the run; ``started`` sees it before its first step.
 
+    Args:
+        say: told what goes on before the first step.
+        fitted: told, before ``started``, what the run is estimated to need and what its limits changed.
+
     Raises:
+        SettingsError: nothing keeps within the limits; for memory before anything is loaded.
         Distill3DError: see ``Distillation.run``; the host's interrupt goes through after a checkpoint was written.
     """
     shape = latent_shape(task.model, task.vae, task.image_size)
-    settings = task.settings
+    cost = cost_of(task.model, task.vae, task.image_size)
+    budget = Budget(cost, task.limits, task.settings, task.resume)
+    settings = budget.fit.settings
     known = task.known if task.known is not None else {}
     for text in texts_of(task.views, settings):
         if text not in known:
@@ -104,7 +122,8 @@ def distill(
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "distill3d", _reserve(task, settings))
     guider = comfy.samplers.CFGGuider(model)
     set_texts(guider, conds.values())
-    sampler = _Loop(replace(task, settings=settings), tuple(conds), shape, listeners, stop, started, finish)
+    task = replace(task, settings=settings)
+    sampler = _Loop(task, tuple(conds), shape, budget, listeners, stop, started, finish, say, fitted)
     empty = torch.zeros(settings.batch, *shape)
     guider.sample(empty, empty, sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=task.seed)
     return sampler.result
@@ -116,12 +135,16 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
         task: Task,
         texts: tuple[str, ...],
         shape: tuple[int, int, int],
+        budget: Budget,
         listeners: Sequence[Listener],
         stop: Callable[[], bool],
         started: Body,
         finish: Body,
+        say: Callable[[str], None],
+        fitted: Callable[[Fit], None],
     ) -> None:
-        self.task, self.texts, self.shape = task, texts, shape
+        self.task, self.texts, self.shape, self.budget = task, texts, shape, budget
+        self.say, self.fitted = say, fitted
         self.listeners, self.stop, self.started, self.finish = listeners, stop, started, finish
         self.result: Any = None
 
@@ -132,12 +155,24 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
 
     def _run(self, guider: Any, options: dict[str, Any]) -> Any:
         task = self.task
-        base = guider.inner_model
         prior = prior_in(guider, options, task.model, task.vae, task.image_size, self.texts)
-        run = Distillation(prior, task.views.prompt, task.settings, negative=task.views.negative, seed=task.seed)
-        own = run.guidance.method.settings
-        if guides_throughout(own):
-            prior.guide = make_guide(base, options, scale_of(own, lambda: run.progress, prior.T))
+        prior.max_batch = self.budget.fit.max_batch
+
+        def begin(settings: Settings) -> Distillation:
+            run = Distillation(prior, task.views.prompt, settings, negative=task.views.negative, seed=task.seed)
+            own = run.guidance.method.settings
+            if guides_throughout(own):
+                prior.guide = make_guide(guider.inner_model, options, scale_of(own, lambda: run.progress, prior.T))
+            return run
+
+        settings = task.settings
+        if self.budget.times:
+            self.say(f"timing {TIMED_STEPS} steps for a time_budget of {task.limits.minutes:g} minutes")
+            seconds = time_steps(begin(settings), self.stop)
+            settings = replace(settings, iterations=self.budget.timed(seconds).settings.iterations)
+            prior.guide = None
+        self.fitted(self.budget.fit)
+        run = begin(settings)
         if task.resume is not None:
             run.load(task.resume)
         self.started(run)

@@ -30,6 +30,12 @@ class Board:
                 self._pictures.pop(self._points.popitem(last=False)[0], None)
             return self._stops[node]
 
+    def note(self, node: str, text: str) -> None:
+        """Replace the note among the facts of ``node``."""
+        with self._lock:
+            if node in self._points:
+                self._points[node]["note"] = text
+
     def end(self, node: str) -> None:
         with self._lock:
             self._stops.pop(node, None)

@@ -113,6 +113,15 @@ class Watch:
         self.run = run
         self._last_step = time.monotonic()
 
+    def say(self, text: str) -> None:
+        """The line under the node, before the first step."""
+        self._server.send_progress_text(text, self.node, self._client)
+
+    def note(self, text: str) -> None:
+        """What is shown behind the chart's words, on a page that comes later too."""
+        BOARD.note(self.node, text)
+        self._send("distill3d.note", {"message": text})
+
     def stop(self) -> bool:
         """Whether the user asked to stop and keep; raises the host's interrupt when they cancelled instead."""
         manager.throw_exception_if_processing_interrupted()
