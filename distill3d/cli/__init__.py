@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import rich  # noqa: F401
         import tyro  # noqa: F401
 
+        from .allocator import keep_freed_memory
         from .app import dispatch
     except ImportError as error:
         sys.stderr.write(f'distill3d: the command line needs {error.name}: pip install "distill3d[cli]"\n')
@@ -54,4 +55,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    keep_freed_memory()
     return dispatch(arguments[0], arguments[1:])
