@@ -45,7 +45,7 @@ def shown_of(value: Any, index: int) -> tuple[Any, dict[str, Any]]:
     from ..distill3d.mesh import MeshView
     from .host.meshes import parts_of
 
-    return MeshView(parts_of(value, index)), {}
+    return MeshView(parts_of(value, index), fit=True), {}
 
 
 class RenderTurntable(io.ComfyNode):

@@ -174,6 +174,6 @@ def test_scales(scale: str, size: float, low: float) -> None:
 def test_bad_texture_settings_are_named(bad: dict) -> None:
     with pytest.raises(SettingsError, match="expected"):
         TextureSettings(**bad)
-    for mesh in ({"smooth": -1}, {"scale": "huge"}, {"metres": 0.0}):
+    for mesh in ({"smooth": -1}, {"scale": "huge"}, {"metres": 0.0}, {"metres": 1e39}, {"metres": 1e-50}):
         with pytest.raises(SettingsError, match="expected"):
             MeshSettings(**mesh)

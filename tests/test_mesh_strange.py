@@ -16,7 +16,7 @@ from distill3d.cli import main
 from distill3d.errors import MeshFileError
 from distill3d.mesh import MeshSettings, MeshView, SurfaceMesh, TextureSettings, clean, convert, read, write
 from distill3d.mesh.load import read_parts
-from distill3d.render.cameras import orbit
+from distill3d.render.cameras import orbit, ring
 from distill3d.render.pictures import picture
 
 QUADS = """# exported by hand, materials lost
@@ -255,3 +255,35 @@ def test_different_rows_are_those_that_numpy_finds() -> None:
         found = clean.unique_rows(rows)
         assert all(np.array_equal(a, b) for a, b in zip(found, (first, number.reshape(-1), count), strict=True))
     assert [len(part) for part in clean.unique_rows(rows[:0])] == [0, 0, 0]
+
+
+def test_two_objs_whose_names_come_to_the_same_letters_keep_their_pictures(tmp_path: Path) -> None:
+    """MTL names are plain ASCII: 日.obj and 本.obj both come to _."""
+    for name, level in (("日", 250), ("本", 10)):
+        write(square(poster().uvs, np.full((8, 8, 3), level, np.uint8)), tmp_path / f"{name}.obj")
+    for name, level in (("日", 250), ("本", 10)):
+        (part,) = read_parts(tmp_path / f"{name}.obj")
+        assert part.texture is not None and abs(int(part.texture.mean()) - level) < 2, name
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4], ids=["centred", "beside"])
+@pytest.mark.parametrize("side", [2.0, 0.3, 1.4])
+def test_a_box_of_any_size_is_seen_whole_and_large_from_all_sides(side: float, shift: float) -> None:
+    box = trimesh.creation.box((side, side, side))
+    corners = (box.vertices + shift).astype(np.float32)
+    flat = np.full_like(corners, 0.5)
+    mesh = SurfaceMesh(corners, box.faces.astype(np.int64), box.vertex_normals.astype(np.float32), flat, 0.0)
+    view = MeshView(mesh, fit=True)
+    for camera in (ring(8, 15.0)[i : i + 1] for i in range(8)):
+        hit = picture(view, camera, 64, kind="opacity")[..., 0] > 0
+        rows, columns = hit.any(1).nonzero(), hit.any(0).nonzero()
+        assert min(int(rows.min()), int(columns.min())) > 0 and max(int(rows.max()), int(columns.max())) < 63
+        assert hit.float().mean() > 0.2
+
+
+def test_a_turntable_never_replaces_what_the_mesh_is_made_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = write(square(poster().uvs, np.full((8, 8, 3), 90, np.uint8)), tmp_path / "a.obj")
+    before = (tmp_path / "a_color.png").read_bytes()
+    assert main(["turntable", str(source), "--out", str(tmp_path / "a_color.png")]) == 2
+    assert "belongs to a.obj" in capsys.readouterr().err.replace("\n", " ")
+    assert (tmp_path / "a_color.png").read_bytes() == before

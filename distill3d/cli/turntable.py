@@ -14,6 +14,7 @@ from rich.console import Console
 from ..errors import SettingsError
 from ..files import make_folder
 from ..mesh import MeshView, read_parts
+from ..mesh.beside import parts_of
 from ..mesh.load import SUFFIXES
 from ..optimize import checkpoint as checkpoints
 from ..optimize.saved import SavedField
@@ -72,6 +73,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
     path = flags.out or _beside(flags.source)
     if path.suffix.lower() not in (*FILMS, ".png"):
         raise SettingsError(f"expected a file ending in .mp4, .gif, .webp or .png, got {path.name!r}: rename it")
+    if path.resolve() in parts_of(flags.source):
+        raise SettingsError(f"expected a new file, got {path.name!r}, which belongs to {flags.source.name}: rename it")
     shown, options = _opened(flags.source, console)
     level = {"white": 1.0, "grey": GREY, "black": 0.0}[flags.background]
     options["background"] = torch.full((3,), level)
@@ -106,6 +109,6 @@ def _opened(source: Path, console: Console) -> tuple[Any, dict[str, Any]]:
     if source.suffix.lower() in SUFFIXES or (source.is_file() and source.suffix.lower() != ".safetensors"):
         parts = read_parts(source)
         app.warn(console, parts[0].report.get("warnings", ()))
-        return MeshView(parts), {}
+        return MeshView(parts, fit=True), {}
     saved = SavedField.load(checkpoints.load(source))
     return saved.field, {"occupancy": saved.occupancy}

@@ -6,23 +6,30 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 HEAD = 1 << 16
 """Bytes at the beginning of an OBJ in which its materials are looked for; they come before the faces that use them."""
-MARK = b"Distill3D"
-"""Stands near the beginning of every file that an OBJ of ours has beside it."""
+MARK_WITHIN = 4096
+"""Bytes at the beginning of a companion in which its mark stands."""
 PICTURES = ("map_kd", "norm", "map_ao")
 
 
 def missing(path: Path) -> list[str]:
     """Names that a ``.gltf`` or ``.obj`` refers to and that are not there; empty for other files and damaged ones."""
+    return [name for name in _named(path) if not (path.parent / name).is_file()]
+
+
+def parts_of(path: Path) -> set[Path]:
+    """The file and all that it refers to, there or not, as absolute paths."""
+    return {path.resolve(), *((path.parent / name).resolve() for name in _named(path))}
+
+
+def _named(path: Path) -> list[str]:
     readers = {".gltf": _named_by_gltf, ".obj": _named_by_obj}
     reader = readers.get(path.suffix.lower())
-    if reader is None:
-        return []
     try:
-        return [name for name in dict.fromkeys(reader(path)) if not (path.parent / name).is_file()]
+        return [] if reader is None else list(dict.fromkeys(reader(path)))
     except (OSError, ValueError, TypeError, AttributeError):
         return []
 
@@ -58,12 +65,17 @@ def _values(text: str, keys: Iterable[str]) -> list[str]:
     return [line[1].strip() for line in lines if len(line) == 2 and line[0].lower() in keys]
 
 
-def is_free(path: Path) -> bool:
-    """Whether a companion of an OBJ may be written there: nothing is there, or an earlier one of ours."""
+def mark(path: Path) -> str:
+    """What stands near the beginning of every file that the OBJ ``path`` of ours has beside it."""
+    return f"Distill3D, of <{quote(path.name)}>"
+
+
+def is_free(path: Path, owner: Path) -> bool:
+    """Whether a companion of the OBJ ``owner`` may be written there: nothing is there, or an earlier one of its own."""
     if not os.path.lexists(path):
         return True
     try:
         with path.open("rb") as file:
-            return MARK in file.read(256)
+            return mark(owner).encode() in file.read(MARK_WITHIN)
     except OSError:
         return False

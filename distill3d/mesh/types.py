@@ -65,8 +65,8 @@ class MeshSettings:
             raise SettingsError(f"expected 0 to 200 passes of smoothing, got {self.smooth}: try 5")
         if self.scale not in ("world", "unit", "metres"):
             raise SettingsError(f"expected a scale of 'world', 'unit' or 'metres', got {self.scale!r}: choose one")
-        if not (self.metres > 0 and np.isfinite(self.metres)):
-            raise SettingsError(f"expected a size in metres above 0, got {self.metres}: try 1")
+        if not 1e-6 <= self.metres <= 1e6:
+            raise SettingsError(f"expected a size of 1e-6 to 1e6 metres, got {self.metres}: try 1")
         if self.chunk < 1:
             raise SettingsError(f"expected a chunk of 1 point or more, got {self.chunk}: try {1 << 17}")
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import files
 from ..errors import SettingsError
-from .beside import MARK, is_free
+from .beside import is_free, mark
 from .clean import is_closed
 from .gltf import encode_glb
 from .images import encode_image
@@ -136,7 +136,7 @@ def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> by
 def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, bytes]:
     """Pictures and MTL before the OBJ that names them. Spaces in names would end a name in both formats.
 
-    Names that files of another origin have are not taken: a number is added until all are free or ours.
+    Names that other files have are not taken: a number is added until all are free or were written for this very OBJ.
     """
     if mesh.texture is None or mesh.uvs is None:
         return {path: encode_obj(mesh, metadata)}
@@ -144,13 +144,13 @@ def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, 
     there = {name: pixels for name, pixels in pictures.items() if pixels is not None}
     plain_stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in path.stem)
     stem, number = plain_stem, 1
-    while not all(is_free(path.with_name(name)) for name in [f"{stem}.mtl", *(f"{stem}_{n}.png" for n in there)]):
+    while not all(is_free(path.with_name(name), path) for name in [f"{stem}.mtl", *(f"{stem}_{n}.png" for n in there)]):
         number += 1
         stem = f"{plain_stem}-{number}"
-    lines = [f"# {MARK.decode()}", "newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1"]
+    lines = [f"# {mark(path)}", "newmtl baked", "Kd 1 1 1", "Ka 0 0 0", "Ks 0 0 0", "d 1", "illum 1"]
     made: dict[Path, bytes] = {}
     for name, pixels in there.items():
-        made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels, software=MARK.decode())
+        made[path.with_name(f"{stem}_{name}.png")] = encode_image(pixels, software=mark(path))
         lines += [f"{key} {stem}_{name}.png" for key in MAPS[name]]
     made[path.with_name(f"{stem}.mtl")] = ("\n".join(lines) + "\n").encode("ascii")
     made[path] = encode_obj(mesh, metadata, f"{stem}.mtl")
