@@ -17,6 +17,7 @@ from ..distill3d.optimize import Settings
 from . import reflect, stands_for
 from .host.conditioning import encode, width
 from .host.space import Space
+from .settings import WINDOW, schedule
 from .types import Loss, LossType, Plan, Prompts, PromptsType, ScheduleType
 from .words import in_words
 
@@ -148,6 +149,8 @@ class DistillLoss(io.ComfyNode):
         GradientSettings(**gradient)
         window = {"minimum": t_min, "maximum": t_max}
         window = {key: value for key, value in window.items() if value.strip() not in ("", reflect.AUTO)}
+        for key, value in window.items():
+            schedule(WINDOW[key], value)
         return io.NodeOutput(
             Loss(model, prompts, name.lower(), own, window, gradient, cfg, extras, settings, perp_neg_choice(perp_neg))
         )

@@ -154,7 +154,7 @@ class NeRFOptimizer(io.ComfyNode):
         if facts["note"]:
             log.warning(facts["note"])
         node = str(cls.hidden.unique_id)
-        with Watch(node, settings.iterations, facts) as watch:
+        with Watch(node, settings.iterations, facts) as watch, folders.kept_if_used(folder):
             recorder, estimates = Recorder(), Estimates(task, watch, facts["note"])
             finish = partial(_finish, recorder=recorder, estimates=estimates)
             field, images, sheet, text = distill(

@@ -16,6 +16,8 @@ from . import reflect
 from .host.guidance import guides_throughout, has_patches
 from .types import Loss, Plan
 
+WINDOW = {"minimum": "t_min", "maximum": "t_max"}
+"""Distill Loss's inputs for the ends of the timestep window."""
 OWNED = ("method", "sectors", "window", "gradient")
 """Settings that belong to Distill Loss and View Prompts."""
 
@@ -32,7 +34,7 @@ def assemble(loss: Loss, name: str, *, bundled: bool) -> Settings:
         own["guidance"] = loss.plan.schedule
         if guides_throughout(loss.settings_type):
             own["guidance_over"] = loss.plan.over
-    window = {name: _schedule(f"t_{name}", text) for name, text in loss.window.items()}
+    window = {name: schedule(WINDOW[name], text) for name, text in loss.window.items()}
     return replace(
         base,
         perp_neg=replace(base.perp_neg, **loss.perp_neg),
@@ -64,7 +66,8 @@ def unused(loss: Loss) -> str:
     return "; ".join(found)
 
 
-def _schedule(name: str, text: str) -> Schedule:
+def schedule(name: str, text: str) -> Schedule:
+    """``text`` of the input ``name``. Raises ``SettingsError`` with that name."""
     try:
         return parse(text)
     except SettingsError as error:
@@ -107,7 +110,7 @@ def _set(owner: Any, path: list[str], value: str, name: str, known: Sequence[str
     kind = typing.get_type_hints(type(owner))[head]
     try:
         return replace(owner, **{head: reflect.convert(kind, value)})
-    except SettingsError:
-        raise
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error.message}", advice=error.advice) from error
     except (TypeError, ValueError, KeyError) as error:
         raise SettingsError(f"{name} cannot be {value!r} ({error}): it is {inner} now") from error

@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -289,6 +290,34 @@ def test_stop_and_keep_gives_what_there_is(pack: ModuleType, monkeypatch: pytest
     assert json.loads(out.args[2])["iterations"]["done"] == 2
     assert not board.stop("7")
     assert points_of_last_run() == [1, 2]
+
+
+def test_a_run_stopped_before_its_first_step_says_so_and_leaves_no_folder(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    monkeypatch.setattr(get("host.watch").Watch, "stop", lambda self: True)
+    for budget in (0.0, 5.0):
+        with pytest.raises(errors.SettingsError, match="before the first step"):
+            optimise(iterations=5, time_budget=budget)
+    assert not list((tmp_path / "output").rglob("t_0*"))
+
+
+def test_a_run_whose_folder_is_removed_meanwhile_keeps_its_object(pack: ModuleType, tmp_path: Path) -> None:
+    watch = get("host.watch")
+    plain = watch.Watch._step
+
+    def remove(self: Any, step: Any) -> None:
+        plain(self, step)
+        if step.iteration == 2:
+            for folder in (tmp_path / "output").rglob("t_0*"):
+                shutil.rmtree(folder)
+
+    watch.Watch._step = remove
+    out = optimise(iterations=3)
+    watch.Watch._step = plain
+    assert out.args[0].saved.facts["iterations"] == 3
+    assert get("optimizer").Resume.execute("latest").args[2].endswith("3/3")
 
 
 def test_a_field_is_saved_loaded_turned_and_exported(pack: ModuleType, tmp_path: Path) -> None:

@@ -163,6 +163,8 @@ BAD = {
     "not a number": ("field.grid.levels = many", "cannot be 'many'"),
     "too deep": ("iterations.x = 1", "too deep"),
     "another node's": ("method = csd", "unknown setting"),
+    "no schedule": ("losses.sparsity = nan", "losses.sparsity: "),
+    "endless": ("render.samples_per_ray = 100000000", "1 to 16384"),
 }
 
 
@@ -173,6 +175,20 @@ def test_lines_that_cannot_be_used_say_why(pack: ModuleType, line: str, message:
     made = settings.assemble(loss(), "draft", bundled=True)
     with pytest.raises(errors.SettingsError, match=re.escape(message)):
         settings.override(made, line)
+
+
+@pytest.mark.parametrize("given", [{"t_min": "foo"}, {"t_max": "nan"}, {"t_max": "0.5->"}], ids=str)
+def test_a_bad_end_of_the_window_is_refused_by_its_own_node_and_name(pack: ModuleType, given: dict[str, str]) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    with pytest.raises(errors.SettingsError, match=f"^{next(iter(given))}: "):
+        loss(**given)
+
+
+@pytest.mark.parametrize("prefix", ["x\0y", "a" * 300], ids=["nul", "long"])
+def test_a_prefix_no_file_system_takes_is_an_output_error(pack: ModuleType, prefix: str) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    with pytest.raises(errors.OutputError):
+        get("host.folders").new_folder(prefix)
 
 
 def test_models_that_cannot_be_distilled_are_refused_with_advice(pack: ModuleType) -> None:

@@ -98,6 +98,7 @@ def test_image_space_passes_gradients_through_the_encoder(tiny_pipeline: Path) -
         (lambda: Settings2D(view="top"), "none, front, side, back"),
         (lambda: choose(("sds", "SDS")), "without repetition"),
         (lambda: choose(("dds",)), "unknown method"),
+        (lambda: choose(("all", "dds")), "unknown method"),
     ],
 )
 def test_mistakes_say_what_to_write_instead(make, says: str) -> None:

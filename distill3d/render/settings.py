@@ -13,6 +13,10 @@ BOX_DIAGONAL = 2 * math.sqrt(3.0)
 Precision = Literal["fp32", "bf16"]
 
 
+MOST_SAMPLES = 1 << 14
+"""A ray with more is no finer than the density's own arithmetic, and one step takes hours."""
+
+
 @dataclass(frozen=True)
 class RenderSettings:
     """How finely rays are sampled and how much memory a render may take."""
@@ -38,9 +42,12 @@ class RenderSettings:
     with bf16 instructions, a loss elsewhere; normals stay in fp32."""
 
     def __post_init__(self) -> None:
-        if self.samples_per_ray < 1 or self.max_points < 1:
+        if not 1 <= self.samples_per_ray <= MOST_SAMPLES or self.max_points < 1:
             got = f"{self.samples_per_ray} and {self.max_points}"
-            raise SettingsError(f"expected samples_per_ray and max_points of 1 or more, got {got}")
+            raise SettingsError(
+                f"expected samples_per_ray of 1 to {MOST_SAMPLES} and max_points of 1 or more, got {got}: the defaults "
+                "do for most objects"
+            )
         if self.cull_below < 0 or not 0 <= self.cull_transmittance < 1 or not 0 <= self.normal_weight < 1:
             raise SettingsError("expected cull_below >= 0, and cull_transmittance and normal_weight within 0..1")
         if not self.memory_gb >= 0:

@@ -111,11 +111,11 @@ def choose(methods: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         SettingsError: an unknown name, or one twice.
     """
-    if "all" in methods:
+    if methods == ("all",):
         return tuple(name.lower() for name in METHODS)
     names = tuple(lookup(name).method.name.lower() for name in methods)
     if not names or len(set(names)) < len(names):
-        raise SettingsError(f"expected methods without repetition and at least one, got {methods}: or write all")
+        raise SettingsError(f"expected methods without repetition and at least one, got {methods}: or write all alone")
     return names
 
 

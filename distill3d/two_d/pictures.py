@@ -142,7 +142,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def _pixel(point: Sequence[float], size: int) -> tuple[float, float]:
     x, y = ((v / _PLANE + 1) / 2 * (size - 1) for v in (point[0], -point[1]))
-    return x, y
+    far = 4 * size  # a line to a point far outside is drawn pixel by pixel
+    return min(max(x, -far), far), min(max(y, -far), far)
 
 
 def _beside(images: Sequence[Image]) -> Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -39,10 +41,25 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
 
 def new_folder(prefix: str) -> Path:
     """A folder of a number not used yet, made and proven writable. Raises ``OutputError``."""
+    if "\0" in prefix:
+        raise OutputError(f"expected a file prefix of letters, got {prefix!r}: write e.g. {RUNS}")
     parent, name, number, _ = numbered(prefix)
-    while (parent / f"{name}_{number:05}_").exists():
-        number += 1
+    try:
+        while (parent / f"{name}_{number:05}_").exists():
+            number += 1
+    except OSError as error:
+        raise output_error(parent / name, error) from error
     return make_folder(parent / f"{name}_{number:05}_")
+
+
+@contextlib.contextmanager
+def kept_if_used(folder: Path) -> Iterator[None]:
+    """Remove a run's folder in the end if nothing was written there: the run ended before its first step."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def found(kind: str) -> list[str]:

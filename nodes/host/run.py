@@ -18,6 +18,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...distill3d.errors import SettingsError
 from ...distill3d.optimize import Distillation, Listener, Settings
 from ...distill3d.optimize.checkpoint import Checkpoint
 from ...distill3d.optimize.fit import TIMED_STEPS, Fit, time_steps
@@ -169,6 +170,7 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
         if self.budget.times:
             self.say(f"timing {TIMED_STEPS} steps for a time_budget of {task.limits.minutes:g} minutes")
             seconds = time_steps(begin(settings), self.stop)
+            self._check_kept(1 if not self.stop() else 0)
             settings = replace(settings, iterations=self.budget.timed(seconds).settings.iterations)
             prior.guide = None
         self.fitted(self.budget.fit)
@@ -177,7 +179,12 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
             run.load(task.resume)
         self.started(run)
         run.run(listeners=self.listeners, folder=task.folder, stop=self.stop)
+        self._check_kept(run.iteration)
         return self.finish(run)
+
+    def _check_kept(self, steps: int) -> None:
+        if not steps:
+            raise SettingsError("stopped before the first step, so there is nothing to keep: run the graph again")
 
 
 def set_texts(guider: Any, conds: Iterable[Conditioning]) -> None:
