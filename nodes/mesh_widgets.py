@@ -14,6 +14,22 @@ from . import reflect
 
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
 SHOWN = ("resolution", "face_budget", "texture_size")
+BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "MeshSettings": {
+        "resolution": (8, 1024),
+        "refine": (0, 20),
+        "component_share": (0.0, 1.0),
+        "smooth": (0, 200),
+        "metres": (1e-6, 1e6),
+    },
+    "TextureSettings": {
+        "size": (0, 8192),
+        "supersample": (1, 8),
+        "unwrap_seconds": (0.0, 1e6),
+        "padding": (0, 64),
+    },
+}
+"""What the settings take, so that a wrong number is refused before a run and not after it."""
 TEXTURE = "texture_"
 """Begins the name of every input that belongs to ``TextureSettings``."""
 _SOURCE = Path(__file__).resolve().parents[1] / "distill3d" / "mesh" / "types.py"
@@ -55,7 +71,8 @@ def widgets(
                 io.Combo.Input(name, options=options, default=str(value), tooltip=tip, advanced=advanced, optional=True)
             )
         elif kind in kinds:
-            made.append(reflect.widget(name, kinds[kind], value, tip, advanced=bool(advanced)))
+            bounds = BOUNDS[owner].get(own)
+            made.append(reflect.widget(name, kinds[kind], value, tip, advanced=bool(advanced), bounds=bounds))
     order = {"resolution": 0, "face_budget": 1}
     return sorted((item for item in made if item is not None), key=lambda item: order.get(item.id, 9))
 

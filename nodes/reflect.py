@@ -70,15 +70,28 @@ def is_schedule(kind: Any) -> bool:
     return isinstance(plain(kind), type) and issubclass(plain(kind), Schedule)
 
 
-def widget(name: str, kind: Any, default: Any, tooltip: str, *, advanced: bool = False) -> Any | None:
-    """The input for one field whose value is used as it is shown; None for a type no widget shows."""
+def widget(
+    name: str,
+    kind: Any,
+    default: Any,
+    tooltip: str,
+    *,
+    advanced: bool = False,
+    bounds: tuple[float, float] | None = None,
+) -> Any | None:
+    """The input for one field whose value is used as it is shown; None for a type no widget shows.
+
+    The host refuses what is outside ``bounds`` before the graph runs.
+    """
     more: dict[str, Any] = {"tooltip": tooltip, "advanced": advanced or None, "optional": True}
     if kind is bool:
         return io.Boolean.Input(name, default=bool(default), **more)
     if kind is int:
-        return io.Int.Input(name, default=int(default), min=0, max=2**31 - 1, **more)
+        low, high = bounds or (0, 2**31 - 1)
+        return io.Int.Input(name, default=int(default), min=int(low), max=int(high), **more)
     if kind is float:
-        return io.Float.Input(name, default=float(default), min=-1e6, max=1e6, step=0.001, round=False, **more)
+        low, high = bounds or (-1e6, 1e6)
+        return io.Float.Input(name, default=float(default), min=low, max=high, step=0.001, round=False, **more)
     if typing.get_origin(kind) is Literal:
         return io.Combo.Input(name, options=[str(w) for w in typing.get_args(kind)], default=str(default), **more)
     if kind is str:

@@ -208,3 +208,22 @@ def test_cancel_a_full_disk_and_a_folder_in_the_way_leave_nothing(
     for work in (lambda: convert(ball), lambda: turn(ball, keep="gif")):
         with pytest.raises(errors.OutputError, match="choose another"):
             work()
+
+
+def test_a_number_the_mesh_refuses_is_outside_its_widget(pack: ModuleType) -> None:
+    """Wrong numbers are to be refused before an object is distilled, not after it."""
+    types = importlib.import_module("pack.distill3d.mesh.types")
+    errors = importlib.import_module("pack.distill3d.errors")
+    for owner, bounds in get("mesh_widgets").BOUNDS.items():
+        cls = getattr(types, owner)
+        for name, (low, high) in bounds.items():
+            for value in (low, high):
+                cls(**{name: value})
+            tight = [low - 1] if name == "unwrap_seconds" else [low - 1, high * 2]
+            if (owner, name) == ("TextureSettings", "size"):
+                tight = [high * 2]  # 0 is no texture, so the widget begins there
+            for value in tight:
+                with pytest.raises(errors.SettingsError, match="expected"):
+                    cls(**{name: value})
+    items = {item.id: item for item in get("mesh_export").MeshExport.define_schema().inputs}
+    assert (items["resolution"].min, items["resolution"].max, items["texture_padding"].max) == (8, 1024, 64)
