@@ -65,7 +65,8 @@ class NeRFOptimizer(io.ComfyNode):
                 io.String.Input(
                     "prefix",
                     default=f"{folders.RUNS}/run",
-                    tooltip="Where checkpoints go, inside the output folder; numbered.",
+                    tooltip="Where checkpoints go, inside the output folder; numbered. Resume lists those below "
+                    f"{folders.ROOT}.",
                     advanced=True,
                 ),
                 CheckpointType.Input(

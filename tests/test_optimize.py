@@ -130,6 +130,13 @@ def test_a_single_not_finite_answer_costs_one_step_only() -> None:
     assert (run.skipped, run.guard.rate) == (1, 1.0)
 
 
+def test_a_run_of_which_no_step_could_be_used_is_no_success(tmp_path: Path) -> None:
+    run = Distillation(spoiled(0), "a red ball", replace(SMALL, iterations=2))
+    with pytest.raises(DivergedError, match="as it began"):
+        run.run(folder=tmp_path)
+    assert run.skipped == 2 and (tmp_path / "checkpoint.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("losses", "blob", "words"),
     [(LossSettings(sparsity=Constant(1e5)), 10.0, "vanished"), (LossSettings(), 4000.0, "fills the view")],

@@ -21,7 +21,7 @@ from ..files import write_bytes
 
 FILE_NAME = "checkpoint.safetensors"
 FORMAT = 1
-_ANOTHER = "Resume from another checkpoint, or leave {resume} out and start again"
+_ANOTHER = "Choose another one or, if you meant to resume, leave {resume} out and start again"
 _PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 

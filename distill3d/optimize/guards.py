@@ -64,6 +64,14 @@ class Guard:
             return f"{culprit} was not finite {self.not_finite} times in a row: going on at {self.rate:g} of the rate"
         return None
 
+    def check_kept(self, iterations: int, skipped: int) -> None:
+        """At the end of a run. Raises ``DivergedError`` when not one of its iterations could be used."""
+        if iterations and skipped >= iterations:
+            raise DivergedError(
+                f"expected finite numbers, got none in {iterations} iterations: the object is as it began. ",
+                advice="Lower the guidance scale and {losses.sparsity}, or run the model in fp32 ({dtype})",
+            )
+
     def check_opacity(self, opacity: float) -> None:
         """Count one iteration's mean opacity.
 

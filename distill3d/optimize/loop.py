@@ -181,6 +181,7 @@ class Distillation:
             raise
         if folder is not None and self.iteration:
             self.save(folder)
+        self.guard.check_kept(self.iteration, self.skipped)
         return self.done
 
     def _emit(self, event: Event) -> None:
