@@ -10,7 +10,7 @@ import pytest
 from client import checkpoints, iteration
 
 FAR = 1_000_000
-MINUTES = 0.25
+MINUTES = 0.6
 
 
 def limited(**limits: float) -> dict[str, Any]:
