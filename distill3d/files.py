@@ -52,14 +52,11 @@ def make_folder(path: Path) -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path to write to, with ``path``'s suffix; it becomes ``path`` when the block ends without an error.
 
-    A folder that somebody removed meanwhile is made again: what was computed is not lost for it.
-
     Raises:
         OutputError: for any ``OSError`` inside the block; the temporary file is removed and ``path`` is untouched.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         temporary = Path(name)
         os.close(handle)

@@ -6,6 +6,7 @@ named generators, one a purpose, so two methods on one seed see the same cameras
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -400,6 +401,8 @@ class Distillation:
         except DivergedError as error:
             late = error
         self.watch.lap(wait=True)
+        with contextlib.suppress(OSError):  # removed meanwhile; what cannot be made is said by the writer
+            folder.mkdir(parents=True, exist_ok=True)
         path = checkpoints.save(folder, state.capture(self))
         self._emit(Checkpointed(path, self.iteration))
         if late is not None:
