@@ -67,7 +67,7 @@ class NeRFOptimizer(io.ComfyNode):
                     "prefix",
                     default=f"{folders.RUNS}/run",
                     tooltip="Where checkpoints go, inside the output folder; numbered. Resume lists those below "
-                    f"{folders.ROOT}.",
+                    f"{folders.ROOT}. A resumed run stays in its own folder.",
                     advanced=True,
                 ),
                 CheckpointType.Input(
