@@ -19,7 +19,7 @@ from PIL import Image
 
 from distill3d.cli import generate as generate_module
 from distill3d.cli import main, resume
-from distill3d.cli.app import free_folder
+from distill3d.cli.app import free_folder, slug
 from distill3d.cli.generate import KEPT, Generate
 from distill3d.cli.model import bundled
 from distill3d.errors import CheckpointError, SettingsError
@@ -236,7 +236,7 @@ def test_a_resumed_run_s_curves_begin_with_the_run_and_its_folder_is_kept_to_one
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.setattr(generate_module, "_stopped_by_signals", lambda console: nullcontext(_Soon()))
+    monkeypatch.setattr(generate_module, "stopped_by_signals", lambda console: nullcontext(_Soon()))
     assert generate(tiny_pipeline, out) == 130
     monkeypatch.undo()
     assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "curves.json", "flags.json"]
@@ -252,6 +252,11 @@ def test_a_resumed_run_s_curves_begin_with_the_run_and_its_folder_is_kept_to_one
     assert generate(tiny_pipeline, whole) == 0
     assert series == json.loads((whole / "report.json").read_text())["curves"]["series"], "as of a run in one piece"
     assert not list(tmp_path.rglob(".lock"))
+
+
+def test_a_prompt_in_any_script_names_a_folder() -> None:
+    assert slug("A red cube!") == "a-red-cube" and slug("ein röter Würfel 立方体") == "ein-roter-wurfel"
+    assert slug("立方体 🟥") == "object" and slug("red→cube") == "red-cube"
 
 
 def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:

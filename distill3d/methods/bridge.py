@@ -49,8 +49,8 @@ class BridgeSettings(MethodSettings):
     source: SourceKind = "target_negative"
     """The source prompt: target_negative (prompt and modifier), or modifier (the modifier alone)."""
     given: str = ""
-    """The source prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier. Only with
-    source target_negative."""
+    """The source prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier. Only
+    with source target_negative."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
