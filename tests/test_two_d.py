@@ -26,7 +26,7 @@ from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS, Constant, Linear
 from distill3d.two_d import TARGET_TEXT, Settings2D, distil, mixture_prior, settings_for
 from distill3d.two_d.latents import choose, mean_norm, noise_errors, norms_over_timesteps
 from distill3d.two_d.mixture import density, distance_to_mode, modes, ring
-from distill3d.two_d.pictures import moments, sheet, thinned
+from distill3d.two_d.pictures import curves, moments, sheet, smoothed, thinned
 
 ALL = tuple(name.lower() for name in METHODS)
 TINY = ["--render.samples-per-ray", "24", "--field.grid.levels", "4", "--field.grid.log2-table-size", "12"]
@@ -351,6 +351,17 @@ def test_a_falling_schedule_is_drawn_falling_and_all_schedules_have_a_picture() 
         assert picture.size == (480, 240) and len(picture.getcolors(1 << 20) or []) > 3
     assert chart({}).size == (560, 300)
     assert all(s(0) > s(1) and 0.55 < s(1) / s(0) < 0.65 for s in DYNAMIC_GUIDANCE.values())
+
+
+def test_curves_are_smoothed_and_mgda_weights_drawn_where_there_are_any() -> None:
+    assert smoothed([(1, 4.0), (2, 2.0), (3, 0.0)], 2) == [(1, 4.0), (2, 3.0), (3, 1.0)]
+    assert smoothed([(1, 4.0), (2, 2.0)], 1) == [(1, 4.0), (2, 2.0)] and smoothed([], 5) == []
+    run = Settings2D(iterations=4, batch=2)
+    pictured = {
+        m: curves([distil(mixture_prior(), TARGET_TEXT, published(m), run, start=ring(2))], {}, {}).height
+        for m in ("sds", "tbsd", "bsd")
+    }
+    assert pictured["tbsd"] == pictured["bsd"] == pictured["sds"] + chart({}).height
 
 
 def _blue(pixel: tuple[int, int, int]) -> bool:
