@@ -364,6 +364,15 @@ def test_curves_are_smoothed_and_mgda_weights_drawn_where_there_are_any() -> Non
     assert pictured["tbsd"] == pictured["bsd"] == pictured["sds"] + chart({}).height
 
 
+def test_a_line_without_points_keeps_its_colour_from_the_others() -> None:
+    def colours(lines: dict[str, list[tuple[float, float]]]) -> tuple[bool, bool]:
+        found = [c for _, c in chart(lines).convert("RGB").getcolors(1 << 20)]
+        return any(map(_blue, found)), any(r > 180 and g < 90 and b < 90 for r, g, b in found)
+
+    assert colours({"a": [], "b": [(0, 0), (1, 1)], "c": [(0, 1)]}) == (False, True)
+    assert colours({"a": [(0, 0), (1, 1)], "c": []}) == (True, False)
+
+
 def _blue(pixel: tuple[int, int, int]) -> bool:
     red, green, blue = pixel
     return blue > 140 and red < 90 and green < 160

@@ -100,8 +100,8 @@ def curves(
     for part in PARTS[:2]:
         terms = lines(lambda r, part=part: _series(r, f"norm/{part}"))  # type: ignore[misc]
         images.append(chart(terms, title=f"{part} term, L2 norm{over}", x="iteration", log=True))
-    balance = {name: points for name, points in lines(lambda r: _series(r, "lambda")).items() if points}
-    if balance:
+    balance = lines(lambda r: _series(r, "lambda"))
+    if any(balance.values()):
         title = f"weight of the shape (TBSD) or classifier (BSD) term{over}"
         images.append(chart(balance, title=title, x="iteration"))
     images.append(chart(errors, title="noise-prediction error e(t) of the results", x="timestep", log=True))
