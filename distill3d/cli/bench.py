@@ -70,6 +70,8 @@ class Render:
     """Timed runs of each variant, in turns; medians are reported."""
     dense_up_to: int = 128
     """Largest size that is also rendered densely."""
+    device: str = "cpu"
+    """Cpu, or cuda: there with nerfacc's sampler and compositor beside ours where it works."""
 
 
 @dataclass(frozen=True)
