@@ -10,7 +10,7 @@ import nerfacc_stand_in as stand_in
 import pytest
 import torch
 
-from distill3d.bench import render, scaling, sd15, step, timing
+from distill3d.bench import encoder, render, scaling, sd15, step, timing
 from distill3d.cli import main
 from distill3d.render import marching
 
@@ -81,3 +81,30 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
     missing = "mps" if torch.cuda.is_available() else "cuda"
     assert main(["bench", "render", "--device", missing, "--sizes", "8"]) == 1
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["render", "--sizes", "0"], "--sizes of 1 or more"),
+        (["render", "--sizes"], "--sizes of 1 or more"),
+        (["render", "--sizes", "8", "--share", "-1"], "share of the box from 0 to 0.5, got -1.0"),
+        (["encoder", "--points", "0"], "--points of 1 or more"),
+        (["memory", "--size", "0"], "--size of 1 or more"),
+        (["scaling", "--largest", "10"], "--largest of 64 or more"),
+        (["scaling", "--cells", "24", "24"], "two or more --cells"),
+        (["step", "--iterations", "0"], "--iterations of 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *flags, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert says in " ".join(captured.err.split()) and captured.out == ""
+
+
+def test_the_encoder_s_figures_name_their_device() -> None:
+    found = encoder.run(repeats=1, points=64)
+    assert found["device"] == "cpu" and found["gradient_difference_l8_vectorised"] < 1e-5
+    assert encoder.backend_variants(torch.device("meta"))[1] == {}
+    refused = encoder.backend_variants(torch.device("cuda"))[1] if not torch.cuda.is_available() else {"triton": ""}
+    assert "triton" in refused

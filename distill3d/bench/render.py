@@ -13,7 +13,7 @@ from ..priors.load import resolve_device
 from ..render import marching
 from ..render.settings import RenderSettings
 from .scene import Scene
-from .timing import figures, one_thread, take_turns
+from .timing import at_least, figures, one_thread, take_turns
 
 SIZES = (64, 128, 256, 512)
 
@@ -43,7 +43,9 @@ def run(
 
     Raises:
         PriorError: no such device here.
+        SettingsError: sizes, samples or a share that cannot be.
     """
+    at_least(1, sizes=min(sizes, default=0))
     where = resolve_device(device)
     on_cpu = where.type == "cpu"
     settings = RenderSettings(samples_per_ray=samples)

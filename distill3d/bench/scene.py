@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
 from ..fields.density import DensityField, FieldSettings
 from ..render.cameras import Cameras, orbit
 from ..render.marching import TORCH, Marching
@@ -23,6 +24,9 @@ class Scene:
         settings: the field's; None is the CPU profile.
         resolution: cells along each side of the occupancy grid.
         device: where it is rendered.
+
+    Raises:
+        SettingsError: a share that a ball in the box cannot have.
     """
 
     def __init__(
@@ -32,6 +36,8 @@ class Scene:
         resolution: int = 48,
         device: torch.device | str = "cpu",
     ) -> None:
+        if not 0 <= share <= 0.5:
+            raise SettingsError(f"expected an occupied share of the box from 0 to 0.5, got {share}: 0.1 is usual")
         self.device = torch.device(device)
         field = DensityField(settings or FieldSettings(), generator=torch.Generator().manual_seed(0))
         self.field, self.grid = field.to(self.device), OccupancyGrid(resolution).to(self.device)
