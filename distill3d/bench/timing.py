@@ -17,9 +17,7 @@ def at_least(least: int, **values: int) -> None:
     """Raises ``SettingsError`` for the first of ``values`` that is smaller."""
     for name, value in values.items():
         if value < least:
-            raise SettingsError(
-                f"expected --{name} of {least} or more, got {value}: leave it out for the default"
-            )
+            raise SettingsError(f"expected --{name} of {least} or more, got {value}: leave it out for the default")
 
 
 @contextmanager
