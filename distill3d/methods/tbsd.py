@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NULL, TARGET, Evaluation, Method, Preset, dot, guided_target, mgda_weight
+from .base import NULL, TARGET, Evaluation, Method, Preset, beside, dot, guided_target, mgda_weight
 from .sds import sds
 from .settings import MethodSettings
 
@@ -184,8 +184,8 @@ class TBSD(Method[TBSDSettings]):
         if self._source not in self.evaluations(progress):
             g_shape = s.kappa * (e_y - e[NULL])
             return g_shape, g_shape, 1.0
-        p = self._p(progress, time)
         g_shape, g_tex = terms(e_y, e[NULL], e[self._source], s.a(progress))
+        p = beside(self._p(progress, time), g_tex)
         g_shape = s.kappa * g_shape
         if isinstance(p, Tensor):  # samples before the start have no source, and so no texture term yet
             g_tex = torch.where(p > 0, g_tex, g_shape)
@@ -202,7 +202,7 @@ class TBSD(Method[TBSDSettings]):
         G = tbsd(g_shape, g_tex, w, lam, omega)
         if self.settings.opening == "csd":
             return G
-        p, opening = self._p(progress, time), sds(guided_target(e), e[NULL], eps, w, omega)
+        p, opening = beside(self._p(progress, time), G), sds(guided_target(e), e[NULL], eps, w, omega)
         if isinstance(p, Tensor):
             return torch.where(p == 0, opening, G)
         return opening if p == 0 else G
