@@ -218,8 +218,9 @@ def test_threads_are_set_only_when_asked() -> None:
         assert torch.get_num_threads() == suggested_threads() >= 1
     finally:
         torch.set_num_threads(before)
-    with pytest.raises(SettingsError, match="threads"):
-        Execution(threads=-2)
+    for wrong in (-2, 100_000):
+        with pytest.raises(SettingsError, match="threads"):
+            Execution(threads=wrong)
 
 
 # ---- settings that fit
