@@ -28,7 +28,9 @@ from distill3d.cli.model import bundled
 from distill3d.errors import CheckpointError, SettingsError
 from distill3d.locks import claimed
 from distill3d.mesh import MeshSettings
+from distill3d.optimize import Distillation
 from distill3d.optimize import checkpoint as checkpoints
+from distill3d.optimize.fit import Cost
 from distill3d.priors.load import bundled_prior_path
 
 FAST = ["--iterations", "3", "--resolution", "16", "--render.samples-per-ray", "24", "--turntable-frames", "4"]
@@ -206,12 +208,37 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(tiny_pipeli
 
 
 def test_resume_takes_the_flags_beside_the_settings_from_the_runs_folder(tmp_path: Path) -> None:
-    asked = Generate("a red cube", turntable_frames=3, mesh=MeshSettings(resolution=24), tokenizer=Path("clip"))
+    asked = Generate(
+        "a red cube", turntable_frames=3, vram_gb=8.0, mesh=MeshSettings(resolution=24), tokenizer=Path("clip")
+    )
     resume.keep(tmp_path, asked, KEPT)
     found = replace(Generate("a red cube"), **resume.kept(tmp_path, Generate, KEPT))
     assert found == replace(asked, tokenizer=Path("clip").absolute())
     (tmp_path / resume.FILE_NAME).write_text("{")
     assert resume.kept(tmp_path, Generate, KEPT) == {}
+
+
+def test_a_resumed_run_asks_for_as_few_rows_at_once_as_its_memory_allows(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+
+    class Seen(Distillation):
+        def run(self, *arguments: object, **named: object) -> bool:
+            rows.append(self.prior.max_batch)
+            return super().run(*arguments, **named)  # type: ignore[arg-type]
+
+    out, big = tmp_path / "run", Cost(weights=1_900_000_000, encoder=3_100_000_000, row=300_000_000)
+    monkeypatch.setattr(generate_module, "cost_of", lambda prior: big)
+    monkeypatch.setattr(generate_module, "Distillation", Seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(generate_module, "stopped_by_signals", lambda console: nullcontext(_Soon()))
+        assert generate(tiny_pipeline, out, "--vram-gb", "6.2") == 130
+    for flags in (["--vram-gb", "12"], ["--time-budget", "5"]):
+        status, message = bad(capsys, "generate", "--resume", str(out), *flags)
+        assert status == 2 and "keeps its settings" in message
+    assert main(["generate", "--resume", str(out)]) == 0
+    assert rows == [1, 1] and "one row at a time" in capsys.readouterr().err
 
 
 def test_resume_names_a_model_that_moved_and_a_checkpoint_that_would_be_replaced(tmp_path: Path) -> None:

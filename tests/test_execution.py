@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_run import SMALL, make_prior, parameters
 from torch import Tensor
 
@@ -217,8 +218,9 @@ def test_threads_are_set_only_when_asked() -> None:
         assert torch.get_num_threads() == suggested_threads() >= 1
     finally:
         torch.set_num_threads(before)
-    with pytest.raises(SettingsError, match="threads"):
-        Execution(threads=-2)
+    for wrong in (-2, 100_000):
+        with pytest.raises(SettingsError, match="threads"):
+            Execution(threads=wrong)
 
 
 # ---- settings that fit
@@ -294,9 +296,34 @@ def test_limits_must_be_positive(wrong: dict[str, float]) -> None:
 def test_the_cost_of_a_real_prior_is_read_off_its_parts(tiny_pipeline: Path) -> None:
     prior = load_prior(tiny_pipeline)
     cost = cost_of(prior)
-    assert cost.weights == 4 * sum(p.numel() for m in (prior.unet, prior.vae) for p in m.parameters())
+    text = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
+    held = sum(p.numel() for m in (prior.unet, prior.vae) for p in m.parameters())
+    assert cost.weights == 4 * (held + sum(v.numel() for v in text.values()))
     assert cost.encoder > 0 and cost.row > 0
     assert cost_of(make_prior()) == Cost(0, 0, 0)
+    prior.unload_text_encoder()
+    assert cost_of(prior).weights == 4 * held
+
+
+def test_a_small_encoder_makes_a_run_fit_as_the_message_promises(tiny_pipeline: Path) -> None:
+    import diffusers
+
+    prior = load_prior(tiny_pipeline)
+    plain = cost_of(prior)
+    tiny = diffusers.AutoencoderTiny(encoder_block_out_channels=(2, 2), num_encoder_blocks=(1, 1))
+    prior._small = small_encoder.SmallEncoder(tiny, Path("tiny"))
+    small = cost_of(prior)
+    assert small.weights == plain.weights + 4 * sum(p.numel() for p in tiny.parameters())
+    assert small.encoder == pytest.approx(plain.encoder * 2 / prior.vae.config.block_out_channels[0], rel=1e-6)
+    assert small.row == plain.row
+
+
+def test_the_report_does_not_call_used_what_nothing_called(tiny_pipeline: Path, tmp_path: Path) -> None:
+    plain = load_prior(tiny_pipeline)
+    assert plain.accelerate(bf16_encoder=True).accelerators == {"bf16 of the encoder": "not used: never called"}
+    prior = load_prior(tiny_pipeline, encoder=saved_autoencoder(plain, tmp_path / "small"))
+    prior.accelerate(bf16_encoder=True).encode(torch.rand(1, 3, prior.image_size, prior.image_size))
+    assert "small encoder" in prior.accelerators["bf16 of the encoder"]
 
 
 # ---- the regression guard
@@ -329,6 +356,39 @@ def test_compare_names_what_became_slower_than_noise() -> None:
     assert [n for n, c in changes.items() if c.worse] == ["cpu_ms_l8_ours", "speedup_l8_vs_gather"]
     assert [n for n, c in changes.items() if c.better] == ["ms.render"]
     assert not any(c.worse or c.better for c in compare.compare(BEFORE, BEFORE))
+
+
+def test_compare_reads_the_figures_of_every_benchmark() -> None:
+    before = {"shape": "torus", "ours": {"seconds": 10.0, "peak_mb": 500.0, "faces": 20000}, "speedup": 9.0}
+    after = {**before, "ours": {"seconds": 20.0, "peak_mb": 500.0, "faces": 10}}
+    assert [c.name for c in compare.compare(before, after) if c.worse] == ["ours.seconds"]
+    assert compare.gone(before, {"ours": {}}) == ["ours.seconds", "ours.peak_mb", "speedup"]
+    world = {"benchmark": "world", "images_per_cpu_second": {"plain": 1400.0, "full": 180.0}}
+    slower = {**world, "images_per_cpu_second": {"plain": 1350.0, "full": 90.0}}
+    assert [c.name for c in compare.compare(world, slower) if c.worse] == ["images_per_cpu_second.full"]
+
+
+@pytest.mark.parametrize("other", [{"share": 0.2}, {"side": 128}, {"image_size": 32}])
+def test_other_circumstances_are_not_compared(other: dict[str, float]) -> None:
+    figures = {"cpu_ms_a": 1.0, "share": 0.1, "side": 64, "image_size": 64}
+    with pytest.raises(SettingsError, match=f"one measurement, got {next(iter(other))}"):
+        compare.compare(figures, {**figures, **other})
+    parts = {"cpu_ms_a": 1.0, "share": {"unet": 0.4}}
+    assert compare.compare(parts, {"cpu_ms_a": 1.0, "share": {"unet": 0.5}}), "a step's share is a figure"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_is_read_in_the_encoding_its_shell_wrote(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(json.dumps(BEFORE).encode(encoding))
+    assert compare.read(tmp_path / "a.json") == BEFORE
+
+
+def test_odd_numbers_and_depths_are_no_crash(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(SettingsError, match="written by distill3d bench"):
+        compare.read(tmp_path / "deep.json")
+    odd = {"cpu_ms_a": 10**400, "cpu_ms_b": float("nan"), "cpu_ms_c": 1.0}
+    assert [c.name for c in compare.compare(odd, odd)] == ["cpu_ms_c"]
 
 
 def test_compare_names_what_is_no_longer_measured() -> None:

@@ -121,6 +121,24 @@ def test_tiles_start_only_where_the_estimate_exceeds_the_limit() -> None:
         RenderSettings(precision="fp8")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("gb", [0.05, 0.3, 0.65, 2.0])
+@pytest.mark.parametrize("graph", [1 << 14, 1 << 20])
+def test_what_fits_the_limit_is_made_once(gb: float, graph: int) -> None:
+    settings = replace(EXACT, memory_gb=gb, max_points=graph)
+    for points in (100, 20_000, 80_000, 400_000, 1_000_000, 6_000_000):
+        need = estimate(points, 0, settings)
+        fits = min(need.whole if points <= graph else need.chunks, need.chunks) <= 1e9 * gb
+        assert need.mode != "tiles" or not (need.whole <= 1e9 * gb and points <= graph), points
+        assert fits or need.mode == "tiles", points
+    assert picture(Cloud(), settings).packed is not None
+
+
+@pytest.mark.parametrize("wrong", [{"memory_gb": float("inf")}, {"memory_gb": 1e300}, {"cull_below": float("nan")}])
+def test_numbers_no_render_can_be_planned_with_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        RenderSettings(**wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1e-3, 0.3])
 def test_early_termination_finds_what_every_transmittance_would(threshold: float) -> None:
     made = picture(Cloud(peak=60.0), EXACT)

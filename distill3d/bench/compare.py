@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 
 from ..errors import SettingsError
 
-#: Beginnings of names that are better when small, and when large.
+#: Beginnings of names, or of parts of nested ones, that are better when small, and when large.
 SMALLER = ("cpu_ms", "wall_ms", "ms", "cpu_s", "mb_", "seconds", "peak_")
-LARGER = ("speedup",)
+LARGER = ("speedup", "images_per_")
 #: What must agree for two files to be comparable.
-CIRCUMSTANCES = ("benchmark", "points", "size", "samples", "threads", "device", "prior", "method", "batch", "graph")
+CIRCUMSTANCES = (
+    *("benchmark", "points", "size", "side", "samples", "share", "threads", "device", "prior", "method", "batch"),
+    *("graph", "images", "image_size", "shape", "resolution", "texture", "faces", "input_faces", "preset", "world"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ def read(path: Path) -> dict[str, Any]:
         SettingsError: no such file, or not one JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_bytes())  # of any Unicode encoding: PowerShell's > writes UTF-16
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"expected a file written by distill3d bench --json, got {path}: {error}") from error
     if not isinstance(value, dict):
         raise SettingsError(f"expected one JSON object in {path}, got a {type(value).__name__}")
@@ -57,15 +61,21 @@ def flat(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
     for name, value in result.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             yield f"{prefix}{name}", float(value)
+
+
+def _better(name: str) -> tuple[str, ...]:
+    """``SMALLER`` or ``LARGER``, whichever holds a beginning of ``name`` or of what follows a dot in it; or none."""
+    parts = name.split(".")
+    return next((side for side in (LARGER, SMALLER) if any(p.startswith(side) for p in parts)), ())
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float = 0.05) -> list[Change]:
     """Every figure that has a better side, in the order of the first file.
 
     A change counts when it exceeds ``tolerance`` and three times the figure's two spreads together. A ``speedup_...``
-    has no spread: ``tolerance`` is doubled for it.
+    and images a second have no spread: ``tolerance`` is doubled for them.
 
     Raises:
         SettingsError: the files measured different things, or ``tolerance`` is no share.
@@ -73,7 +83,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
     if not 0 <= tolerance < math.inf:
         raise SettingsError(f"expected a tolerance of 0 or more, got {tolerance}: 0.05 forgives 5 %")
     for name in CIRCUMSTANCES:
-        if name in before and name in after and before[name] != after[name]:
+        # an object is a figure by parts, such as a step's share
+        values = [result[name] for result in (before, after) if not isinstance(result.get(name), Mapping | None)]
+        if len(values) == 2 and values[0] != values[1]:
             raise SettingsError(
                 f"expected two files of one measurement, got {name} {before[name]} and {after[name]}: "
                 "measure again alike"
@@ -83,9 +95,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
     for name, old in a.items():
         if name not in b or old <= 0 or b[name] <= 0:
             continue
-        if not name.startswith(SMALLER + LARGER):
+        side = _better(name)
+        if not side:
             continue
-        small, large = name.startswith(SMALLER), name.startswith(LARGER)
+        small, large = side is SMALLER, side is LARGER
         noise = 3 * (a.get(f"spread_{name}", 0.0) / old + b.get(f"spread_{name}", 0.0) / b[name])
         allowed = 1 + max(2 * tolerance if large else tolerance, noise)
         ratio = b[name] / old
@@ -100,4 +113,4 @@ def gone(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Figures that :func:`compare` would look at and that the second file lacks, such as those of a backend that no
     longer works."""
     there = dict(flat(after))
-    return [name for name, _ in flat(before) if name.startswith(SMALLER + LARGER) and name not in there]
+    return [name for name, _ in flat(before) if _better(name) and name not in there]

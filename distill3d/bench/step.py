@@ -128,6 +128,7 @@ def run(
         "iterations": iterations,
         "batch": settings.batch,
         "rows": rows,
+        "side": round(settings.resolution(0.0)),
         **times,
         "speedup_limit_over_step": times["wall_ms_limit"] / times["wall_ms_step"],
         "overhead": times["wall_ms_step"] / times["wall_ms_limit"] - 1,

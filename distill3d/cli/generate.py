@@ -20,7 +20,7 @@ from ..methods import METHODS
 from ..optimize import PRESETS, Distillation, Execution, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
-from ..optimize.fit import check_limits, cost_of, fit, time_steps
+from ..optimize.fit import check_limits, continued, cost_of, fit, time_steps
 from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import load_prior
@@ -81,7 +81,18 @@ class Generate:
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
-KEPT = ("device", "dtype", "tokenizer", "encoder", "mesh_format", "turntable_frames", "execution", "mesh", "texture")
+KEPT = (
+    "device",
+    "dtype",
+    "tokenizer",
+    "encoder",
+    "vram_gb",
+    "mesh_format",
+    "turntable_frames",
+    "execution",
+    "mesh",
+    "texture",
+)
 """Flags beside the settings: a resumed run takes them from its folder."""
 
 
@@ -100,6 +111,8 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
         resumed = resume.opened(arguments)
     flags = _parse(arguments, resumed)
     _check(flags, resumed is not None)
+    if resumed and (flags.time_budget, flags.vram_gb) != (None, resume.kept(resumed[1], Generate, KEPT).get("vram_gb")):
+        raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
     with console.status("loading the model"):
         prior = load_prior(
             flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer, encoder=flags.encoder
@@ -174,14 +187,16 @@ def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:
 def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generate:
     """``flags`` with settings that keep within ``--vram-gb`` and ``--time-budget``; says the estimate and the changes.
 
-    Memory comes first, so that the steps that are timed fit too.
+    Memory comes first, so that the steps that are timed fit too. Of a resumed run only the UNet's rows are fitted,
+    which are no setting: the rest is what it was started with.
     """
     limited = flags.vram_gb is not None or flags.time_budget is not None
-    if limited and flags.resume is not None:
-        raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
     check_limits(flags.vram_gb, flags.time_budget)
     cost = cost_of(prior)
-    fitted = fit(flags.settings, cost, vram_gb=flags.vram_gb)
+    if flags.resume is None:
+        fitted = fit(flags.settings, cost, vram_gb=flags.vram_gb)
+    else:
+        fitted = continued(flags.settings, flags.settings, cost, vram_gb=flags.vram_gb)
     prior.max_batch = fitted.max_batch
     flags, changes, time = replace(flags, settings=fitted.settings), fitted.changes, ""
     if flags.time_budget is not None:

@@ -44,7 +44,7 @@ def kept(folder: Path, kind: type, names: Sequence[str]) -> dict[str, Any]:
             default, value = getattr(defaults, name), stored[name]
             if dataclasses.is_dataclass(default):
                 value = from_json(type(default), value)
-            elif value is not None and (default is None or isinstance(default, Path)):
+            elif isinstance(value, str) and (default is None or isinstance(default, Path)):
                 value = Path(value)
             found[name] = value
     return found

@@ -15,6 +15,8 @@ from ..render.marching import MarchingName
 
 logger = logging.getLogger(__name__)
 
+MOST_THREADS = 1024
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -37,8 +39,8 @@ class Execution:
     """CPU threads; 0 leaves it as it is, -1 takes one less than the processor has cores."""
 
     def __post_init__(self) -> None:
-        if self.threads < -1:
-            raise SettingsError(f"expected threads of -1 or more, got {self.threads}: 0 leaves it as it is")
+        if not -1 <= self.threads <= MOST_THREADS:  # OpenMP ends the process when it cannot make them
+            raise SettingsError(f"expected threads of -1 to {MOST_THREADS}, got {self.threads}: 0 leaves it as it is")
 
     def apply(self, prior: Any) -> None:
         """Set threads and ask ``prior`` for what it can do; one that cannot be accelerated stays."""

@@ -76,14 +76,22 @@ class Fit:
 
 
 def cost_of(prior: Any) -> Cost:
-    """The cost of a diffusers prior, from its parts; of anything else nothing but what it says in ``weights_bytes``."""
+    """The cost of a diffusers prior, from its parts; of anything else nothing but what it says in ``weights_bytes``.
+
+    A small encoder that the gradient goes through counts in place of the VAE's backward pass; the weights of both stay.
+    """
     if not hasattr(prior, "unet"):
         return Cost(int(getattr(prior, "weights_bytes", 0)), 0, 0)
-    weights = sum(p.numel() * p.element_size() for m in (prior.unet, prior.vae) for p in m.parameters())
+    small = getattr(prior, "small_encoder", None)
     pixels, (_, h, w) = prior.image_size**2, prior.latent_shape
-    encoder = encoder_bytes(pixels, prior.vae.config.block_out_channels[0], prior.vae_dtype)
+    encoder = encoder_bytes(pixels, _first_width(prior.vae if small is None else small), prior.vae_dtype)
     row = row_bytes(h * w, prior.unet.config.block_out_channels[0], prior.dtype)
-    return Cost(weights, encoder, row, getattr(prior, "max_batch", None))
+    return Cost(prior.weights_bytes, encoder, row, getattr(prior, "max_batch", None))
+
+
+def _first_width(autoencoder: Any) -> int:
+    """Channels of the first convolution of its encoder."""
+    return next(len(p) for p in autoencoder.encoder.parameters() if p.ndim == 4)
 
 
 def encoder_bytes(pixels: int, channels: int, dtype: torch.dtype) -> int:

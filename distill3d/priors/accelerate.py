@@ -59,6 +59,11 @@ class Verified:
             self._trusted.add(kind)
         return self.exact(*arguments)
 
+    @property
+    def state(self) -> str:
+        """'used', 'refused: ...', or that no call has come yet."""
+        return f"refused: {self.refused}" if self.refused else "used" if self._trusted else "not used: never called"
+
     def _difference(self, arguments: tuple[Tensor, ...]) -> str:
         """What the twin gets wrong at these arguments; empty when it agrees."""
         ours, theirs = (self._answers(function, arguments) for function in (self.fast, self.exact))

@@ -132,6 +132,17 @@ class DiffusersPrior:
     def vae_dtype(self) -> torch.dtype:
         return next(self.vae.parameters()).dtype  # type: ignore[no-any-return]
 
+    @property
+    def weights_bytes(self) -> int:
+        """What its models take on the device: UNet, VAE, text encoder while it is loaded, small encoder."""
+        models = (self.unet, self.vae, self._text_encoder, self.small_encoder)
+        return sum(p.numel() * p.element_size() for m in models if m is not None for p in m.parameters())
+
+    @property
+    def small_encoder(self) -> Any:
+        """The autoencoder whose encoder the gradient goes through instead of the VAE's; or None."""
+        return self._small.module if self._small else None
+
     @cached_property
     def fingerprint(self) -> str:
         """See ``Prior.fingerprint``: the source's name, the precision, and a CRC of the start of every tensor."""
@@ -162,7 +173,10 @@ class DiffusersPrior:
     def accelerators(self) -> dict[str, str]:
         """What :meth:`accelerate` added: 'used', or why not."""
         calls = [call for call in (self._unet_call, self._vae_call) if isinstance(call, Verified)]
-        return {call.name: f"refused: {call.refused}" if call.refused else "used" for call in calls}
+        found = {call.name: call.state for call in calls}
+        if self._small is not None and isinstance(self._vae_call, Verified):
+            found[self._vae_call.name] = "not used: the gradient goes through the small encoder"
+        return found
 
     def accelerate(
         self, *, channels_last: bool = False, compile: bool = False, bf16_encoder: bool = False

@@ -46,9 +46,10 @@ class RenderMemory:
 
 
 def kept_points(settings: RenderSettings) -> int:
-    """Most points that ``memory_gb`` lets a render keep to its end."""
-    graph = GRAPH_BYTES * settings.max_points
-    return max(0, int((settings.memory_gb * 1e9 - graph) / KEPT_BYTES))
+    """Most points that ``memory_gb`` lets a render keep to its end: in one graph, or in chunks of ``max_points``."""
+    room = settings.memory_gb * 1e9
+    whole = min(settings.max_points, int(room / WHOLE_BYTES))
+    return max(whole, int((room - GRAPH_BYTES * settings.max_points) / KEPT_BYTES))
 
 
 def tile_points(settings: RenderSettings) -> int:

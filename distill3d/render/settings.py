@@ -16,6 +16,9 @@ Precision = Literal["fp32", "bf16"]
 MOST_SAMPLES = 1 << 14
 """A ray with more is no finer than the density's own arithmetic, and one step takes hours."""
 
+MOST_GB = 1e6
+"""No limit in practice."""
+
 
 @dataclass(frozen=True)
 class RenderSettings:
@@ -24,7 +27,7 @@ class RenderSettings:
     samples_per_ray: int = 128
     """Steps along the diagonal of the box; a ray through the middle of a face takes 0.58 times as many."""
     max_points: int = 1 << 20
-    """Most sample points held in one autograd graph (0.3 to 0.4 kB each); larger batches are rendered in chunks."""
+    """Most sample points held in one autograd graph (0.4 to 0.6 kB each); larger batches are rendered in chunks."""
     cull_below: float = 0.5
     """Look for hidden samples first when the last render could see less than this share; 0 never, 2 always."""
     cull_transmittance: float = 1e-3
@@ -48,10 +51,16 @@ class RenderSettings:
                 f"expected samples_per_ray of 1 to {MOST_SAMPLES} and max_points of 1 or more, got {got}: the defaults "
                 "do for most objects"
             )
-        if self.cull_below < 0 or not 0 <= self.cull_transmittance < 1 or not 0 <= self.normal_weight < 1:
+        if (
+            not 0 <= self.cull_below < math.inf
+            or not 0 <= self.cull_transmittance < 1
+            or not 0 <= self.normal_weight < 1
+        ):
             raise SettingsError("expected cull_below >= 0, and cull_transmittance and normal_weight within 0..1")
-        if not self.memory_gb >= 0:
-            raise SettingsError(f"expected memory_gb of 0 or more, got {self.memory_gb}: 2 is usual")
+        if not 0 <= self.memory_gb <= MOST_GB:
+            raise SettingsError(
+                f"expected memory_gb of 0 or more and at most {MOST_GB:g}, got {self.memory_gb}: 2 is usual"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise SettingsError(f"expected precision fp32 or bf16, got {self.precision!r}")
 
