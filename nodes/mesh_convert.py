@@ -18,6 +18,11 @@ UNUSED = ("resolution", "level", "refine", "fill_cavities", "normals", "chunk")
 STAGES = {"clean": (5, 30), "unwrap": (30, 60)}
 
 
+def named(setting: str) -> str:
+    """The input that sets ``texture.size``."""
+    return setting.replace("texture.", TEXTURE)
+
+
 class MeshConvert(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -64,8 +69,8 @@ class MeshConvert(io.ComfyNode):
     @classmethod
     @in_words
     def execute(cls, mesh: Any, prefix: str, format: str, index: int = 0, **more: Any) -> io.NodeOutput:
-        from ..distill3d.mesh import MeshSettings, TextureSettings, convert
-        from ..distill3d.mesh.convert import repaints
+        from ..distill3d.mesh import TEXTURED, MeshSettings, TextureSettings, convert_for
+        from ..distill3d.mesh.plan import lost
         from .host.meshes import Place, listener, parts_of, saved
 
         settings = MeshSettings(**{**TAKEN, **chosen(MeshSettings, more)})
@@ -73,6 +78,9 @@ class MeshConvert(io.ComfyNode):
         place = Place.of(prefix, format)
         with torch.inference_mode(False):
             parts = parts_of(mesh, index)
-            painted = texture if repaints(parts, settings) else None
-            surface = convert(parts, settings, painted, listener(cls.hidden.unique_id, STAGES))
+            on_stage = listener(cls.hidden.unique_id, STAGES)
+            # the MESH that goes on has its texture, whatever the file can hold
+            kind = f".{format}" if f".{format}" in TEXTURED else ".glb"
+            surface = convert_for(kind, parts, settings, texture, on_stage, named)
+            surface.report["warnings"] += lost(f".{format}", parts)
         return saved(surface, place, {}, cls.hidden)

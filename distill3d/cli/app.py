@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import logging
 import re
 import signal
@@ -59,18 +61,45 @@ def _sector_text(text: str) -> str:
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
-    """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does."""
+    """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does.
+
+    Raises:
+        SettingsError: a value that the settings refuse, in their own words, at whatever depth they are.
+    """
     options: dict[str, Any] = {} if default is None else {"default": default}
-    parsed: T = tyro.cli(
-        kind,
-        prog=f"distill3d {command}",
-        description=description,
-        args=list(arguments),
-        registry=REGISTRY,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
-        **options,
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: T = tyro.cli(
+                kind,
+                prog=f"distill3d {command}",
+                description=description,
+                args=list(arguments),
+                registry=REGISTRY,
+                config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+                **options,
+            )
+    except SystemExit as end:
+        refused = _refused(end)
+        if refused is not None:
+            raise refused from None
+        sys.stderr.write(said.getvalue())
+        raise
+    sys.stderr.write(said.getvalue())
     return parsed
+
+
+def _refused(end: BaseException) -> SettingsError | None:
+    """The error of ours that made tyro give up, with the flag that tyro was reading where it knows one."""
+    flags = ""
+    cause: BaseException | None = end
+    while cause is not None:
+        if isinstance(cause, SettingsError):
+            return SettingsError(f"{flags}{cause.message}", advice=cause.advice)
+        lowered = getattr(getattr(cause, "arg", None), "lowered", None)
+        flags = f"{'/'.join(lowered.name_or_flags)}: " if lowered is not None else flags
+        cause = cause.__context__
+    return None
 
 
 def given(arguments: Sequence[str], flag: str, default: str) -> str:

@@ -1,0 +1,119 @@
+"""A glTF primitive's base colour: factor, picture, its place and wrapping, vertex colours; and what is left unread."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..color import linear_to_srgb, srgb_to_linear
+from ..types import Bytes
+from .gltf_data import Buffers
+from .part import Contents, Doubles, Part, Picture, Wrap
+
+WRAPS: dict[int, Wrap] = {10497: "repeat", 33648: "mirror", 33071: "clamp"}
+GLOSSY = "KHR_materials_pbrSpecularGlossiness"
+MOVED = "KHR_texture_transform"
+HARMLESS = (
+    "KHR_materials_unlit",
+    GLOSSY,
+    "KHR_materials_ior",
+    "KHR_materials_specular",
+    "KHR_materials_emissive_strength",
+)
+"""Material extensions that change nothing here, or that are told in other words."""
+
+
+def dress(part: Part, primitive: dict[str, Any], document: dict[str, Any], buffers: Buffers, found: Contents) -> None:
+    """Give the part its colours, or its picture with coordinates and tint.
+
+    The base colour is factor times picture times ``COLOR_0``, all in linear light (sections 3.9.2 and 3.7.2.1). A
+    factor, and a vertex colour that is the same everywhere, go into the picture.
+    """
+    names = primitive["attributes"]
+    material = document["materials"][primitive["material"]] if "material" in primitive else {}
+    _tell_unread(material, found)
+    surface = material.get("pbrMetallicRoughness", {})
+    base, key = surface.get("baseColorFactor", (1, 1, 1)), "baseColorTexture"
+    glossy = material.get("extensions", {}).get(GLOSSY)
+    if glossy is not None:
+        surface, base, key = glossy, glossy.get("diffuseFactor", (1, 1, 1)), "diffuseTexture"
+    factor = np.array(base[:3], np.float64)
+    tint: Doubles | None = None
+    if "COLOR_0" in names:
+        tint = np.clip(buffers.values(names["COLOR_0"], unit=True)[:, :3].astype(np.float64), 0, None)
+        if np.ptp(tint, axis=0).max(initial=0) == 0 and len(tint):
+            factor, tint = factor * tint[0], None
+    info = surface.get(key)
+    placed = None if info is None else _picture(info, names, document, buffers, found)
+    if placed is None:
+        if tint is not None or "COLOR_0" in names or "material" in primitive:
+            light = np.ones((len(part.vertices), 3)) * factor * (1.0 if tint is None else tint)
+            part.colors = linear_to_srgb(np.clip(light, 0, 1))
+        return
+    pixels, wrap, part.uvs = placed
+    part.picture, part.tint = Picture(_times(pixels, factor), wrap), tint
+
+
+def _times(pixels: Bytes, factor: Doubles) -> Bytes:
+    """sRGB pixels times a factor in linear light."""
+    if np.allclose(factor, 1):
+        return pixels
+    levels = srgb_to_linear(np.arange(256)[:, None] / 255.0) * factor
+    table = np.round(linear_to_srgb(np.clip(levels, 0, 1)) * 255).astype(np.uint8)
+    return np.stack([table[pixels[..., c], c] for c in range(3)], -1)
+
+
+def _picture(
+    info: dict[str, Any], names: dict[str, int], document: dict[str, Any], buffers: Buffers, found: Contents
+) -> tuple[Bytes, tuple[Wrap, Wrap], Doubles] | None:
+    """Pixels, wrapping and the coordinates of each vertex; None, and told, where any cannot be had."""
+    move = info.get("extensions", {}).get(MOVED, {})
+    name = f"TEXCOORD_{move.get('texCoord', info.get('texCoord', 0))}"
+    texture = document["textures"][info["index"]]
+    more = texture.get("extensions", {})
+    source = more.get("EXT_texture_webp", {}).get("source", texture.get("source"))
+    if source is None:
+        found.note(f"a picture of a kind that is not known here ({', '.join(more) or 'no source'})")
+        return None
+    pixels = buffers.picture(source)
+    if pixels is None:
+        return None
+    if name not in names:
+        found.note(f"a picture whose coordinates {name} are not there")
+        return None
+    uvs = np.nan_to_num(buffers.values(names[name])[:, :2].astype(np.float64))
+    sampler = document["samplers"][texture["sampler"]] if "sampler" in texture else {}
+    wrap = tuple(WRAPS.get(sampler.get(key, 10497), "repeat") for key in ("wrapS", "wrapT"))
+    return pixels, wrap, transformed(uvs, move)  # type: ignore[return-value]
+
+
+def transformed(uvs: Doubles, move: dict[str, Any]) -> Doubles:
+    """Coordinates ``(V, 2)`` after ``KHR_texture_transform``: scaled, turned, shifted.
+
+    The rotation turns them counter-clockwise as the picture is seen, its v axis pointing down, as viewers have it.
+    """
+    angle = float(move.get("rotation", 0.0))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    moved: Doubles = (uvs * np.array(move.get("scale", (1, 1)))) @ turn.T + np.array(move.get("offset", (0, 0)))
+    return moved
+
+
+def _tell_unread(material: dict[str, Any], found: Contents) -> None:
+    """What of a material has no place in a base colour."""
+    surface = material.get("pbrMetallicRoughness", {})
+    held = {
+        "normal maps": "normalTexture" in material,
+        "occlusion maps": "occlusionTexture" in material,
+        "glow": "emissiveTexture" in material or any(material.get("emissiveFactor", ())),
+        "maps of metal and roughness": "metallicRoughnessTexture" in surface,
+        "transparency": material.get("alphaMode", "OPAQUE") != "OPAQUE",
+    }
+    for what, there in held.items():
+        if there:
+            found.note(what)
+    for name in material.get("extensions", {}):
+        if name not in HARMLESS:
+            found.note(f"the extension {name}")
