@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -161,6 +161,15 @@ def warn(console: Console, texts: Iterable[str]) -> None:
         say(console, text)
 
 
+@contextlib.contextmanager
+def unwritten() -> Iterator[None]:
+    """Work at whose end one file is written whole: an interrupt says that there is none."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("nothing was written") from stop
+
+
 def dispatch(command: str, arguments: Sequence[str]) -> int:
     """Run one command's module; see ``cli.main`` for the exit status."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -174,8 +183,8 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
         console.print("[red]error:[/] ", end="")
         say(console, error.told(flag))
         return error.exit_code
-    except KeyboardInterrupt:
-        console.print("interrupted")
+    except KeyboardInterrupt as stop:
+        say(console, f"interrupted: {stop}" if stop.args else "interrupted")
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1

@@ -57,7 +57,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     )
     if flags.source.resolve() == flags.out.resolve():
         raise SettingsError(f"expected another file to write to, got the source itself, {flags.out}: give a new name")
-    with console.status("reading") as status:
+    with app.unwritten(), console.status("reading") as status:
         parts = read_parts(flags.source)
         suffix = flags.out.suffix.lower()
         mesh = convert_for(suffix, parts, settings, flags.texture, spoken(status.update), app.flag)

@@ -42,7 +42,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     path = flags.out or folder / f"mesh.{flags.mesh_format}"
     check_suffix(path)
     make_folder(path.parent)
-    with console.status("extracting the mesh") as status:
+    with app.unwritten(), console.status("extracting the mesh") as status:
         mesh = write_mesh(saved, path, flags.mesh, flags.texture, status.update)
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
     app.say(console, f"  mesh      {path}")

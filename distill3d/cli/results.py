@@ -61,8 +61,8 @@ def saved_run(path: Path, command: str) -> SavedField:
     """
     if path.is_file() and path.suffix.lower() in (*SUFFIXES, ".usdz"):
         raise SettingsError(
-            f"expected the output folder of a run, got the mesh file {path}: distill3d {command} needs the field that a "
-            f"run leaves; distill3d convert {path.name} OUT takes a mesh to another format, texture or face budget"
+            f"expected the output folder of a run, got the mesh file {path}: distill3d {command} needs the field that "
+            f"a run leaves; distill3d convert {path.name} OUT takes a mesh to another format, texture or face budget"
         )
     try:
         return SavedField.load(checkpoints.load(path))

@@ -79,7 +79,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     level = {"white": 1.0, "grey": GREY, "black": 0.0}[flags.background]
     options["background"] = torch.full((3,), level)
     make_folder(path.parent)
-    with console.status("rendering") as status:
+    with app.unwritten(), console.status("rendering") as status:
         if path.suffix.lower() == ".png":
             cameras = ring(flags.views, flags.elevation)
             write_png(path, contact_sheet(shown, cameras, size=flags.size, kinds=KINDS, **options))

@@ -33,6 +33,8 @@ def convert(
     settings: MeshSettings | None = None,
     texture: TextureSettings | None = None,
     on_stage: OnStage | None = None,
+    *,
+    rebake: bool = False,
 ) -> SurfaceMesh:
     """A mesh within a face budget and with one texture.
 
@@ -45,6 +47,7 @@ def convert(
         settings: ``component_share``, ``smooth``, ``face_budget``, ``scale`` and ``metres`` are used.
         texture: ``None`` asks for none: one that is there is kept where the mesh is not changed, and becomes vertex
             colours where it is. A size of 0 makes it vertex colours in any case.
+        rebake: paint a new texture also where the one that is there could stay, as for formats without its tint.
         on_stage: called with 'clean', 'unwrap' and 'bake' and a share 0..1; may raise to cancel.
 
     Raises:
@@ -60,7 +63,7 @@ def convert(
     untouched = fits and settings.smooth == 0 and settings.component_share == 0
     wanted = texture is not None and texture.size > 0
     came_closed = is_closed(places(whole.vertices)[whole.faces])
-    if untouched and (whole.texture is not None or not wanted):
+    if untouched and not (wanted and (whole.texture is None or rebake)):
         kept = _copy(whole)
         if texture is not None:
             kept.image = texture.image

@@ -22,6 +22,7 @@ class Plan:
 
     texture: TextureSettings | None
     notes: tuple[str, ...]
+    rebake: bool = False
 
 
 def convert_for(
@@ -34,7 +35,7 @@ def convert_for(
 ) -> SurfaceMesh:
     """:func:`convert` for a file ending in ``suffix``; what it costs, and what is not used, is in the warnings."""
     plan = planned(suffix, parts, settings, texture, name)
-    mesh = convert(parts, settings, plan.texture, on_stage)
+    mesh = convert(parts, settings, plan.texture, on_stage, rebake=plan.rebake)
     mesh.report = {**mesh.report, "warnings": [*mesh.report.get("warnings", ()), *plan.notes]}
     return mesh
 
@@ -72,7 +73,7 @@ def planned(
         notes += _unused([wish for wish in asked if wish != "size"], "no texture is made", name)
     elif suffix != ".glb":
         notes += _unused([wish for wish in asked if wish == "image"], f"{suffix[1:].upper()} takes PNG", name)
-    return Plan(texture if baked or (pictures and asked) else None, tuple(notes))
+    return Plan(texture if baked or (pictures and asked) else None, tuple(notes), rebake=bool(pictures))
 
 
 def _changed(parts: Sequence[SurfaceMesh], settings: MeshSettings) -> bool:

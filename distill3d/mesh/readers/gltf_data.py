@@ -90,8 +90,7 @@ class Buffers:
             table = table.copy()
             table[rows[:, 0]] = self._table(what["bufferView"], what.get("byteOffset", 0), kind, width, sparse["count"])
         if kind.kind != "f" and (unit or accessor.get("normalized")):
-            shares: NDArray = np.maximum(table / float(np.iinfo(kind).max), -1.0)
-            return shares
+            table = np.maximum(table / float(np.iinfo(kind).max), -1.0)
         return table
 
     def _table(self, view: int, start: int, kind: np.dtype, width: int, count: int) -> NDArray:

@@ -14,6 +14,9 @@ from .part import Contents, Doubles, Picture, rgb
 OPAQUE = {"d": 1.0, "tr": 0.0}
 """What MTL says of a material that one cannot see through; ``Tr`` counts the other way round."""
 
+NEUTRAL = {"-t": [0.0, 0.0, 0.0], "-mm": [0.0, 1.0]}
+"""Options that change a picture in ways not followed here, and their values that change nothing."""
+
 
 @dataclass
 class Material:
@@ -84,8 +87,9 @@ def _picture(material: Material, line: str, library: Path, obj: Path, found: Con
     clamp = options.pop("-clamp", ["off"])[0].lower() == "on"
     material.picture = Picture(pixels, ("clamp", "clamp") if clamp else ("repeat", "repeat"))
     material.scale, material.offset = _pair(options.pop("-s", []), 1.0), _pair(options.pop("-o", []), 0.0)
-    for option in options:
-        if option in ("-t", "-mm", "-boost", "-bm", "-cc", "-imfchan"):
+    for option, neutral in NEUTRAL.items():
+        values = [float(word) for word in options.get(option, [])]
+        if values and values != neutral[: len(values)]:
             found.note(f"map_Kd's option {option}")
 
 
