@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from .host import folders
-from .mesh_widgets import TEXTURE, chosen, format_input, outputs, widgets
-from .types import MESHES
+from .mesh_widgets import TEXTURE, chosen, format_input, index_input, mesh_input, outputs, prefix_input, widgets
 from .words import in_words
 
 TAKEN = {"face_budget": 0, "component_share": 0.0, "smooth": 0, "scale": "world", "metres": 1.0}
@@ -36,30 +34,14 @@ class MeshConvert(io.ComfyNode):
             ),
             search_aliases=["convert mesh", "decimate", "export mesh", "save mesh", "glb", "obj", "stl", "usdz"],
             inputs=[
-                io.MultiType.Input(
-                    "mesh",
-                    types=MESHES,
-                    tooltip="A MESH, or a GLB, glTF, OBJ, PLY, STL or OFF file from Load 3D or another node.",
-                ),
-                io.String.Input(
-                    "prefix",
-                    default=f"{folders.ROOT}/converted",
-                    tooltip="Folder and name inside the output folder; a number is added.",
-                ),
+                mesh_input("mesh", "A MESH, or a {} from Load 3D or another node."),
+                prefix_input("converted"),
                 format_input(
                     "As in Mesh Export: glb, obj and usdz carry a texture, ply vertex colours, stl the shape."
                 ),
                 *widgets("MeshSettings", skip=UNUSED, defaults=TAKEN),
                 *widgets("TextureSettings", TEXTURE),
-                io.Int.Input(
-                    "index",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=4095,
-                    advanced=True,
-                    tooltip="Which mesh of a batch, the first being 0; a file holds one object.",
-                ),
+                index_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
