@@ -7,6 +7,7 @@ Only geometry and base colour are read; what else a file has is named in a warni
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,14 +53,15 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MeshFileError(f"expected a mesh file, but there is no file {path}: check the path")
+        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise MeshFileError(f"expected a mesh file, but {what}: check the path")
     if path.suffix.lower() not in SUFFIXES:
         raise MeshFileError(f"expected a mesh file ending in {', '.join(SUFFIXES)}, got {path.name!r}")
     contents = _contents(path)
     pieces = [_compact(part) for part in contents.parts if len(part.faces)]
-    origin = _origin([piece.vertices for piece in pieces])
     said: list[str] = []
     with np.errstate(over="ignore", invalid="ignore"):  # told below, in words
+        origin = _origin([piece.vertices for piece in pieces])
         parts = [_part(piece, origin, said) for piece in pieces]
     _refuse_nothing(path, contents, parts)
     parts[0].report = _remarks(path, origin, contents, _doubled(pieces) + said)
@@ -92,7 +94,7 @@ def _contents(path: Path) -> Contents:
         what = str(error) if isinstance(error, ValueError) else f"it is not built as it should be ({error!r})"
         raise MeshFileError(
             f"could not read {path}: {what}. It may be damaged, or of another kind than its name says: copy or export "
-            "it again, without compression"
+            "it again"
         ) from error
 
 
@@ -158,7 +160,14 @@ def merge(parts: Sequence[SurfaceMesh]) -> SurfaceMesh:
 
 
 def _compact(part: Part) -> Part:
-    """Without vertices that no face uses: a stray one would set the size of the object."""
+    """Without faces that name a vertex twice, where there are others, and without vertices that no face uses.
+
+    A stray vertex would set the size of the object.
+    """
+    a, b, c = part.faces.T
+    whole = (a != b) & (b != c) & (c != a)
+    if whole.any() and not whole.all():
+        part = replace(part, faces=part.faces[whole])
     used = np.zeros(len(part.vertices), bool)
     used[part.faces] = True
     return part if used.all() else _taken(part, used.nonzero()[0], (np.cumsum(used) - 1)[part.faces])

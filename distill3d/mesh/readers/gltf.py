@@ -42,7 +42,9 @@ def read_gltf(path: Path) -> Contents:
         raise ValueError(f"it is glTF {document['asset']['version']}, and only glTF 2.0 is read")
     packed = [name for name in document.get("extensionsRequired", []) if name in PACKED]
     if packed:
-        raise ValueError(f"it is compressed with {PACKED[packed[0]]} ({packed[0]}), which is not read here")
+        raise ValueError(
+            f"it is compressed with {PACKED[packed[0]]} ({packed[0]}), which is not read here: export it without"
+        )
     found = Contents()
     buffers = Buffers(document, binary, path, found)
     if document.get("animations"):
@@ -65,7 +67,7 @@ KNOWN = (
 def _document(path: Path) -> tuple[dict[str, Any], bytes]:
     data = path.read_bytes()
     if data[:4] != MAGIC:
-        return json.loads(data.decode("utf-8-sig")), b""
+        return _json(data.decode("utf-8-sig", "replace")), b""
     version, total = (int.from_bytes(data[k : k + 4], "little") for k in (4, 8))
     if version != 2:
         raise ValueError(f"it is binary glTF version {version}, and only version 2 is read")
@@ -79,7 +81,18 @@ def _document(path: Path) -> tuple[dict[str, Any], bytes]:
         at += 8 + length
     if JSON_CHUNK not in chunks:
         raise ValueError("it has no JSON chunk")
-    return json.loads(chunks[JSON_CHUNK].decode("utf-8")), chunks.get(BIN_CHUNK, b"")
+    return _json(chunks[JSON_CHUNK].decode("utf-8", "replace")), chunks.get(BIN_CHUNK, b"")
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        what = f"its JSON is damaged ({error})" if text.lstrip().startswith("{") else "it is no glTF"
+        raise ValueError(what) from error
+    if not isinstance(document, dict):
+        raise ValueError("it is no glTF")
+    return document
 
 
 def _shown(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[int, Doubles]]]:
@@ -139,7 +152,7 @@ def _add(
         names = primitive["attributes"]
         mode = primitive.get("mode", 4)
         if mode < 4 or "POSITION" not in names:
-            what = "a point cloud" if mode == 0 else "lines"
+            what = "empty parts" if mode > 3 else "lines" if mode else "a point cloud"
             found.others += [what] * (what not in found.others)
             continue
         vertices = buffers.values(names["POSITION"]).astype(np.float64)

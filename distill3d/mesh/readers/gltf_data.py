@@ -78,6 +78,7 @@ class Buffers:
         """``(count, width)`` of an accessor; normalised whole numbers, and with ``unit`` all, as floats in 0..1."""
         accessor = self.document["accessors"][number]
         kind, width, count = np.dtype(KINDS[accessor["componentType"]]), WIDTHS[accessor["type"]], accessor["count"]
+        table: NDArray
         if "bufferView" in accessor:
             table = self._table(accessor["bufferView"], accessor.get("byteOffset", 0), kind, width, count)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..beside import find, picture_of
-from .part import Contents, Doubles, Picture, rgb
+from .part import Contents, Doubles, Picture, rgb, text_of
 
 OPAQUE = {"d": 1.0, "tr": 0.0}
 """What MTL says of a material that one cannot see through; ``Tr`` counts the other way round."""
@@ -39,14 +39,14 @@ def read_mtl(obj: Path, library: str, found: Contents) -> dict[str, Material]:
         return {}
     made: dict[str, Material] = {}
     current = Material()
-    for line in place.read_bytes().decode("utf-8", "replace").lstrip("\ufeff").splitlines():
+    for line in text_of(place.read_bytes()).split("\n"):
         key, _, rest = line.strip().replace("\t", " ").partition(" ")
         rest = rest.strip()
         if key.lower() == "newmtl":
             current = made.setdefault(rest, Material())
         elif key.lower() == "kd":
             current.diffuse = _color(rest, found)
-        elif key.lower() == "map_kd":
+        elif key.lower() == "map_kd" and rest:
             _picture(current, rest, place, obj, found)
         elif key.lower() == "map_d" or (key.lower() in OPAQUE and _number(rest) != OPAQUE[key.lower()]):
             found.note("transparency")
@@ -65,6 +65,8 @@ def _color(text: str, found: Contents) -> Doubles | None:
     try:
         values = [float(word) for word in words[:3]]
     except ValueError:
+        values = []
+    if not values or not np.isfinite(values).all():
         found.note(f"the material colour Kd {text!r}")
         return None
     # one number stands for all three
@@ -74,6 +76,8 @@ def _color(text: str, found: Contents) -> Doubles | None:
 
 def _picture(material: Material, line: str, library: Path, obj: Path, found: Contents) -> None:
     name, options = picture_of(line)
+    if not name:
+        return
     place = find(library.parent, name) or find(obj.parent, name)
     if place is None:
         found.absent.append(name)

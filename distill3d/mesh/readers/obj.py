@@ -17,7 +17,7 @@ from ..beside import mtl_names
 from ..clean import unique_rows
 from ..types import Ints
 from .mtl import Material, read_mtl
-from .part import Contents, Doubles, Part, numbers
+from .part import Contents, Doubles, Part, numbers, text_of
 from .polygons import triangulate
 
 CHUNK = 200_000
@@ -55,15 +55,14 @@ class _Lines:
         elif key == "usemtl":
             self.materials.append((len(self.faces), rest.strip()))
         elif key == "mtllib":
-            self.libraries.append(rest.strip())
+            self.libraries += [rest.strip()] * bool(rest.strip())
         elif key in ("l", "p", "curv", "surf"):
             self.others.add({"l": "lines", "p": "a point cloud"}.get(key, "curves"))
 
 
 def read_obj(path: Path) -> Contents:
     """The parts of an OBJ. Raises ``ValueError`` where a line cannot be understood."""
-    text = path.read_bytes().decode("utf-8", "replace").lstrip("\ufeff")
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ").replace("\t", " ")
+    text = text_of(path.read_bytes()).replace("\\\n", " ").replace("\t", " ")
     lines = _Lines()
     for line in text.split("\n"):
         lines.take(line.strip() if line[:1] in ("", " ") else line)

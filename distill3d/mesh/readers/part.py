@@ -66,6 +66,13 @@ def numbers(texts: Iterable[str], kind: type = float) -> Any:
     return np.array(" ".join(texts).split(), np.float64 if kind is float else np.int64)
 
 
+def text_of(data: bytes) -> str:
+    """A text file as text: UTF-8, or UTF-16 where its first bytes say so, with one kind of line end. Never raises."""
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = data.decode("utf-16" if wide else "utf-8", "replace").lstrip("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def checked(faces: Ints, count: int) -> Ints:
     """The faces. Raises ``ValueError`` where one names a vertex that is not there."""
     if len(faces) and (faces.min() < 0 or faces.max() >= count):

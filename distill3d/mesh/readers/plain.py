@@ -10,7 +10,7 @@ import numpy as np
 from ..clean import first_seen
 from ..shade import places
 from ..types import Ints
-from .part import Contents, Doubles, Part, by_face_color, checked, numbers
+from .part import Contents, Doubles, Part, by_face_color, checked, numbers, text_of
 from .polygons import triangulate
 
 RECORD = np.dtype([("normal", "<f4", 3), ("corner", "<f4", (3, 3)), ("color", "<u2")])
@@ -32,7 +32,9 @@ def read_stl(path: Path) -> Contents:
     text = data[:512].lstrip().lower().startswith(b"solid") and b"facet" in data[:4096].lower()
     if text and len(data) != HEAD + RECORD.itemsize * count:
         return _stl_text(data)
-    if len(data) < HEAD or len(data) < HEAD + RECORD.itemsize * count:
+    if len(data) < HEAD:
+        raise ValueError("it is cut off: not even its head is whole")
+    if len(data) < HEAD + RECORD.itemsize * count:
         there = max(len(data) - HEAD, 0) // RECORD.itemsize
         raise ValueError(f"it is cut off: {count} triangles were announced and {there} are there")
     if count == 0:
@@ -74,14 +76,14 @@ def _stl_colors(head: bytes, bits: Ints) -> Doubles | None:
 
 def read_off(path: Path) -> Contents:
     """Text OFF, also with normals (NOFF), colours of vertices (COFF) or of faces. Raises ``ValueError``."""
-    text = path.read_bytes().decode("utf-8", "replace").lstrip("\ufeff")
-    lines = [line for line in (row.partition("#")[0].strip() for row in text.splitlines()) if line]
+    text = text_of(path.read_bytes())
+    lines = [line for line in (row.partition("#")[0].strip() for row in text.split("\n")) if line]
     head = re.match(r"(ST)?(C)?(N)?(4)?(n)?OFF\b\s*(BINARY)?", lines[0] if lines else "")
     if head is None or any(head[k] for k in (1, 4, 5, 6)):
         raise ValueError("it does not begin with OFF, COFF or NOFF")
     rest = lines[0][head.end() :].strip()
     lines = [rest, *lines[1:]] if rest else lines[1:]
-    count, faces = (int(word) for word in lines[0].split()[:2]) if lines else (0, 0)
+    count, faces = (max(int(word), 0) for word in lines[0].split()[:2]) if lines else (0, 0)
     if len(lines) < 1 + count + faces:
         raise ValueError(f"it is cut off: {count + faces} lines were announced and {max(len(lines) - 1, 0)} are there")
     rows = [row.split() for row in lines[1 : 1 + count]]

@@ -6,6 +6,7 @@ whose faces have different numbers of corners.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 
 from ..beside import find
 from ..types import Ints
-from .part import Contents, Doubles, Part, Picture, by_face_color, checked, numbers, rgb
+from .part import Contents, Doubles, Part, Picture, by_face_color, checked, numbers, rgb, text_of
 from .polygons import triangulate
 
 KINDS = {
@@ -79,23 +80,34 @@ def _header(data: bytes) -> tuple[str, list[_Element], str, int]:
     end = data.find(b"end_header")
     if not data.startswith(b"ply") or end < 0:
         raise ValueError("it does not begin with a PLY header")
-    line_end = data.find(b"\n", end)
-    body = len(data) if line_end < 0 else line_end + 1
+    last = re.compile(rb"[^\r\n]*(\r\n|\n|\r)?").match(data, end)
+    body = len(data) if last is None else last.end()
     order, texture = "", ""
     elements: list[_Element] = []
-    for line in data[:end].decode("utf-8", "replace").replace("\r", "\n").split("\n"):
-        words = line.split()
-        if words[:1] == ["format"]:
-            order = ORDERS[words[1]]
-        elif words[:1] == ["element"]:
-            elements.append(_Element(words[1], int(words[2])))
-        elif words[:2] == ["property", "list"]:
-            elements[-1].properties.append((words[4], KINDS[words[3]], KINDS[words[2]]))
-        elif words[:1] == ["property"]:
-            elements[-1].properties.append((words[2], KINDS[words[1]], ""))
-        elif words[:2] == ["comment", "TextureFile"]:
-            texture = line.split("TextureFile", 1)[1].strip()
+    for line in text_of(data[:end]).split("\n"):
+        try:
+            order, texture = _declared(line, order, texture, elements)
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"the line {line!r} of its header is not understood") from error
     return order, elements, texture, body
+
+
+def _declared(line: str, order: str, texture: str, elements: list[_Element]) -> tuple[str, str]:
+    """A line of the header taken up into ``elements``; byte order and picture as they are known after it."""
+    words = line.split()
+    if words[:1] == ["format"]:
+        order = ORDERS[words[1]]
+    elif words[:1] == ["element"]:
+        if int(words[2]) < 0:
+            raise ValueError(words[2])
+        elements.append(_Element(words[1], int(words[2])))
+    elif words[:2] == ["property", "list"]:
+        elements[-1].properties.append((words[4], KINDS[words[3]], KINDS[words[2]]))
+    elif words[:1] == ["property"]:
+        elements[-1].properties.append((words[2], KINDS[words[1]], ""))
+    elif words[:2] == ["comment", "TextureFile"]:
+        texture = line.split("TextureFile", 1)[1].strip()
+    return order, texture
 
 
 def _text(body: bytes, elements: list[_Element]) -> dict[str, dict[str, Any]]:
