@@ -104,6 +104,8 @@ def test_relative_numbers_count_back_from_their_own_line(tmp_path: Path) -> None
 def test_corners_with_and_without_uvs_and_normals_mix(tmp_path: Path) -> None:
     (tmp_path / "a.mtl").write_text("newmtl m\nmap_Kd p.png\n")
     picture(tmp_path / "p.png")
+    (tmp_path / "b.obj").write_text(QUAD.replace("f 1/1 2/2 3/3 4/4", "f 1 2 3 4"))
+    assert "no texture coordinates" in read(tmp_path / "b.obj").report["warnings"][0]
     (tmp_path / "a.obj").write_text(QUAD + "vn 0 0 1\nv 2 0 0\nf 2 5 3\nf 1/1/1 2/2/ 3/3\nf 1//1 5//1 2//\n")
     mesh = read(tmp_path / "a.obj")
     assert len(mesh.faces) == 5 and mesh.texture is not None and np.abs(mesh.normals[:, 2]) == pytest.approx(1)

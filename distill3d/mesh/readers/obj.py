@@ -86,6 +86,8 @@ def read_obj(path: Path) -> Contents:
         used = materials.get(names[number])
         mine = corners[triangles[material[owner] == number]].reshape(-1, 3)
         found.parts.append(_part(mine, (places, uvs, normals), colors, used))
+        if used is not None and used.picture is not None and found.parts[-1].picture is None:
+            found.note(f"the picture of {names[number]}, for its faces have no texture coordinates")
     return found
 
 
