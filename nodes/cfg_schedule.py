@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from ..distill3d.errors import SettingsError
 from ..distill3d.schedules import Constant, Cosine, Linear, Piecewise, Schedule, Step
+from .images import tensor_of
 from .types import Plan, ScheduleType
 from .words import in_words
 
@@ -124,7 +125,7 @@ def make(start: float, end: float, shape: dict[str, Any]) -> Schedule:
     return {"linear": Linear, "cosine": Cosine}[kind](start, end, float(shape["begin"]), float(shape["until"]))
 
 
-def draw(schedule: Schedule, over: str) -> torch.Tensor:
+def draw(schedule: Schedule, over: str) -> Tensor:
     """``(1, H, W, 3)`` picture of a schedule with its lowest and highest value."""
     width, height = SIZE
     left, bottom, top = 44, height - 26, 14
@@ -146,5 +147,4 @@ def draw(schedule: Schedule, over: str) -> torch.Tensor:
     pen.text((left, bottom + 6), "first iteration" if over == "iterations" else "clean (t = 0)", fill=(40, 40, 40))
     end = "last iteration" if over == "iterations" else "noise"
     pen.text((width - 10 - pen.textlength(end), bottom + 6), end, fill=(40, 40, 40))
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(1, height, width, 3)
-    return pixels.float() / 255
+    return tensor_of(image)

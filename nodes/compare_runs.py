@@ -14,8 +14,8 @@ from ..distill3d.optimize import compared
 from ..distill3d.plots import stack
 from ..distill3d.render.pictures import contact_sheet
 from ..distill3d.two_d.pictures import table
-from .distill2d import tensor_of
 from .field import expect_field
+from .images import tensor_of
 from .types import FieldType, RadianceField
 from .words import in_words
 

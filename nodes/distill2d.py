@@ -7,7 +7,7 @@ import logging
 import typing
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
@@ -26,11 +26,9 @@ from . import settings as assembled
 from .distill_loss import check_model, check_width
 from .host import tags
 from .host.bench import Progress, bench, unused
+from .images import tensor_of
 from .types import Prompts
 from .words import in_words
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +116,6 @@ def choices(methods: str, window: str, more: str, *, bundled: bool) -> dict[str,
     names = choose(tuple(methods.replace(",", " ").lower().split()))
     chosen = {name: settings_for(name, bundled=bundled, window=WINDOWS.get(window)) for name in names}
     return {name: assembled.override(settings, more, known=SETTABLE) for name, settings in chosen.items()}
-
-
-def tensor_of(image: Image) -> Tensor:
-    """A picture as the host's IMAGE, ``(1, H, W, 3)`` in 0..1."""
-    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, image.height, image.width, 3).float() / 255
 
 
 def _told(done: Comparison, note: str = "") -> tuple[Tensor, str, str]:

@@ -28,6 +28,7 @@ from .host import folders, limits, tags
 from .host.encoder import check_vae
 from .host.run import Task, distill
 from .host.watch import Watch
+from .images import tensor_of
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
 from .words import in_words
 
@@ -66,7 +67,7 @@ class NeRFOptimizer(io.ComfyNode):
                     "prefix",
                     default=f"{folders.RUNS}/run",
                     tooltip="Where checkpoints go, inside the output folder; numbered. Resume lists those below "
-                    f"{folders.ROOT}.",
+                    f"{folders.ROOT}. A resumed run stays in its own folder.",
                     advanced=True,
                 ),
                 CheckpointType.Input(
@@ -270,11 +271,9 @@ def _finish(
     sheet = contact_sheet(
         run.field, ring(4).to(run.device), size=SHEET_SIZE, occupancy=run.occupancy, title=run.prompts.prompt
     )
-    pixels = torch.frombuffer(bytearray(sheet.convert("RGB").tobytes()), dtype=torch.uint8)
-    pixels = pixels.reshape(1, sheet.height, sheet.width, 3)
     built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME})
     built |= {"limits": estimates.report, "curves": recorder.to_json(run.prior.T)}
-    return replace(field, report=built), images.float() / 255, pixels.float() / 255, json.dumps(built, indent=1)
+    return replace(field, report=built), images.float() / 255, tensor_of(sheet), json.dumps(built, indent=1)
 
 
 class Resume(io.ComfyNode):

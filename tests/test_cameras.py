@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distill3d.errors import SettingsError
 from distill3d.render.cameras import CameraRanges, Cameras, orbit, rays, ring, sample
 
 angles = st.floats(-720, 720, allow_nan=False)
@@ -129,6 +130,9 @@ def test_a_ring_steps_evenly_and_stops_short_of_a_full_turn():
     assert torch.rad2deg(cameras.azimuth[0]) == pytest.approx(45)
     with pytest.raises(ValueError, match="at least one"):
         ring(0)
+    for wrong in ({"elevation": math.nan}, {"radius": 0.0}, {"radius": math.inf}, {"fov": 180.0}):
+        with pytest.raises(SettingsError, match="expected a finite elevation"):
+            ring(4, **wrong)
 
 
 def test_batches_slice_and_move():

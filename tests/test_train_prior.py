@@ -209,12 +209,17 @@ def test_muon_is_torchs_muon() -> None:
 def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
     target = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
 
-    def stage(steps: int) -> Stage:
+    def step_of(folder: Path) -> int:
+        return int(checkpoints.read(folder / "toy.safetensors", {})[1]["step"])
+
+    def stage(steps: int, interrupted: int = -1) -> Stage:
         torch.manual_seed(0)
         model = torch.nn.Linear(6, 6)
         named = dict(model.named_parameters())
 
         def loss(g: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            if step == interrupted:
+                raise KeyboardInterrupt
             x = torch.randn(8, 6, generator=g)
             return (model(x) - x @ target).square().mean(), {}
 
@@ -230,6 +235,12 @@ def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
     halves = stage(20)
     with pytest.raises(KeyboardInterrupt):
         fit(halves, 0, tmp_path / "halves", 5, True, stop)
+    assert step_of(tmp_path / "halves") == 10
+    for at, kept in ((13, 13), (15, 15), (17, 17)):
+        halves = stage(20, at)
+        with pytest.raises(KeyboardInterrupt):
+            fit(halves, 0, tmp_path / "halves", 5, True)
+        assert step_of(tmp_path / "halves") == kept
     halves = stage(20)
     assert fit(halves, 0, tmp_path / "halves", 5, True)[-1]["step"] == rows[-1]["step"] == 20
     assert all(torch.equal(whole.named[k], halves.named[k]) for k in whole.named)

@@ -95,6 +95,9 @@ def test_image_space_passes_gradients_through_the_encoder(tiny_pipeline: Path) -
     [
         (lambda: Settings2D(iterations=0), "iterations of 1 or more"),
         (lambda: Settings2D(space="voxel"), "latent or image"),
+        (lambda: Settings2D(rate="0.05->-0.01"), "rate above 0, got -0.01 to 0.05"),
+        (lambda: Settings2D(rate="0"), "rate above 0, got 0 to 0"),
+        (lambda: Settings2D(start=float("nan")), "start of 0 to 10"),
         (lambda: Settings2D(view="top"), "none, front, side, back"),
         (lambda: choose(("sds", "SDS")), "without repetition"),
         (lambda: choose(("dds",)), "unknown method"),
@@ -128,7 +131,7 @@ def test_a_sheet_needs_no_more_latents_than_are_kept(tiny_pipeline: Path) -> Non
     prior = load_prior(tiny_pipeline, device="cpu")
     full = distil(prior, "a red cube", published("sds"), Settings2D(iterations=11, batch=1))
     light = thinned(full)
-    assert list(sheet(prior, [full]).getdata()) == list(sheet(prior, [light]).getdata())
+    assert sheet(prior, [full]).tobytes() == sheet(prior, [light]).tobytes()
     assert [f.iteration for f in light.frames if f.latents is not None] == moments(11)[1:] == [3, 6, 8, 11]
     assert torch.equal(light.latents, full.latents) and full.at(2) is not None
     with pytest.raises(ValueError, match="iteration 2 were dropped"):

@@ -101,6 +101,11 @@ def ring(count: int, elevation: float = 15.0, radius: float = 3.0, fov: float = 
     """``count`` cameras at equal azimuth steps from ``start`` degrees, the last one a step short of a full turn."""
     if count < 1:
         raise ValueError(f"expected at least one camera on the ring, got {count}: use count=1 or more")
+    if not (math.isfinite(elevation + start) and 0 < radius < math.inf and 0 < fov < 180):
+        raise SettingsError(
+            f"expected a finite elevation, a radius above 0 and a fov of 0 to 180 degrees, got {elevation}, {radius} "
+            f"and {fov}: 15, 3 and 42 are usual"
+        )
     azimuth = start + torch.arange(count) * (360.0 / count)
     return orbit(azimuth, elevation, radius, fov)
 

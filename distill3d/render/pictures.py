@@ -6,6 +6,7 @@ Everything is rendered without gradients, one view at a time, so memory does not
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..errors import OutputError
+from ..errors import OutputError, SettingsError
 from ..files import atomic_path
 from .cameras import Cameras, ring
 from .occupancy import OccupancyGrid
@@ -246,8 +247,8 @@ def write_webp(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
 def _checked(frames: Tensor, fps: float) -> Tensor:
     if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0 or frames.dtype != torch.uint8:
         raise ValueError(f"expected uint8 frames (F, H, W, 3), got {frames.dtype} {tuple(frames.shape)}: use to_uint8")
-    if not fps > 0:
-        raise ValueError(f"expected fps > 0, got {fps}")
+    if not 0 < fps < math.inf:
+        raise SettingsError(f"expected fps above 0, got {fps}: 24 is usual")
     return frames.cpu()
 
 

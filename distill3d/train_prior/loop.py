@@ -55,8 +55,10 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train to the last step and leave the averaged weights in the parameters.
 
+    An interrupt keeps the last whole step, unless it comes within the optimizer's own.
+
     Returns:
-        The log: one row of means a ``LOG_EVERY`` steps, also appended to ``folder/<stage>.jsonl``.
+        The log: one row of means a ``LOG_EVERY`` steps.
 
     Raises:
         DivergedError: when the loss is not finite, or when parameters get no gradient in the first steps.
@@ -64,46 +66,71 @@ def fit(
     """
     path = folder / f"{stage.name}.safetensors"
     average = Average(stage.named, stage.ema)
-    first, rows, sums = 0, list[dict[str, float]](), dict[str, float]()
+    log, first = _Log(stage), 0
     if resume and path.exists():
-        first, rows, sums = _restore(path, stage, average)
+        first, log.rows, log.sums = _restore(path, stage, average)
         logger.info("%s resumes at step %d of %d", stage.name, first, stage.steps)
-    began = time.perf_counter()
     idle = set(stage.named)
-    for step in range(first, stage.steps):
-        loss, values = stage.loss(checkpoints.step_generator(seed, stage.name, step), step)
-        loss.backward()
-        idle = {n for n in idle if (grad := stage.named[n].grad) is None or not grad.any()}
-        scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
-        norm = stage.optimizer.step(scale, stage.clip)
-        average.update(step)
-        row: dict[str, Tensor | float] = {"loss": loss.detach(), "norm": norm, **values}
-        for key, value in row.items():
-            sums[key] = sums.get(key, 0.0) + float(value)
-        done = step + 1
-        if idle and done - first == IDLE_LIMIT:
-            raise DivergedError(
-                f"expected a gradient in every parameter of {stage.name}, got none within {IDLE_LIMIT} steps in "
-                f"{len(idle)} of {len(stage.named)}, such as {min(idle)}: part of the network is cut off"
-            )
-        if done % LOG_EVERY == 0 or done == stage.steps:
-            count = (done - 1) % LOG_EVERY + 1
-            rows.append({"step": done, **{k: round(v / count, 6) for k, v in sums.items()}, "lr": round(scale, 5)})
-            sums = {}
-            pace = (done - first) / (time.perf_counter() - began)
-            logger.info("%s %s, %.2f steps/s", stage.name, json.dumps(rows[-1]), pace)
-            if not all(v == v and abs(v) != float("inf") for v in rows[-1].values()):
-                raise DivergedError(f"expected a finite loss, got {rows[-1]} in {stage.name}: lower its learning rates")
-        if done % checkpoint_every == 0 or done == stage.steps:
-            _save(path, stage, average, {"step": done, "rows": rows, "sums": sums})
-        after_step(done, average)
+    saved, whole = first, True
+    done = first
+    try:
+        for step in range(first, stage.steps):
+            loss, values = stage.loss(checkpoints.step_generator(seed, stage.name, step), step)
+            loss.backward()
+            idle = {n for n in idle if (grad := stage.named[n].grad) is None or not grad.any()}
+            if idle and step - first == IDLE_LIMIT - 1:
+                raise DivergedError(
+                    f"expected a gradient in every parameter of {stage.name}, got none within {IDLE_LIMIT} steps in "
+                    f"{len(idle)} of {len(stage.named)}, such as {min(idle)}: part of the network is cut off"
+                )
+            scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
+            whole = False
+            norm = stage.optimizer.step(scale, stage.clip)
+            average.update(step)
+            done = step + 1
+            log.add(done, {"loss": loss.detach(), "norm": norm, **values}, scale)
+            whole = True
+            if done % checkpoint_every == 0 or done == stage.steps:
+                _save(path, stage, average, done, log)
+                saved = done
+            after_step(done, average)
+    except KeyboardInterrupt:
+        if whole and done > saved:
+            _save(path, stage, average, done, log)
+            logger.info("%s is kept at step %d of %d", stage.name, done, stage.steps)
+        raise
     average.swap()
-    return rows
+    return log.rows
 
 
-def _save(path: Path, stage: Stage, average: Average, progress: dict[str, Any]) -> None:
+class _Log:
+    """Sums what steps report and makes a row of means every ``LOG_EVERY``."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}
+        self._stage, self._began, self._steps = stage, time.perf_counter(), 0
+
+    def add(self, done: int, row: dict[str, Any], scale: float) -> None:
+        """Raises ``DivergedError`` at a row that is not finite."""
+        self._steps += 1
+        for key, value in row.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+        if done % LOG_EVERY and done != self._stage.steps:
+            return
+        count = (done - 1) % LOG_EVERY + 1
+        means = {"step": done, **{k: round(v / count, 6) for k, v in self.sums.items()}, "lr": round(scale, 5)}
+        self.rows.append(means)
+        self.sums = {}
+        pace = self._steps / (time.perf_counter() - self._began)
+        logger.info("%s %s, %.2f steps/s", self._stage.name, json.dumps(means), pace)
+        if not all(v == v and abs(v) != float("inf") for v in means.values()):
+            raise DivergedError(f"expected a finite loss, got {means} in {self._stage.name}: lower its learning rates")
+
+
+def _save(path: Path, stage: Stage, average: Average, done: int, log: _Log) -> None:
     tensors = checkpoints.join(live=dict(stage.named), average=average.values, optimizer=stage.optimizer.state())
-    checkpoints.write(path, tensors, {**stage.facts, **progress})
+    checkpoints.write(path, tensors, {**stage.facts, "step": done, "rows": log.rows, "sums": log.sums})
 
 
 def _restore(path: Path, stage: Stage, average: Average) -> tuple[int, list[dict[str, float]], dict[str, float]]:

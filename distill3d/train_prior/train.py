@@ -136,7 +136,7 @@ def train(
             write(snapshot)
             average.swap()
 
-    if snapshot is not None:
+    if snapshot is not None and not (resume and snapshot.exists()):
         write(snapshot)
     unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, seed, where)
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)

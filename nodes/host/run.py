@@ -170,7 +170,8 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
         if self.budget.times:
             self.say(f"timing {TIMED_STEPS} steps for a time_budget of {task.limits.minutes:g} minutes")
             seconds = time_steps(begin(settings), self.stop)
-            self._check_kept(1 if not self.stop() else 0)
+            if self.stop():
+                raise _nothing_kept()
             settings = replace(settings, iterations=self.budget.timed(seconds).settings.iterations)
             prior.guide = None
         self.fitted(self.budget.fit)
@@ -179,12 +180,13 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
             run.load(task.resume)
         self.started(run)
         run.run(listeners=self.listeners, folder=task.folder, stop=self.stop)
-        self._check_kept(run.iteration)
+        if not run.iteration:
+            raise _nothing_kept()
         return self.finish(run)
 
-    def _check_kept(self, steps: int) -> None:
-        if not steps:
-            raise SettingsError("stopped before the first step, so there is nothing to keep: run the graph again")
+
+def _nothing_kept() -> SettingsError:
+    return SettingsError("stopped before the first step, so there is nothing to keep: run the graph again")
 
 
 def set_texts(guider: Any, conds: Iterable[Conditioning]) -> None:
