@@ -247,7 +247,8 @@ def test_what_is_not_read_is_named_once(tmp_path: Path) -> None:
         ({"extensionsRequired": ["KHR_draco_mesh_compression"]}, r"compressed with Draco \(KHR_draco"),
         ({"extensionsRequired": ["EXT_meshopt_compression"]}, "compressed with meshopt"),
         ({"asset": {"version": "1.0"}}, "glTF 1.0"),
-        ({"nodes": [{"mesh": 0, "children": [1]}, {"children": [0]}]}, "ring"),
+        ({"nodes": [{"mesh": 0, "children": [1]}, {"children": [0]}]}, "no tree"),
+        ({"nodes": [{"mesh": 0, "children": [1, 1]}, {}]}, "no tree"),
         ({"nodes": [{"mesh": 7}]}, "not built as it should be"),
         ({"bufferViews": []}, "not built as it should be"),
     ],
@@ -257,6 +258,25 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, change: dict[str, Any
     made.document.update(change)
     with pytest.raises(MeshFileError, match=words):
         read(made.write(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["NORMAL", "COLOR_0", "TEXCOORD_0"])
+def test_values_of_too_few_vertices_are_told(tmp_path: Path, name: str) -> None:
+    made = Made()
+    made.attributes[name] = made.add(np.ones((5, 2 if name == "TEXCOORD_0" else 3), "<f4"))
+    with pytest.raises(MeshFileError, match=f"{name} has 5 values for {N * N} vertices"):
+        read(made.write(tmp_path))
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e30, -1e30, np.inf])
+def test_numbers_beyond_all_bounds_do_no_harm(tmp_path: Path, value: float) -> None:
+    made = Made()
+    uvs = made.texel_uvs().astype("<f4")
+    uvs[7] = value
+    made.attributes["TEXCOORD_0"] = made.add(uvs)
+    made.attributes["COLOR_0"] = made.add(np.full((N * N, 3), value, "<f4"))
+    made.base(made.picture())
+    assert np.isfinite(read(made.write(tmp_path)).colors).all()
 
 
 def test_of_two_companions_the_missing_one_is_named(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ EDGE = 1e-3
 MOST_REPEATS, MOST_TEXELS = 64, 4096
 """A repeated texture is laid out up to so many times along a side, within so many texels; beyond that its colours are
 kept at the vertices only."""
+MOST_OFF = 1e6
+"""Texture coordinates farther out than so many repeats have no fraction left in 32 bits."""
 FAR = 1000.0
 """Coordinates this many times larger than the object are too coarse in 32 bits; it is moved to the origin."""
 
@@ -73,12 +75,15 @@ def _contents(path: Path) -> Contents:
     try:
         if path.stat().st_size == 0:
             raise MeshFileError(f"expected a mesh in {path}, but the file is empty (0 bytes): copy or export it again")
-        return READERS[path.suffix.lower()](path)
+        with np.errstate(all="ignore"):  # places that are not finite are told later, in words
+            return READERS[path.suffix.lower()](path)
     except Lacking as error:
         raise MeshFileError(
             f"could not read {path}: it refers to {error}, not found in its folder: put it there, or export the object "
             "as one .glb file"
         ) from error
+    except MemoryError as error:
+        raise MeshFileError(f"could not read {path}: it is too large for the memory, or damaged") from error
     except OSError as error:
         name = error.filename or path
         raise MeshFileError(f"could not read {name}: {error.strerror or error}: check its permissions") from error
@@ -206,7 +211,7 @@ def _part(part: Part, origin: NDArray[np.float64], said: list[str]) -> SurfaceMe
     texture, uvs, tint = None, None, None if part.tint is None else part.tint.astype(np.float32)
     colors = np.full((len(vertices), 3), GREY) if part.colors is None else part.colors
     if part.picture is not None and part.uvs is not None:
-        texture, uvs, lost = _laid_out(part.picture, part.uvs.astype(np.float32))
+        texture, uvs, lost = _laid_out(part.picture, np.nan_to_num(part.uvs, posinf=0, neginf=0).astype(np.float32))
         said += [lost] * bool(lost)
         picture = torch.from_numpy(part.picture.pixels if texture is None else texture).float() / 255
         colors = tinted(sample_texture(picture, torch.from_numpy(uvs)).numpy(), tint)
@@ -229,13 +234,14 @@ def _laid_out(picture: Picture, uvs: Floats) -> tuple[Bytes | None, Floats, str]
     outside 0..1 and the formats written here do not all say it; one picture is clear.
     """
     pixels, height, width = picture.pixels, *picture.pixels.shape[:2]
-    first = np.floor(uvs.min(0) + EDGE).astype(int)
-    times = np.maximum(np.ceil(uvs.max(0) - EDGE) - first, 1).astype(int)
-    if (times > MOST_REPEATS).any():
+    low, high = np.floor(uvs.min(0).astype(np.float64) + EDGE), np.ceil(uvs.max(0).astype(np.float64) - EDGE)
+    if (high - low > MOST_REPEATS).any() or (np.abs(low) > MOST_OFF).any():
         within = [_within(uvs[:, axis], picture.wrap[axis]) for axis in (0, 1)]
         lost = f"a texture repeats more than {MOST_REPEATS} times along a side: its colours were kept at vertices only"
         return None, np.stack(within, -1).astype(np.float32), lost
     lost = ""
+    first = low.astype(int)
+    times = np.maximum(high - low, 1).astype(int)
     if (times > 1).any() or first.any():
         size = min(width, MOST_TEXELS // int(times[0])), min(height, MOST_TEXELS // int(times[1]))
         if size != (width, height) and (times > 1).any():

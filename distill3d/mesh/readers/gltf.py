@@ -26,8 +26,6 @@ PACKED = {
     "EXT_meshopt_compression": "meshopt",
     "KHR_meshopt_compression": "meshopt",
 }
-DEPTH = 500
-"""Most nodes below one another; more is a ring, which glTF forbids."""
 
 
 def read_gltf(path: Path) -> Contents:
@@ -105,14 +103,14 @@ def _shown(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[int,
         roots = scenes[document.get("scene", 0)].get("nodes", [])
     world: dict[int, Doubles] = {}
     order: list[int] = []
-    waiting = [(root, np.eye(4), 0) for root in reversed(roots)]
+    waiting = [(root, np.eye(4)) for root in reversed(roots)]
     while waiting:
-        number, above, depth = waiting.pop()
-        if depth > DEPTH:
-            raise ValueError("its nodes hang together in a ring")
+        number, above = waiting.pop()
+        if number in world:
+            raise ValueError("its nodes are no tree: one of them hangs below two others, or below itself")
         world[number] = above @ _local(nodes[number])
         order.append(number)
-        waiting += [(child, world[number], depth + 1) for child in reversed(nodes[number].get("children", []))]
+        waiting += [(child, world[number]) for child in reversed(nodes[number].get("children", []))]
     for number in order:
         if "mesh" in nodes[number]:
             yield {**nodes[number], "number": number}, world
@@ -156,6 +154,10 @@ def _add(
             found.others += [what] * (what not in found.others)
             continue
         vertices = buffers.values(names["POSITION"]).astype(np.float64)
+        for name, number in names.items():
+            count = document["accessors"][number]["count"]
+            if count != len(vertices):
+                raise ValueError(f"{name} has {count} values for {len(vertices)} vertices")
         order = np.arange(len(vertices))
         if "indices" in primitive:
             order = buffers.values(primitive["indices"]).reshape(-1).astype(np.int64)

@@ -40,9 +40,11 @@ def dress(part: Part, primitive: dict[str, Any], document: dict[str, Any], buffe
     if glossy is not None:
         surface, base, key = glossy, glossy.get("diffuseFactor", (1, 1, 1)), "diffuseTexture"
     factor = np.array(base[:3], np.float64)
+    if factor.shape != (3,):
+        raise ValueError(f"a colour factor is {base!r}, and three numbers or more are expected")
     tint: Doubles | None = None
     if "COLOR_0" in names:
-        tint = np.clip(buffers.values(names["COLOR_0"], unit=True)[:, :3].astype(np.float64), 0, None)
+        tint = np.nan_to_num(buffers.values(names["COLOR_0"], unit=True)[:, :3].astype(np.float64), nan=1).clip(0, 1)
         if np.ptp(tint, axis=0).max(initial=0) == 0 and len(tint):
             factor, tint = factor * tint[0], None
     info = surface.get(key)
@@ -83,7 +85,7 @@ def _picture(
     if name not in names:
         found.note(f"a picture whose coordinates {name} are not there")
         return None
-    uvs = np.nan_to_num(buffers.values(names[name])[:, :2].astype(np.float64))
+    uvs = buffers.values(names[name])[:, :2].astype(np.float64)
     sampler = document["samplers"][texture["sampler"]] if "sampler" in texture else {}
     wrap = tuple(WRAPS.get(sampler.get(key, 10497), "repeat") for key in ("wrapS", "wrapT"))
     return pixels, wrap, transformed(uvs, move)  # type: ignore[return-value]
