@@ -152,7 +152,8 @@ def test_ctrl_c_says_one_line(tmp_path: Path, wait: float) -> None:
     """In the middle of the work, with its child process, as a terminal sends it: to the whole group."""
     trimesh.creation.icosphere(7).export(tmp_path / "large.ply")
     code = (
-        "import sys; from distill3d.cli import main; sys.stderr.write('ready\\n'); sys.stderr.flush(); sys.exit(main())"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from distill3d.cli import main; sys.stderr.write('ready\\n'); sys.stderr.flush(); sys.exit(main())"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "convert", "large.ply", "out.glb", "--face-budget", "40000"],

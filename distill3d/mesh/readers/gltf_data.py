@@ -100,7 +100,8 @@ class Buffers:
         stride = stride or row
         if count and start + stride * (count - 1) + row > len(data):
             raise ValueError("an accessor reaches past the end of its buffer view")
-        return np.ndarray((count, width), kind, data, start, (stride, kind.itemsize)).copy()
+        table: NDArray = np.ndarray((count, width), kind, data, start, (stride, kind.itemsize)).copy()
+        return table
 
     def picture(self, number: int) -> Bytes | None:
         """``(H, W, 3)`` sRGB of an image; None, and told, where it is missing or not understood."""
