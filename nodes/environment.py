@@ -24,7 +24,7 @@ OPTIONAL = {
     "nerfacc": "compiled ray marching; this release uses its own in PyTorch",
     "av": "needed by the command line to write MP4",
 }
-NEEDED = ("numpy", "safetensors", "PIL", "scipy", "skimage", "trimesh", "fast_simplification")
+NEEDED = ("numpy", "safetensors", "PIL", "scipy", "skimage", "fast_simplification")
 
 
 def find(name: str) -> str:

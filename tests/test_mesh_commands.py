@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import trimesh
 from mesh_fields import poster
 
 from distill3d.cli import main
+from distill3d.cli.interrupts import heard
 from distill3d.mesh import read, write
 
 ENDS = ("interrupted\n", "interrupted: nothing was written\n")
@@ -144,6 +146,20 @@ def test_an_interrupt_in_the_middle_says_that_nothing_was_written(
     monkeypatch.setattr("distill3d.cli.convert.convert_for", stop)
     assert main(["convert", str(ball), str(ball.with_name("o.glb"))]) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == ENDS[1].strip()
+
+
+def test_an_interrupt_that_an_import_swallows_is_heard() -> None:
+    with pytest.raises(KeyboardInterrupt), heard(), contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with heard():
+        pass
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with heard():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

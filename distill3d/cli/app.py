@@ -20,6 +20,7 @@ from rich.console import Console
 from .. import prompts, schedules
 from ..errors import Distill3DError, SettingsError
 from ..files import output_error
+from .interrupts import heard
 
 T = TypeVar("T")
 
@@ -177,7 +178,8 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
+        with heard():
+            module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
         return int(module.run(list(arguments), console))
     except Distill3DError as error:
         console.print("[red]error:[/] ", end="")
