@@ -149,17 +149,18 @@ def test_an_interrupt_in_the_middle_says_that_nothing_was_written(
 
 
 def test_an_interrupt_that_an_import_swallows_is_heard() -> None:
-    with pytest.raises(KeyboardInterrupt), heard(), contextlib.suppress(BaseException):
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with heard():
-        pass
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        with pytest.raises(KeyboardInterrupt), heard(), contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with heard():
+            pass
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         with heard():
             signal.raise_signal(signal.SIGINT)
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, usual)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
