@@ -15,13 +15,14 @@ from comfy_api.latest import io, ui
 
 from ..distill3d import __version__
 from ..distill3d.fields import backends
+from ..distill3d.render import marching
 from .words import in_words
 
 OPTIONAL = {
     "numba": "a faster hash grid on a CPU",
     "triton": "a faster hash grid on CUDA",
     "tinycudann": "the fastest hash grid on CUDA",
-    "nerfacc": "compiled ray marching; this release uses its own in PyTorch",
+    "nerfacc": "compiled ray marching on CUDA; the command line takes it when asked by name",
     "av": "needed by the command line to write MP4",
 }
 NEEDED = ("numpy", "safetensors", "PIL", "scipy", "skimage", "fast_simplification")
@@ -42,7 +43,7 @@ def find(name: str) -> str:
 
 
 def gather() -> dict[str, Any]:
-    """Versions, device, memory, packages; for every hash grid backend whether it is used, usable, or why not."""
+    """Versions, device, memory, packages; for every hash grid backend and marcher whether it is used or why not."""
     device = manager.get_torch_device()
     return {
         "distill3d": __version__,
@@ -54,6 +55,7 @@ def gather() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "needed": {name: find(name) for name in NEEDED},
         "hash_grid": backends.report(device),
+        "marching": marching.report(device),
         "accelerators": {name: {"state": find(name), "what": text} for name, text in OPTIONAL.items()},
     }
 

@@ -105,7 +105,16 @@ class ByTimestep:
     def __init__(self, schedule: Schedule, space: Space) -> None:
         self.schedule, self.space = schedule, space
         self.label = str(schedule)
+        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, sigmas: Tensor) -> Tensor:
-        index = (self.space.sigmas[None] - sigmas.detach().float().cpu()[:, None]).abs().argmin(1)
-        return torch.tensor([self.schedule(float(i) / (self.space.T - 1)) for i in index])
+        levels, strengths = self._table(sigmas.device)
+        return strengths[(levels[None] - sigmas.detach().float()[:, None]).abs().argmin(1)]
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``(T,)`` sigmas and strengths where they are asked for, so that nobody waits for a sigma to look it up."""
+        if device not in self._tables:
+            with torch.inference_mode(False):
+                strengths = torch.tensor([self.schedule(i / (self.space.T - 1)) for i in range(self.space.T)])
+                self._tables[device] = self.space.sigmas.to(device), strengths.to(device)
+        return self._tables[device]

@@ -1,131 +1,39 @@
 """A stand-in for the parts of ComfyUI 0.33 that the nodes use, so that they run without it.
 
-Only what has an observable effect is here: schemas, a model manager, a guider that holds inference mode as the executor
-does, and a progress bar. ``test_nodes.py`` checks their signatures against those recorded from the real host.
+Only what has an observable effect is here: schemas (``fake_api``), models with known answers (``fake_models``), a model
+manager, a guider that holds inference mode as the executor does, and a progress bar. ``test_nodes.py`` checks their
+signatures against those recorded from the real host.
 """
 
 from __future__ import annotations
 
-import enum
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from fake_api import (
+    MESH,
+    ComfyNode,
+    DynamicCombo,
+    File3D,
+    FolderType,
+    Hidden,
+    MultiType,
+    NodeOutput,
+    PreviewImage,
+    PreviewText,
+    Schema,
+    Shown,
+    kind,
+)
+from fake_models import CONST, EPS, Base, Clip, Patcher, Vae
+from torch import Tensor
 
-
-class Kept:
-    """Keeps its arguments as attributes, so that tests can read a schema."""
-
-    io_type = ""
-
-    def __init__(self, id: Any = None, *positional: Any, **named: Any) -> None:
-        self.id, self.positional = id, positional
-        self.__dict__.update(named)
-
-
-def kind(io_type: str) -> type:
-    made = {part: type(part, (Kept,), {"io_type": io_type}) for part in ("Input", "Output")}
-    return type(io_type, (), {**made, "io_type": io_type})
-
-
-class Hidden(str, enum.Enum):
-    unique_id = "UNIQUE_ID"
-    prompt = "PROMPT"
-    extra_pnginfo = "EXTRA_PNGINFO"
-
-
-class FolderType(str, enum.Enum):
-    output = "output"
-    temp = "temp"
-
-
-@dataclass
-class Schema:
-    node_id: str
-    display_name: str | None = None
-    category: str = "sd"
-    inputs: list[Any] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
-    hidden: list[Any] = field(default_factory=list)
-    description: str = ""
-    search_aliases: list[str] = field(default_factory=list)
-    is_output_node: bool = False
-    not_idempotent: bool = False
-    has_intermediate_output: bool = False
-
-
-class NodeOutput:
-    def __init__(self, *args: Any, ui: Any = None, expand: Any = None, block_execution: Any = None) -> None:
-        self.args, self.ui, self.expand = args, ui, expand
-
-
-class ComfyNode:
-    hidden = types.SimpleNamespace(unique_id="7", prompt=None, extra_pnginfo=None)
-
-
-class DynamicCombo:
-    class Option(Kept):
-        def __init__(self, key: str, inputs: list[Any]) -> None:
-            super().__init__(key)
-            self.key, self.inputs = key, inputs
-
-    Input = type("Input", (Kept,), {"io_type": "COMFY_DYNAMICCOMBO_V3"})
-
-
-class MultiType:
-    class Input(Kept):
-        def __init__(self, id: str, types: list[Any], **named: Any) -> None:
-            super().__init__(id, **named)
-            self.io_type = ",".join(kind.io_type for kind in types)
-
-
-class Shown:
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args = args
-
-
-class PreviewImage(Shown):
-    def __init__(self, image: Tensor, animated: bool = False, cls: Any = None, **kwargs: Any) -> None:
-        super().__init__(image)
-
-
-class PreviewText(Shown):
-    def __init__(self, value: str, **kwargs: Any) -> None:
-        super().__init__(value)
-
-
-@dataclass
-class MESH:
-    vertices: Tensor
-    faces: Tensor
-    uvs: Tensor | None = None
-    vertex_colors: Tensor | None = None
-    texture: Tensor | None = None
-    metallic_roughness: Tensor | None = None
-    vertex_counts: Tensor | None = None
-    face_counts: Tensor | None = None
-    unlit: bool = False
-    normals: Tensor | None = None
-    tangents: Tensor | None = None
-    normal_map: Tensor | None = None
-    occlusion_in_mr: bool = False
-
-
-class File3D:
-    def __init__(self, source: Any, file_format: str = "") -> None:
-        self.source, self.format = source, file_format
-
-    def get_source(self) -> Any:
-        return self.source
-
-    def get_data(self) -> Any:
-        return self.source
+__all__ = ["CONST", "EPS", "MESH", "Base", "Clip", "File3D", "NodeOutput", "Patcher", "Schema", "Vae", "installed"]
 
 
 class InterruptProcessingException(Exception):
@@ -389,138 +297,3 @@ def installed(root: Path) -> Iterator[types.ModuleType]:
                 sys.modules[name] = before[name]
             else:
                 del sys.modules[name]
-
-
-# ---- a model, a text encoder and a VAE that have known answers
-
-
-class Base(nn.Module):
-    """Dreams of one picture a text: x0 is that picture whatever comes in. ``parameterisation`` says in which space."""
-
-    def __init__(self, dreams: dict[str, Tensor], sampling: Any) -> None:
-        super().__init__()
-        self.diffusion_model = nn.Linear(1, 1)
-        for parameter in self.diffusion_model.requires_grad_(False).parameters():
-            parameter.fill_(1)
-        self.dreams, self.model_sampling = list(dreams.values()), sampling
-        self.calls: list[tuple[int, int]] = []
-        self.latent_format = types.SimpleNamespace(latent_channels=4, latent_dimensions=2)
-        self.model_config = types.SimpleNamespace(unet_config={"in_channels": 4, "context_dim": 1})
-        self.model_type = types.SimpleNamespace(name="EPS")
-        self.concat_keys: tuple[str, ...] = ()
-
-    def answer(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        wanted = torch.stack([self.dreams[int(row[0, 0])] for row in text])
-        return wanted + 0 * x
-
-    def get_dtype_inference(self) -> torch.dtype:
-        return torch.float32
-
-    def process_latent_in(self, z: Tensor) -> Tensor:
-        return 2 * z
-
-    def process_latent_out(self, z: Tensor) -> Tensor:
-        return z / 2
-
-
-class EPS:
-    """``model_sampling`` of a discrete model: 100 levels."""
-
-    sigmas = torch.linspace(-2, 3, 100).exp()
-
-
-class CONST:
-    """``model_sampling`` of a flow model."""
-
-    sigmas = torch.linspace(0.01, 1, 100)
-
-
-class Patcher:
-    """A MODEL."""
-
-    load_device = torch.device("cpu")
-
-    def __init__(self, model: Base) -> None:
-        self.model, self.model_options = model, {"transformer_options": {}}
-        self.patches: dict[str, Any] = {}
-        self.backup: dict[str, Any] = {}
-        self.attachments: dict[str, Any] = {}
-        self.wrappers: list[Any] = []
-
-    def clone(self) -> Patcher:
-        made = Patcher(self.model)
-        made.attachments = dict(self.attachments)
-        made.model_options = {
-            **self.model_options,
-            "transformer_options": dict(self.model_options["transformer_options"]),
-        }
-        return made
-
-    def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None:
-        self.wrappers.append(wrapper)
-
-    def get_attachment(self, key: str) -> Any:
-        return self.attachments.get(key)
-
-    def set_attachments(self, key: str, attachment: Any) -> None:
-        self.attachments[key] = attachment
-
-    def get_model_object(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def model_size(self) -> int:
-        return 8
-
-    def memory_required(self, input_shape: list[int]) -> int:
-        return 1000 * input_shape[0] * input_shape[2] * input_shape[3]
-
-    def set_model_output_block_patch(self, patch: Any) -> None:
-        self.model_options["transformer_options"]["patches"] = {"output_block_patch": [patch]}
-
-
-class Clip:
-    """Knows as many texts as it is asked, each by its number."""
-
-    def __init__(self, known: dict[str, int]) -> None:
-        self.known = known
-
-    def tokenize(self, text: str) -> str:
-        return text
-
-    def encode_from_tokens_scheduled(self, tokens: str, show_pbar: bool = True) -> list[list[Any]]:
-        number = self.known.setdefault(tokens, len(self.known)) % 2
-        with torch.inference_mode():
-            return [[torch.full((1, 1, 1), float(number)), {"pooled_output": torch.zeros(1, 1)}]]
-
-
-class _Encoder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        mixing = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0]])
-        self.weight = nn.Parameter(mixing, requires_grad=False)
-        self.decoder = nn.Linear(3, 3)
-        for parameter in self.decoder.requires_grad_(False).parameters():
-            parameter.fill_(1)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(torch.einsum("kc,bchw->bkhw", self.weight, pixels), 2)
-
-
-class Vae:
-    """A VAE whose weights are inference tensors, as the host's are."""
-
-    latent_channels, latent_dim, downscale_ratio, vae_dtype = 4, 2, 2, torch.float32
-
-    def __init__(self) -> None:
-        with torch.inference_mode():
-            self.first_stage_model = _Encoder()
-        self.patcher = object()
-
-    def process_input(self, image: Tensor) -> Tensor:
-        return image * 2 - 1
-
-    def model_size(self) -> int:
-        return 1
-
-    def decode(self, z: Tensor) -> Tensor:
-        return z.movedim(1, -1)[..., :3]

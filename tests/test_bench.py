@@ -6,10 +6,13 @@ import functools
 import json
 from pathlib import Path
 
+import nerfacc_stand_in as stand_in
 import pytest
+import torch
 
-from distill3d.bench import render, scaling, sd15, step, timing
+from distill3d.bench import encoder, render, scaling, sd15, step, timing
 from distill3d.cli import main
+from distill3d.render import marching
 
 
 def test_spread_and_figures_of_known_times() -> None:
@@ -62,3 +65,46 @@ def test_a_settled_run_follows_one_of_its_own_kind() -> None:
     runs = {name: functools.partial(order.append, name) for name in "ab"}
     times = timing.take_turns(runs, 2, settle=True)
     assert "".join(order) == "ab" + 2 * "aabb" and {name: len(t) for name, t in times.items()} == {"a": 2, "b": 2}
+
+
+def test_render_measures_nerfacc_beside_ours_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cuda" in render.run(sizes=(8,), samples=16, repeats=1)["refused"]["nerfacc"]
+    stand_in.forget(monkeypatch)
+    stand_in.install(monkeypatch)
+    monkeypatch.setattr(marching, "DEVICES", ("cpu",))
+    found = render.run(sizes=(8,), samples=16, repeats=1, dense_up_to=0)
+    assert "nerfacc" not in found["refused"] and found["device"] == "cpu"
+    assert found["speedup_8_nerfacc_vs_ours"] == found["cpu_ms_8_ours"] / found["cpu_ms_8_nerfacc"] > 0
+
+
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = "mps" if torch.cuda.is_available() else "cuda"
+    assert main(["bench", "render", "--device", missing, "--sizes", "8"]) == 1
+    assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["render", "--sizes", "0"], "--sizes of 1 or more"),
+        (["render", "--sizes"], "--sizes of 1 or more"),
+        (["render", "--sizes", "8", "--share", "-1"], "share of the box from 0 to 0.5, got -1.0"),
+        (["encoder", "--points", "0"], "--points of 1 or more"),
+        (["memory", "--size", "0"], "--size of 1 or more"),
+        (["scaling", "--largest", "10"], "--largest of 64 or more"),
+        (["scaling", "--cells", "24", "24"], "two or more --cells"),
+        (["step", "--iterations", "0"], "--iterations of 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *flags, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert says in " ".join(captured.err.split()) and captured.out == ""
+
+
+def test_the_encoder_s_figures_name_their_device() -> None:
+    found = encoder.run(repeats=1, points=64)
+    assert found["device"] == "cpu" and found["gradient_difference_l8_vectorised"] < 1e-5
+    assert encoder.backend_variants(torch.device("meta"))[1] == {}
+    refused = encoder.backend_variants(torch.device("cuda"))[1] if not torch.cuda.is_available() else {"triton": ""}
+    assert "triton" in refused

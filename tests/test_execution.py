@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +331,17 @@ def test_compare_names_what_became_slower_than_noise() -> None:
     assert not any(c.worse or c.better for c in compare.compare(BEFORE, BEFORE))
 
 
+def test_compare_names_what_is_no_longer_measured() -> None:
+    after = {name: value for name, value in BEFORE.items() if "numba" not in name}
+    assert compare.gone(BEFORE, after) == ["cpu_ms_l8_numba"] and compare.gone(after, BEFORE) == []
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
+def test_a_tolerance_is_a_share(tolerance: float) -> None:
+    with pytest.raises(SettingsError, match="tolerance of 0 or more"):
+        compare.compare(BEFORE, BEFORE, tolerance)
+
+
 def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     a.write_text(json.dumps(BEFORE))
@@ -337,6 +349,9 @@ def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["bench", "compare", str(a), str(a)]) == 0
     assert main(["bench", "compare", str(a), str(b), "--json"]) == 3
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["worse"] == ["cpu_ms_l8_ours"]
+    b.write_text(json.dumps({"benchmark": "encoder", "cpu_ms_l8_ours": 100.0}))
+    assert main(["bench", "compare", str(a), str(b)]) == 0
+    assert "gone" in capsys.readouterr().out
     b.write_text(json.dumps({**BEFORE, "points": 5}))
     assert main(["bench", "compare", str(a), str(b)]) == 2
     b.write_text("no json")
@@ -353,3 +368,24 @@ def test_limits_on_the_command_line(tiny_pipeline: Path, tmp_path: Path, capsys:
     assert main([*call, "--execution.hash-grid", "tinycudann"]) == 2
     assert "tinycudann cannot be used on cpu" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_the_estimate_is_told_before_a_run_and_memory_is_fitted_before_steps_are_timed(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["--resolution", "16", "--render.samples-per-ray", "24", "--iterations", "1", "--mesh.resolution", "16"]
+    call = ["generate", "a red ball", "--model", str(tiny_pipeline), "--turntable-frames", "1", *small]
+    seen = []
+
+    def timed(run: Distillation) -> float:
+        seen.append((run.settings.batch, run.settings.render.memory_gb, run.prior.max_batch))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill3d.cli.generate.cost_of", lambda prior: SD15)
+    monkeypatch.setattr("distill3d.cli.generate.time_steps", timed)
+    assert main([*call, "--out", str(tmp_path / "a"), "--batch", "4", "--vram-gb", "6.2", "--time-budget", "9"]) == 130
+    assert seen == [(1, 2.0, 1)], "after the limit cut views and rows"
+    capsys.readouterr()
+    assert main([*call, "--out", str(tmp_path / "a"), "--time-budget", "0"]) == 2 and len(seen) == 1
+    assert main([*call, "--out", str(tmp_path / "b"), "--batch", "1"]) == 0
+    assert re.search(r"estimate: \d+\.\d GB of memory\n", capsys.readouterr().err)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import random
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from nodes_kit import get, loss, model
 from torch import Tensor
+from waits_kit import Waits, watch
 
 SHAPE = (4, 6, 6)
 WORDS = {"front": 0.9, "side": -0.4, "back": 0.5, "overhead": 0.1, "": 0.0}
@@ -153,14 +155,76 @@ def test_samples_of_a_step_are_told_apart_whatever_follows_them(pack: ModuleType
     prior = get("host.prior")
     x, other = torch.randn(2, 2, 4, 2, 2, generator=torch.Generator().manual_seed(0)).unbind()
     s = torch.tensor([1.0, 2.0])
-    assert prior._blocks(torch.cat([x, x, x]), s.repeat(3)) == 3
-    assert prior._blocks(torch.cat([x, x, other]), s.repeat(3)) == 1
+
+    def blocks(x: Tensor, s: Tensor) -> int:
+        return prior._blocks(prior._equal(x, s, None), len(x))
+
+    def views(x: Tensor, s: Tensor) -> int:
+        return prior._views(prior._equal(x, s, None), len(x))
+
+    assert blocks(torch.cat([x, x, x]), s.repeat(3)) == 3
+    assert blocks(torch.cat([x, x, other]), s.repeat(3)) == 1
     for rows in ([x, x], [x, x, x, x], [x, x, other], [x, x, x[1:]], [x, x, other, x[:1], x[:1]], [x, x, x[:1], x[:1]]):
         batch = torch.cat(rows)
         levels = torch.where((batch == x[1]).flatten(1).all(1), 2.0, 1.0)
-        assert prior._views(batch, levels) == 2, [len(r) for r in rows]
-    assert prior._views(x, s) == 0 and prior._views(torch.cat([x, other]), s.repeat(2)) == 0
-    assert prior._views(torch.cat([x, x]), torch.tensor([1.0, 2.0, 1.0, 3.0])) == 0
+        assert views(batch, levels) == 2, [len(r) for r in rows]
+    assert views(x, s) == 0 and views(torch.cat([x, other]), s.repeat(2)) == 0
+    assert views(torch.cat([x, x]), torch.tensor([1.0, 2.0, 1.0, 3.0])) == 0
+
+
+def test_known_samples_say_what_comparing_latents_says(pack: ModuleType) -> None:
+    prior, draw = get("host.prior"), random.Random(2)
+    found = set()
+    for _ in range(300):
+        count = draw.randint(1, 3)
+        rows = [(i, 10 * draw.randint(0, 1)) for i in range(count)] * draw.randint(1, 3)
+        rows += draw.sample([*rows, *((i, t + 5) for i, t in rows[:count])] * 2, draw.randint(0, count))
+        if draw.random() < 0.3:
+            rows = [*rows[:count], *((i, t + 5) for i, t in rows[:count])]
+        eps = torch.randn(count, 4, 2, 2, generator=torch.Generator().manual_seed(len(rows)))
+        x = torch.stack([(1 + t) * eps[i] for i, t in rows])
+        s = torch.tensor([float(t) for _, t in rows])
+        answers = [
+            (prior._blocks(equal, len(x)), prior._views(equal, len(x)))
+            for equal in (prior._equal(x, s, None), prior._equal(x, s, rows))
+        ]
+        assert answers[0] == answers[1], rows
+        found.add(answers[0])
+    assert len(found) > 6
+
+
+class Quick(fake_host.Base):
+    """Answers without looking at a number of the device."""
+
+    def answer(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        return torch.tanh(x / (1 + sigma.reshape(-1, 1, 1, 1)) + text.mean((1, 2)).reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("max_batch", [None, 2])
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize("over", ["iterations", "timesteps"])
+def test_the_host_s_model_is_asked_without_waiting(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, max_batch: int | None, patched: bool, over: str
+) -> None:
+    types, schedules = get("types"), importlib.import_module("pack.distill3d.schedules")
+    settings = settings_of("ASD", types.Plan(schedules.Linear(9, 5), over), perp_neg="on", strength="1.5")
+    made = guidance(settings, patched=patched, max_batch=max_batch)
+    made.prior._model = Quick({"x": torch.zeros(SHAPE)}, fake_host.EPS())
+    z, eps = numbers(2)
+    call = (z, torch.tensor([0.5, 0.0]), torch.tensor([0.0, 1.4]), 0.5, drawn(eps, [40, 70], [42, 77]))
+    before = made.at(*call).gradient
+    monkeypatch.setattr(type(made.prior), "_looks", lambda self: False)
+    # evaluations uploads nothing to the device here: the handles of texts are on the host
+    names = ("optimize.guidance", "methods.base", "methods.nfsd", "methods.tbsd")
+    modules = [importlib.import_module(f"pack.distill3d.{name}") for name in names] + [get("host.prior")]
+    waits = Waits(z, eps)
+    with monkeypatch.context() as patch:
+        watch(waits, patch, modules)
+        with waits:
+            after = made.at(*call).gradient
+    assert waits.places == [] and after in waits.marked and torch.equal(after, before)
+    monkeypatch.setattr(type(made.prior), "takes_samples", False)
+    assert torch.equal(made.at(*call).gradient, before), "rows that are compared give the same"
 
 
 def test_a_patch_that_cannot_act_is_never_skipped_in_silence(pack: ModuleType) -> None:

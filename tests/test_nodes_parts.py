@@ -249,6 +249,7 @@ def test_the_environment_says_what_was_refused_and_why(pack: ModuleType, monkeyp
     assert environment.find("numpy")[0].isdigit() and environment.find("no_such_package") == "missing"
     grids = environment.gather()["hash_grid"]
     assert grids["loop"] in ("chosen", "usable") and grids["tinycudann"].startswith("refused: ")
+    assert environment.gather()["marching"]["torch"] == "chosen"
 
     with monkeypatch.context() as patch:
         patch.setattr(environment.importlib.util, "find_spec", lambda name: object() if name == "triton" else None)

@@ -1,14 +1,7 @@
-"""How often a step makes the host wait for the device, counted on a CPU that plays both parts.
-
-Tensors of the "device" are marked: parameters, buffers, what is uploaded, what the device's generators draw, and all
-that is computed from them. Reading a number of one, or an operation whose result's size depends on one, is a wait.
-"""
+"""How often a step makes the host wait for the device, counted by ``waits_kit``."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,106 +10,19 @@ import pytest
 import torch
 from small_run import SMALL, make_prior, parameters
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
+from waits_kit import Waits, as_gpu, counted
 
-from distill3d import devices
-from distill3d.fields import background
-from distill3d.optimize import Distillation, Execution, checkpoint, evaluations, guidance, loop
+from distill3d.methods.asd import ASDSettings
+from distill3d.methods.nfsd import NFSDSettings
+from distill3d.methods.perp_neg import PerpNegSettings
+from distill3d.methods.sds import SDSSettings
+from distill3d.methods.tbsd import TBSDSettings
+from distill3d.optimize import Distillation, Execution, Settings, checkpoint
+from distill3d.priors.freeu import FreeUSettings
 from distill3d.priors.load import load_prior
-from distill3d.render import cameras, occupancy, sampling, scan, volume
 from distill3d.render.settings import RenderSettings
 from distill3d.render.shading import ShadingSettings
-
-SIZED = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "_unique2", "bincount")
-MODULES = (background, evaluations, guidance, loop, cameras, occupancy, sampling, volume)
-
-
-class Waits(TorchDispatchMode):
-    """Counts waits while it is on; ``places`` says where."""
-
-    def __init__(self, *seeds: Tensor, generators: tuple[torch.Generator, ...] = ()) -> None:
-        super().__init__()
-        self.marked: Any = WeakIdKeyDictionary()
-        self.generators = generators
-        self.places: list[str] = []
-        for tensor in seeds:
-            self.marked[tensor] = True
-
-    def on_device(self, values: Any) -> bool:
-        return any(isinstance(v, Tensor) and v in self.marked for v in tree_leaves(values))
-
-    def wait(self, what: str) -> None:
-        ours = [f for f in traceback.extract_stack() if "distill3d" in f.filename and "tests" not in f.filename]
-        self.places.append(f"{what} at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else what)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        drawn = any(kwargs.get("generator") is g for g in self.generators) if kwargs.get("generator") else False
-        marked = drawn or self.on_device((args, kwargs))
-        name = func.overloadpacket.__name__
-        by_mask = name in ("index", "index_put", "index_put_") and any(
-            isinstance(i, Tensor) and i.dtype == torch.bool for i in (args[1] or ()) if i is not None
-        )
-        if marked and (name in SIZED or by_mask):
-            self.wait(name)
-        out = func(*args, **kwargs)
-        if marked:
-            for value in tree_leaves(out):
-                if isinstance(value, Tensor):
-                    self.marked[value] = True
-        return out
-
-
-@contextmanager
-def counted(run: Distillation, monkeypatch: pytest.MonkeyPatch, *more: torch.nn.Module) -> Iterator[Waits]:
-    modules = (run.field, run.occupancy, run.background, *more)
-    seeds = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    waits = Waits(*seeds, run.guidance.conditions.table, generators=tuple(run.generators[n] for n in loop._DEVICE))
-
-    arrived: Any = WeakIdKeyDictionary()
-
-    def upload(value: Tensor, device: Any) -> Tensor:
-        copy = value.clone()
-        waits.marked[copy] = True
-        return copy
-
-    def watched(name: str, original: Any) -> Any:
-        def call(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self in waits.marked and self not in arrived:
-                waits.wait(name)
-            return original(self, *args, **kwargs)
-
-        return call
-
-    def numbers(self: devices.Numbers, values: Tensor) -> None:
-        self._values, self._ready = values.clone(), None
-        arrived[self._values] = run.iteration
-
-    def read(self: devices.Numbers) -> list[float]:
-        if arrived[self._values] == run.iteration:  # of this very step: it has to be waited for
-            waits.wait("read")
-        return self._values.tolist()
-
-    with monkeypatch.context() as patch:
-        for module in MODULES:
-            if hasattr(module, "upload"):
-                patch.setattr(module, "upload", upload)
-        patch.setattr(devices.Numbers, "__init__", numbers)
-        patch.setattr(devices.Numbers, "read", read)
-        for name in ("tolist", "numpy", "cpu"):
-            patch.setattr(Tensor, name, watched(name, getattr(Tensor, name)))
-        with waits:
-            yield waits
-
-
-def as_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The routes of a GPU, on the CPU."""
-    for module in (occupancy, sampling, scan):
-        monkeypatch.setattr(module, "remote", lambda device: True)
-    monkeypatch.setattr(loop, "reads_late", lambda device: True)
-
+from distill3d.schedules import Constant, Linear
 
 PLAIN = replace(SMALL, render=RenderSettings(samples_per_ray=48, cull_below=0), diagnose_every=1000)
 
@@ -151,6 +57,45 @@ def test_a_step_waits_once_and_a_refresh_never(
             run.step()
             assert len(waits.places) - before <= 1, waits.places[before:]
     assert len(waits.places) >= 5
+
+
+OVER = {"guidance": Linear(9, 5), "guidance_over": "timesteps"}
+GUIDED = {
+    "sds": {"sds": SDSSettings(**OVER)},
+    "asd": {"asd": ASDSettings(**OVER)},
+    "nfsd": {"nfsd": NFSDSettings(**OVER)},
+    "tbsd": {"tbsd": TBSDSettings(time="timestep", end=0.9, opening="sds")},
+    "tbsd, fixed": {"tbsd": TBSDSettings(time="timestep", weight=Constant(0.3))},
+    "sds with freeu": {"sds": SDSSettings(), "freeu": FreeUSettings(enabled=True, s1=Linear(0.9, 0.2))},
+    "sds with perp-neg": {"sds": SDSSettings(), "perp_neg": PerpNegSettings(enabled=True)},
+}
+
+
+@pytest.mark.parametrize("kind", GUIDED)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_what_runs_over_timesteps_waits_for_nothing_more(
+    kind: str, prediction_type: str, make_pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_gpu(monkeypatch)
+    prior = load_prior(make_pipeline(tmp_path / "model", prediction_type=prediction_type))
+    settings: Settings = replace(PLAIN, method=kind[:4].rstrip(" "), **GUIDED[kind])
+    run = Distillation(prior, "a red ball", settings, execution=Execution(hash_grid="batched"))
+    run.step()
+    monkeypatch.setattr(run.guidance, "at", _undiagnosed(run.guidance.at))
+    monkeypatch.setattr(type(prior), "_looks", lambda self: False)
+    with counted(run, monkeypatch, prior.unet, prior.vae) as waits:
+        run.step()
+    assert len(waits.places) == 1 and waits.places[0].startswith("nonzero at sampling.py"), waits.places
+
+
+def test_answers_are_looked_at_three_times_and_once_in_a_hundred(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = load_prior(tiny_pipeline)
+    assert all(prior._looks() for _ in range(10)), "every one on a CPU"
+    monkeypatch.setattr(type(prior), "device", torch.device("meta"))
+    prior._answers = 0
+    assert [i for i in range(1, 301) if prior._looks()] == [1, 2, 3, 100, 200, 300]
 
 
 def _undiagnosed(at: Any) -> Any:

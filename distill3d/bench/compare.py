@@ -68,8 +68,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
     has no spread: ``tolerance`` is doubled for it.
 
     Raises:
-        SettingsError: the files measured different things.
+        SettingsError: the files measured different things, or ``tolerance`` is no share.
     """
+    if not 0 <= tolerance < math.inf:
+        raise SettingsError(f"expected a tolerance of 0 or more, got {tolerance}: 0.05 forgives 5 %")
     for name in CIRCUMSTANCES:
         if name in before and name in after and before[name] != after[name]:
             raise SettingsError(
@@ -81,9 +83,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
     for name, old in a.items():
         if name not in b or old <= 0 or b[name] <= 0:
             continue
-        small, large = name.startswith(SMALLER), name.startswith(LARGER)
-        if not (small or large):
+        if not name.startswith(SMALLER + LARGER):
             continue
+        small, large = name.startswith(SMALLER), name.startswith(LARGER)
         noise = 3 * (a.get(f"spread_{name}", 0.0) / old + b.get(f"spread_{name}", 0.0) / b[name])
         allowed = 1 + max(2 * tolerance if large else tolerance, noise)
         ratio = b[name] / old
@@ -92,3 +94,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
     if not found:
         raise SettingsError("expected two files with figures in common, got none: measure the same benchmark twice")
     return found
+
+
+def gone(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Figures that :func:`compare` would look at and that the second file lacks, such as those of a backend that no
+    longer works."""
+    there = dict(flat(after))
+    return [name for name, _ in flat(before) if name.startswith(SMALLER + LARGER) and name not in there]

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import SettingsError
 from ..render.settings import RenderSettings
+from .timing import at_least
 
 #: Settings of each mode, given the points of one graph.
 MODES = ("whole", "chunks", "tiles")
@@ -47,8 +48,9 @@ def run(
         'chunks'), ``points``.
 
     Raises:
-        SettingsError: this system cannot tell a process's peak memory.
+        SettingsError: sizes that cannot be, or this system cannot tell a process's peak memory.
     """
+    at_least(1, size=size, samples=samples, graph=graph)
     result: dict[str, Any] = {"benchmark": "memory", "size": size, "samples": samples, "graph": graph}
     reference = None
     with tempfile.TemporaryDirectory(prefix="distill3d-") as folder:

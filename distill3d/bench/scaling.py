@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import SettingsError
 from ..fields.hashgrid import HashGrid
 from ..fields.layout import HashGridSettings
 from ..mesh import MeshSettings, extract
 from ..render.settings import RenderSettings
 from .export_job import KnownField
 from .scene import Scene
-from .timing import figures, one_thread, take_turns
+from .timing import at_least, figures, one_thread, take_turns
 
 
 def exponent(sizes: list[float], times: list[float]) -> float:
@@ -42,7 +43,15 @@ def run(
 
     Returns:
         ``cpu_ms_{points,rays,samples,faces}_{n}`` with ``spread_...``, and ``exponent_{...}`` of each row.
+
+    Raises:
+        SettingsError: too little to see a power law.
     """
+    at_least(64, largest=largest)
+    at_least(4, size=size)
+    at_least(8, cells=min(cells, default=0))
+    if len(set(cells)) < 2:
+        raise SettingsError(f"expected two or more --cells, got {cells}: an exponent needs two sizes")
     with one_thread():
         rows = {
             "points": _points(largest),

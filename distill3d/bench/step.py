@@ -18,7 +18,7 @@ from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import load_prior
 from ..schedules import Constant
 from .sd15 import random_sd15
-from .timing import figures
+from .timing import at_least, figures
 
 Model = Literal["tiny", "sd15"]
 
@@ -97,6 +97,7 @@ def run(
         ``overhead`` and ``cpu_overhead``, which a busy CPU does not move; by part, ``ms`` (median) and ``share`` of the
         sum; and the circumstances.
     """
+    at_least(1, iterations=iterations)
     if model is None and size == "sd15":
         where = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
         dtype = torch.float16 if where.startswith("cuda") else torch.float32

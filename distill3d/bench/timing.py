@@ -13,6 +13,13 @@ import torch
 from ..errors import SettingsError
 
 
+def at_least(least: int, **values: int) -> None:
+    """Raises ``SettingsError`` for the first of ``values`` that is smaller."""
+    for name, value in values.items():
+        if value < least:
+            raise SettingsError(f"expected --{name} of {least} or more, got {value}: leave it out for the default")
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch on one thread inside, as before outside."""

@@ -29,7 +29,8 @@ render: a picture and its gradient at several sizes, empty space skipped, agains
 step: one distillation step, the share of each part, and the whole against its bare model calls in the same run.
 memory: peak memory of a large render in one graph, in chunks, and in tiles, each in a process of its own.
 scaling: how time grows with points, rays, samples and faces.
-compare A.json B.json: what became slower or larger from A to B than noise explains; exit status 3 if anything did.
+compare A.json B.json: what became slower or larger from A to B than noise explains, and what B no longer measures; exit
+status 3 if anything became worse.
 quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
 finished job in --out and goes on from there when it is called again.
 export: surface to written GLB, ours against the naive route (256^3, no decimation, xatlas straight): time by stage,
@@ -52,6 +53,8 @@ class Encoder:
     """Points encoded in each run."""
     nerfstudio: Path | None = None
     """A checkout of nerfstudio to measure beside ours; what is installed when left out."""
+    device: str = "cpu"
+    """Cpu, or cuda: there torch alone, and triton and tinycudann where they work."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Render:
     """Timed runs of each variant, in turns; medians are reported."""
     dense_up_to: int = 128
     """Largest size that is also rendered densely."""
+    device: str = "cpu"
+    """Cpu, or cuda: there with nerfacc's sampler and compositor beside ours where it works."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Compare:
     json: bool = False
     """Print one JSON object instead of a table."""
     tolerance: float = 0.05
-    """Changes up to this share never count."""
+    """Changes up to this share, 0 or more, never count."""
 
 
 @dataclass(frozen=True)
@@ -232,15 +237,19 @@ def _measure(name: str, flags: Any) -> dict[str, Any]:
 
 
 def _compare(flags: Compare) -> int:
-    changes = compare.compare(compare.read(flags.before), compare.read(flags.after), flags.tolerance)
+    before, after = compare.read(flags.before), compare.read(flags.after)
+    changes, gone = compare.compare(before, after, flags.tolerance), compare.gone(before, after)
     worse = [change for change in changes if change.worse]
     if flags.json:
-        sys.stdout.write(json.dumps({"worse": [c.name for c in worse], "changes": [asdict(c) for c in changes]}) + "\n")
+        found = {"worse": [c.name for c in worse], "gone": gone, "changes": [asdict(c) for c in changes]}
+        sys.stdout.write(json.dumps(found) + "\n")
         return SLOWER if worse else 0
     table = Table("figure", "before", "after", "ratio", "noise", "", title="compare")
     for c in changes:
         verdict = "[red]worse[/]" if c.worse else "[green]better[/]" if c.better else ""
         table.add_row(c.name, f"{c.before:.4g}", f"{c.after:.4g}", f"{c.ratio:.2f}", f"{c.allowed:.2f}", verdict)
+    for name in gone:
+        table.add_row(name, "", "gone", "", "", "")
     Console().print(table)
     return SLOWER if worse else 0
 

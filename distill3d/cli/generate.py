@@ -21,7 +21,7 @@ from ..methods import METHODS
 from ..optimize import PRESETS, Distillation, Execution, Settings, preset
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
-from ..optimize.fit import cost_of, fit, time_steps
+from ..optimize.fit import check_limits, cost_of, fit, time_steps
 from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import load_prior
@@ -172,26 +172,27 @@ def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:
 
 
 def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generate:
-    """``flags`` with settings that keep within ``--vram-gb`` and ``--time-budget``; says what was changed."""
-    if flags.vram_gb is None and flags.time_budget is None:
-        return flags
-    if flags.resume is not None:
+    """``flags`` with settings that keep within ``--vram-gb`` and ``--time-budget``; says the estimate and the changes.
+
+    Memory comes first, so that the steps that are timed fit too.
+    """
+    limited = flags.vram_gb is not None or flags.time_budget is not None
+    if limited and flags.resume is not None:
         raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
-    seconds = None
+    check_limits(flags.vram_gb, flags.time_budget)
+    cost = cost_of(prior)
+    fitted = fit(flags.settings, cost, vram_gb=flags.vram_gb)
+    prior.max_batch = fitted.max_batch
+    flags, changes, time = replace(flags, settings=fitted.settings), fitted.changes, ""
     if flags.time_budget is not None:
         seconds = time_steps(_distillation(flags, prior))
-    fitted = fit(
-        flags.settings,
-        cost_of(prior),
-        vram_gb=flags.vram_gb,
-        minutes=flags.time_budget,
-        seconds_per_step=seconds,
-    )
-    prior.max_batch = fitted.max_batch
-    time = "" if fitted.seconds is None else f", {fitted.seconds / 60:.1f} minutes of optimisation"
-    changed = "; ".join(fitted.changes) or "nothing had to be changed"
-    console.print(f"estimate: {fitted.gigabytes:.1f} GB{time}; {changed}", highlight=False)
-    return replace(flags, settings=fitted.settings)
+        cost = replace(cost, max_batch=fitted.max_batch)
+        fitted = fit(flags.settings, cost, minutes=flags.time_budget, seconds_per_step=seconds)
+        flags, changes = replace(flags, settings=fitted.settings), changes + fitted.changes
+        time = f", {fitted.seconds / 60:.1f} minutes of optimisation" if fitted.seconds is not None else ""
+    changed = f"; {'; '.join(changes) or 'nothing had to be changed'}" if limited else ""
+    app.say(console, f"estimate: {fitted.gigabytes:.1f} GB of memory{time}{changed}")
+    return flags
 
 
 def _parse(arguments: Sequence[str], resumed: tuple[checkpoints.Checkpoint, Path] | None) -> Generate:

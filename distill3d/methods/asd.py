@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, check_over, guided_target, scale_at
+from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, beside, check_over, guided_target, scale_at
 from .settings import MethodSettings
 
 SHIFTED = Evaluation("target", shifted=True)
@@ -88,7 +88,7 @@ class ASD(Method[ASDSettings]):
     ) -> Tensor:
         e_y_plus = e[SHIFTED] if self.settings.eta > 0 else e[TARGET]
         s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
-        return asd(guided_target(e), e[NEGATIVE], e_y_plus, w, s)
+        return asd(guided_target(e), e[NEGATIVE], e_y_plus, w, beside(s, eps))
 
     def shift(self, t: Tensor, t_min: int, generator: torch.Generator, T: int = 1000) -> Tensor:
         u = torch.rand(t.shape, generator=generator, device=generator.device) if self.settings.random else None

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Schedule, TimestepWindow
 from .gradient import GradientSettings
@@ -62,6 +63,11 @@ def scale_at(schedule: Schedule, over: str, progress: float, time: Tensor | None
     return torch.tensor(values, dtype=time.dtype, device=time.device).reshape(time.shape)
 
 
+def beside(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A scale or a flag that was found on the host, on the device of ``like``, which nobody waits for."""
+    return upload(value, like.device) if isinstance(value, Tensor) else value
+
+
 def check_over(over: str) -> None:
     """Raises ``SettingsError`` unless ``over`` names an axis a guidance schedule can run over."""
     if over not in OVER:
@@ -99,8 +105,8 @@ class Method(ABC, Generic[S]):
     ) -> Tensor:
         """Latent gradient ``(B, C, H, W)`` from predictions and noise of that shape and weights ``(B, 1, 1, 1)``.
 
-        ``time`` is t / T, ``(B, 1, 1, 1)``; only methods and schedules that run over timesteps read it. Samples that
-        ``needed`` left out of an evaluation hold zeros in it.
+        ``time`` is t / T, ``(B, 1, 1, 1)``, best on the host: it is looked at. Only methods and schedules that run over
+        timesteps read it. Samples that ``needed`` left out of an evaluation hold zeros in it.
         """
 
     def needed(self, evaluation: Evaluation, time: Tensor) -> Tensor | None:

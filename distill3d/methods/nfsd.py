@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 from ..schedules import Constant, Schedule
-from .base import NULL, TARGET, Evaluation, Method, Over, Preset, check_over, guided_target, scale_at
+from .base import NULL, TARGET, Evaluation, Method, Over, Preset, beside, check_over, guided_target, scale_at
 from .settings import MethodSettings
 
 POOR = Evaluation("modifier")
@@ -84,7 +85,8 @@ class NFSD(Method[NFSDSettings]):
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
     ) -> Tensor:
         s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
-        return nfsd(guided_target(e), e[NULL], e[POOR], w, s, self._low(time))
+        low = upload(self._low(time), eps.device)
+        return nfsd(guided_target(e), e[NULL], e[POOR], w, beside(s, eps), low)
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:
         return {**super().texts(prompt, negative), "modifier": self.settings.negative.strip()}

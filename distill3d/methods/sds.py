@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, check_over, guided_target, scale_at
+from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, beside, check_over, guided_target, scale_at
 from .gradient import GradientSettings
 from .settings import MethodSettings
 
@@ -61,7 +61,7 @@ class SDS(Method[SDSSettings]):
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
     ) -> Tensor:
         s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
-        return sds(guided_target(e), e[NEGATIVE], eps, w, s)
+        return sds(guided_target(e), e[NEGATIVE], eps, w, beside(s, eps))
 
     def diagnostics(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NULL, TARGET, Evaluation, Method, Preset, dot, guided_target, mgda_weight
+from .base import NULL, TARGET, Evaluation, Method, Preset, beside, dot, guided_target, mgda_weight
 from .sds import sds
 from .settings import MethodSettings
 
@@ -172,9 +173,10 @@ class TBSD(Method[TBSDSettings]):
         g_shape, g_tex = terms(e_y, e[NULL], e[self._source], s.a(progress))
         g_shape = s.kappa * g_shape
         if s.weight is None:
-            return g_shape, g_tex, balance(g_shape, g_tex, p, s.unit_norm)
-        begun = torch.as_tensor(p, dtype=g_tex.dtype, device=g_tex.device) > 0
-        return g_shape, g_tex, torch.where(begun, s.weight(progress), torch.ones_like(begun, dtype=g_tex.dtype))
+            return g_shape, g_tex, balance(g_shape, g_tex, beside(p, g_tex), s.unit_norm)
+        begun = torch.as_tensor(p, dtype=g_tex.dtype) > 0
+        lam = torch.where(begun, s.weight(progress), torch.ones_like(begun, dtype=g_tex.dtype))
+        return g_shape, g_tex, beside(lam, g_tex)
 
     def gradient(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
@@ -184,7 +186,7 @@ class TBSD(Method[TBSDSettings]):
         G = tbsd(g_shape, g_tex, w, lam, omega)
         if self.settings.opening == "csd":
             return G
-        opening = torch.as_tensor(self._p(progress, time), device=G.device) == 0
+        opening = upload(torch.as_tensor(self._p(progress, time)) == 0, G.device)
         return torch.where(opening, sds(guided_target(e), e[NULL], eps, w, omega), G)
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:

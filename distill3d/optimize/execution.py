@@ -11,6 +11,7 @@ import torch
 
 from ..errors import SettingsError
 from ..fields.backends import EncoderName
+from ..render.marching import MarchingName
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,10 @@ class Execution:
 
     hash_grid: EncoderName = "auto"
     """What looks up the hash grid: auto takes the fastest that works here; a name that does not work is an error."""
+    marching: MarchingName = "auto"
+    """What places samples along rays and weighs them: torch, which auto takes everywhere, or nerfacc on CUDA. nerfacc
+    rounds otherwise at the walls of cells, so resume a run with what it began with; a name that does not work is an
+    error."""
     channels_last: bool = False
     """Lay the model's weights out channels-last, which convolutions often prefer. Changes the last digits."""
     compile: bool = False

@@ -129,6 +129,13 @@ def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:
     return (kept + max(rows * cost.row, largest_render(settings).bytes)) / 1e9 + RESERVE_GB
 
 
+def check_limits(vram_gb: float | None, minutes: float | None) -> None:
+    """Raises ``SettingsError`` for a limit that is no positive number; None is no limit."""
+    for name, value in (("vram_gb", vram_gb), ("time_budget", minutes)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise SettingsError(f"expected {name} above 0, got {value}: leave it out for no limit")
+
+
 def fit(
     settings: Settings,
     cost: Cost,
@@ -152,9 +159,7 @@ def fit(
     Raises:
         SettingsError: a limit that is no positive number, or that nothing fits; the message says what the least is.
     """
-    for name, value in (("vram_gb", vram_gb), ("time_budget", minutes)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise SettingsError(f"expected {name} above 0, got {value}: leave it out for no limit")
+    check_limits(vram_gb, minutes)
     changes: list[str] = []
     wanted, rows = settings, cost.max_batch
     if vram_gb is not None:
@@ -212,8 +217,8 @@ def _within_memory(settings: Settings, cost: Cost, vram_gb: float, changes: list
         batch //= 2
     raise SettingsError(
         f"expected vram_gb of at least {math.ceil(10 * need) / 10:g} for this model, got {vram_gb:g}: the weights "
-        f"take {cost.weights / 1e9:.1f} GB and the encoder's backward pass {cost.encoder / 1e9:.1f} GB. Use fp16, "
-        "a small gradient encoder (TAESD), or a smaller model"
+        f"take {cost.weights / 1e9:.1f} GB, the encoder's backward pass {cost.encoder / 1e9:.1f} GB, driver and gaps "
+        f"{RESERVE_GB:g} GB. Use fp16, a small gradient encoder (TAESD), or a smaller model"
     )
 
 

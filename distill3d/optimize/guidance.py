@@ -112,10 +112,11 @@ class Guidance:
             a, s = (upload(v, device) for v in prior.alpha_sigma(at))
             sample = upload(sample, device)
             x = a * latents[sample] + s * eps[sample]
-            predicted = self._denoiser().predict_noise(x, upload(at, device), self.conditions.embeddings(rows))
+            more = {"samples": rows.sample} if getattr(prior, "takes_samples", False) else {}
+            predicted = self._denoiser().predict_noise(x, at, self.conditions.embeddings(rows), **more)
             e = self.conditions.collect(rows, predicted, progress)
 
-        times = upload(time, device).reshape(-1, 1, 1, 1)
+        times = time.reshape(-1, 1, 1, 1)
         raw = method.gradient(e, eps, weight(settings.gradient.weighting, alpha, sigma), progress, times)
         figures: dict[str, float] = {}
         errors: tuple[tuple[int, float], ...] = ()

@@ -26,6 +26,7 @@ from ..priors.base import Prior
 from ..prompts import ViewPrompts
 from ..render import regularisers
 from ..render.cameras import Cameras, sample
+from ..render.marching import choose, functions
 from ..render.occupancy import OccupancyGrid
 from ..render.shading import sample_shading
 from ..render.volume import Rendering, render
@@ -93,6 +94,7 @@ class Distillation:
         self.execution = execution or Execution()
         self.execution.apply(prior)
         self.field.encoder.use(self.execution.hash_grid)
+        self.marching = functions(choose(self.device, self.execution.marching))
         self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
         o, self._later = settings.optimizer, reads_late(self.device)
         self.optimizer = torch.optim.Adam(
@@ -281,6 +283,7 @@ class Distillation:
             shading=shading,
             generator=generators["jitter"],
             terms={n: getattr(regularisers, n) for n in asked if getattr(losses, n)(progress)},
+            marching=self.marching,
         )
 
     def _refresh_occupancy(self) -> None:

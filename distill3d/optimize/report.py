@@ -10,7 +10,8 @@ import numpy
 import torch
 
 from .. import __version__
-from ..fields.backends import choose
+from ..fields import backends
+from ..render import marching
 from .memory import peak_bytes
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def build(
         "seconds_to_first_step": None if run.first_seconds is None else round(run.first_seconds, 3),
         "peak_memory_bytes": peak_bytes(run.device),
         "threads": torch.get_num_threads(),
-        "hash_grid": choose(run.device, run.execution.hash_grid),
+        "hash_grid": backends.choose(run.device, run.execution.hash_grid),
+        "marching": marching.choose(run.device, run.execution.marching),
         "occupancy": run.occupancy.fraction,
         "opacity": last.opacity if last else None,
         "loss": last.loss if last else None,

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..devices import upload
 from ..errors import SettingsError
 from . import noise_schedule
 
@@ -130,7 +131,7 @@ class GaussianPrior:
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        alpha, sigma = (v.reshape(-1, 1, 1) for v in self.alpha_sigma(t))
+        alpha, sigma = (upload(v, x_t.device).reshape(-1, 1, 1) for v in self.alpha_sigma(t))
         d = x_t[0].numel()
         mean, std, share = cond[..., :d], cond[..., d:-1], cond[..., -1:]
         gap = x_t.reshape(len(x_t), 1, d) - alpha * mean

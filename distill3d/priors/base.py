@@ -20,6 +20,8 @@ class Prior(Protocol):
     """A text-conditioned denoiser in variance-preserving form, ``x_t = alpha_t x + sigma_t eps``.
 
     Nothing here is a parameter of the optimisation: only ``encode`` passes gradients, and only to the images.
+
+    One with a true ``takes_samples`` is told by ``predict_noise(..., samples=...)`` which sample each row is of.
     """
 
     @property
@@ -39,7 +41,7 @@ class Prior(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives; every tensor handed in must be there."""
+        """Where the model lives; tensors handed in must be there, but timesteps may be on the host."""
         ...
 
     @property
@@ -76,7 +78,8 @@ class Prior(Protocol):
         """The model's ``eps(x_t; t, cond)``, float32, without gradient and without guidance.
 
         ``x_t`` is ``(N, C, h, w)``, ``t`` ``(N,)`` long, ``cond`` ``(N, L, D)``: every sample has its own timestep and
-        its own condition, and all of them are answered in one evaluation. A model that predicts ``v`` converts:
+        its own condition, and all of them are answered in one evaluation. ``t`` comes on the host in a run, so that a
+        model that has to look at it need not wait for its device. A model that predicts ``v`` converts:
         ``eps = sigma_t x_t + alpha_t v`` (https://arxiv.org/abs/2202.00512, appendix D).
         """
         ...

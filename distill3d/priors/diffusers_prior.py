@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import upload
 from ..errors import PriorError
 from . import noise_schedule
 from .accelerate import Verified, compiled, in_bf16, use_channels_last
@@ -275,10 +276,11 @@ class DiffusersPrior:
         return patched
 
     def _evaluate(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        there = upload(t, x.device)
         if self._freeu is None or self._freeu_settings is None:
-            return self._unet_call(x, t, cond).float()
-        with self._freeu.at(self._freeu_settings, t / self.T):
-            return self._plain_unet(x, t, cond).float()
+            return self._unet_call(x, there, cond).float()
+        with self._freeu.at(self._freeu_settings, t / self.T, x.device):
+            return self._plain_unet(x, there, cond).float()
 
     def _plain_unet(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.unet(x, t, encoder_hidden_states=cond, return_dict=False)[0]  # type: ignore[no-any-return]
@@ -307,7 +309,7 @@ class DiffusersPrior:
         parts = zip(*(self._parts(v) for v in (x_t.to(self.dtype), t, cond.to(self.dtype))), strict=True)
         out = torch.cat([self._evaluate(x, at, c) for x, at, c in parts])
         if self.prediction_type == "v_prediction":
-            out = eps_from_v(out, x_t.float(), *self.alpha_sigma(t))
+            out = eps_from_v(out, x_t.float(), *(upload(v, x_t.device) for v in self.alpha_sigma(t)))
         if self._looks() and not torch.isfinite(out).all() and torch.isfinite(x_t).all() and torch.isfinite(cond).all():
             raise PriorError(f"the model {self.source} answered finite input with non-finite noise. {self._advice()}")
         return out

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..devices import upload
 from ..errors import PriorError, SettingsError
 from ..schedules import Constant, Linear, Schedule, parse
 
@@ -50,8 +51,6 @@ def skip(features: Tensor, s: Tensor) -> Tensor:
     The 2x2 mask of the shifted spectrum is not symmetric, so the real part has gain s at frequency 0, (1 + s) / 2 at
     its neighbours (but (1, -1)) and 1 elsewhere. Samples with s = 1 come back exactly. Computed in float32.
     """
-    if bool((s == 1).all()):
-        return features
     spectrum = torch.fft.fftshift(torch.fft.fftn(features.float(), dim=(-2, -1)), dim=(-2, -1))
     row, column = features.shape[-2] // 2, features.shape[-1] // 2
     mask = torch.ones(len(features), 1, *features.shape[-2:], device=features.device)
@@ -137,18 +136,26 @@ class FreeU:
             x = args[0]
             b, s = self._now[f"b{level + 1}"], self._now[f"s{level + 1}"]
             h = backbone(x[:, :channels], b, self._now["version"])
-            return (torch.cat([h, skip(x[:, channels:], s)], 1), *args[1:]), kwargs
+            rest = x[:, channels:]
+            if not self._now[f"s{level + 1} off"]:
+                rest = skip(rest, s)
+            return (torch.cat([h, rest], 1), *args[1:]), kwargs
 
         return apply
 
     @contextmanager
-    def at(self, settings: FreeUSettings, time: Tensor) -> Iterator[None]:
-        """Inside this block the UNet runs with FreeU at ``(N,)`` t / T, one for each of the N samples it is given."""
+    def at(self, settings: FreeUSettings, time: Tensor, device: torch.device) -> Iterator[None]:
+        """Inside this block the UNet on ``device`` runs with FreeU at ``(N,)`` t / T, one for each of its N samples.
+
+        ``time`` is looked at: nobody waits for it on the host.
+        """
         shares = time.tolist()
         now: dict[str, Any] = {"version": settings.version, "layers": settings.layers}
         for name in ("b1", "b2", "s1", "s2"):
             schedule: Schedule = getattr(settings, name)
-            now[name] = torch.tensor([schedule(share) for share in shares], device=time.device).reshape(-1, 1, 1, 1)
+            values = torch.tensor([schedule(share) for share in shares])
+            now[f"{name} off"] = bool((values == 1).all())
+            now[name] = upload(values, device).reshape(-1, 1, 1, 1)
         self._now = now
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,13 +47,14 @@ class Work:
     lights: Tensor | None  # (rays, 3)
     normals: bool
     rays: int
+    weigh: Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]] = visibility
 
     def composite(self, points: Points, start: int, stop: int, lit: Tensor | None) -> Composite:
         """Query the field at ``points`` and composite rays ``start`` to ``stop``; ``lit`` as in ``_normals``."""
         ray, x, t = points
         local, count = ray - start, stop - start
         density, albedo = self._query(x)
-        weight, transmittance = visibility(density, local, self.settings.step_size, count)
+        weight, transmittance = self.weigh(density, local, self.settings.step_size, count)
         colour = albedo.nan_to_num(nan=0.0)
         normal = self._normals(x, weight, lit) if self.normals else None
         if normal is not None and self.lights is not None:

@@ -40,11 +40,12 @@ class Lattice:
     offset: Tensor | None
     occupancy: OccupancyGrid | None
     step_size: float
+    sample: Callable[..., Points] = sample_points
 
     def points(self, start: int, stop: int) -> Points:
         """The samples of rays ``start`` to ``stop``, numbered as rays of the whole render."""
         cut = slice(start, stop)
-        found = sample_points(
+        found = self.sample(
             self.origin[cut],
             self.direction[cut],
             occupancy=self.occupancy,

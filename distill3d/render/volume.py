@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from ..devices import upload
 from .cameras import Cameras, rays
 from .composite import Composite, Work, ray_ranges, visibility
+from .marching import TORCH, Marching
 from .memory import kept_points
 from .occupancy import OccupancyGrid
-from .sampling import Points, sample_points
+from .sampling import Points
 from .scan import per_ray
 from .settings import BOX_DIAGONAL, RenderSettings
 from .shading import Shading
@@ -122,6 +123,7 @@ def render(
     normals: bool = False,
     generator: torch.Generator | None = None,
     terms: Mapping[str, Term] | None = None,
+    marching: Marching = TORCH,
 ) -> Rendering:
     """Render ``len(cameras)`` pictures of ``height`` x ``width`` pixels.
 
@@ -137,6 +139,7 @@ def render(
         generator: jitters every ray's samples by a random part of one step; ``None`` puts them mid-step.
         terms: functions of a rendering, each a mean over its rays, to evaluate where samples are not kept; the result
             has them under ``terms`` then. Elsewhere call them on the result.
+        marching: what places and weighs samples, see ``marching.functions``.
 
     Without a single sample the result is the background, and ``backward`` gives the field zero gradients.
     """
@@ -154,13 +157,13 @@ def render(
     lights = None
     if shading.needs_normals and shading.light is not None:
         lights = upload(shading.light, d.device).to(d).repeat_interleave(height * width, 0)
-    work = Work(field, settings, shading, lights, shading.needs_normals or normals, len(d))
-    lattice = Lattice(o, d, offset, occupancy, settings.step_size)
+    work = Work(field, settings, shading, lights, shading.needs_normals or normals, len(d), marching.weigh)
+    lattice = Lattice(o, d, offset, occupancy, settings.step_size, marching.sample)
     packed: Samples | None = None
     values: dict[str, Tensor] = {}
     ends = _too_many(lattice, settings)
     if ends is None:
-        points = sample_points(o, d, occupancy=occupancy, step_size=settings.step_size, offset=offset)
+        points = marching.sample(o, d, occupancy=occupancy, step_size=settings.step_size, offset=offset)
         points, out = _visible(work, points, occupancy)
         found = out.pixels
         packed = Samples(points.ray, points.x, points.t, settings.step_size, out.density, out.weight, out.normal, d)
@@ -245,7 +248,7 @@ def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tup
 @torch.no_grad()
 def _prepass(work: Work, points: Points) -> tuple[Tensor, Tensor]:
     density = torch.cat([work.field.density(x) for x in points.x.split(work.settings.max_points)])
-    return visibility(density, points.ray, work.settings.step_size, work.rays)
+    return work.weigh(density, points.ray, work.settings.step_size, work.rays)
 
 
 def _composite(work: Work, points: Points, lit: Tensor | None) -> Composite:

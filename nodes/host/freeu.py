@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...distill3d.devices import remote
+
 Strength = Callable[[Tensor], Tensor]
 """``(B,)`` sigmas -> ``(B,)`` strengths."""
 
@@ -29,7 +31,7 @@ def low_frequencies(x: Tensor) -> Tensor:
 def scale_skip(x: Tensor, s: float, strength: Tensor) -> Tensor:
     """The skip with its low frequencies times ``1 + a (s - 1)``; exactly ``x`` where that is 1."""
     factor = (strength * (s - 1)).reshape(-1, 1, 1, 1)
-    if not bool(factor.any()):
+    if _known_zero(s, factor):
         return x
     return torch.where(factor == 0, x, (x.float() + factor * low_frequencies(x)).to(x.dtype))
 
@@ -45,12 +47,17 @@ def relative_mean(h: Tensor) -> Tensor:
 def scale_backbone(h: Tensor, b: float, strength: Tensor, version: int) -> Tensor:
     """The backbone with its first half of channels scaled; exactly ``h`` where the factor is 1."""
     factor = (strength * (b - 1)).reshape(-1, 1, 1, 1)
-    if not bool(factor.any()):
+    if _known_zero(b, factor):
         return h
     half = h.shape[1] // 2
     grow = 1 + (factor * relative_mean(h) if version == 2 else factor)
     first = torch.where(factor == 0, h[:, :half], (h[:, :half].float() * grow).to(h.dtype))
     return torch.cat([first, h[:, half:]], 1)
+
+
+def _known_zero(value: float, factor: Tensor) -> bool:
+    """Whether nothing is to be done; off the CPU, where a look at the factors would wait for them, by the value."""
+    return value == 1 or (not remote(factor.device) and not bool(factor.any()))
 
 
 class Patch:

@@ -15,11 +15,16 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...distill3d.devices import upload
 from ...distill3d.errors import PriorError
+from ...distill3d.priors.diffusers_prior import LOOK_EVERY, LOOK_FIRST
 from .conditioning import Cond, join, joinable, mix
 from .space import Space
 
 Handle = tuple[int, int, float]
+Rows = list[tuple[int, int]]
+"""Sample and timestep of every row of a batch."""
+Equal = Callable[[slice, slice], bool]
 Guide = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Callable[[slice], "list[list[Cond]] | None"]], Tensor]
 """``(positive x0, negative x0, x, t, sigma, conds of some samples) -> positive x0``: see ``guidance.make_guide``."""
 
@@ -39,6 +44,9 @@ class HostPrior:
         describe: what a report says of the model.
         guide: changes a step's positive answers, for patches that act on guidance.
     """
+
+    takes_samples = True
+    """See ``Prior``: which rows are of one sample is known before a step, and nobody has to compare them."""
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class HostPrior:
         self.fingerprint = fingerprint
         self.source = str(describe.get("source", ""))
         self.max_batch: int | None = None
+        self._answers = 0
 
     @property
     def T(self) -> int:
@@ -90,12 +99,16 @@ class HostPrior:
         return self.space.alpha_sigma(t)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """``n`` texts -> ``(n, 1, 3)``: handles of their conditionings. Raises ``PriorError`` for an unknown text."""
+        """``n`` texts -> ``(n, 1, 3)`` on the host: handles of their conditionings.
+
+        Raises:
+            PriorError: an unknown text.
+        """
         unknown = [text for text in texts if text not in self._order]
         if unknown:
             raise PriorError(f"the text {unknown[0]!r} was not encoded before the run: run the prompts node again")
         handles = [(float(self._order[text]), float(self._order[text]), 1.0) for text in texts]
-        return torch.tensor(handles, device=self.device).reshape(-1, 1, 3)
+        return torch.tensor(handles).reshape(-1, 1, 3)
 
     @staticmethod
     def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
@@ -114,36 +127,49 @@ class HostPrior:
         return self._decode(latents)
 
     @torch.no_grad()
-    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor, samples: Sequence[int] | None = None) -> Tensor:
         """See ``Prior.predict_noise``. Samples that differ only in their text share one evaluation of the model.
+
+        ``samples`` says which sample each row is of; without, rows are compared, and the device is waited for.
 
         Raises:
             ValueError: shapes that do not agree.
-            PriorError: finite inputs and a non-finite answer, or a guide and no positive and negative side by side.
+            PriorError: finite inputs and a non-finite answer, where it is looked at; or a guide and no positive and
+                negative side by side.
         """
         if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4:
             raise ValueError(
                 f"expected x_t (N, C, h, w), t (N,) and cond (N, 1, 3) with one N, got {tuple(x_t.shape)}, "
                 f"{tuple(t.shape)} and {tuple(cond.shape)}: repeat t and cond per sample"
             )
-        s = self.space.sigma(t)
+        s = upload(self.space.sigma(t), x_t.device)
         x = x_t.float() * self.space.length(s)
+        rows = None if samples is None else list(zip(samples, t.tolist(), strict=True))
         texts = [(round(a), round(b), share) for a, b, share in cond.reshape(-1, 3).tolist()]
         step = self.max_batch or max(len(x), 1)
         cuts = [*range(0, len(x), step), len(x)]
-        x0 = torch.cat([self._predict(x[a:b], s[a:b], texts[a:b]) for a, b in itertools.pairwise(cuts)])
+        parts = [
+            self._predict(x[a:b], s[a:b], texts[a:b], None if rows is None else rows[a:b])
+            for a, b in itertools.pairwise(cuts)
+        ]
+        x0 = torch.cat(parts)
         if self.guide is not None:
-            x0 = self._guided(self.guide, x0, x, t, s, texts)
+            x0 = self._guided(self.guide, x0, x, t, s, texts, rows)
         out = self.space.noise(x, x0, s)
-        if not torch.isfinite(out).all() and torch.isfinite(x_t).all():
+        if self._looks() and not torch.isfinite(out).all() and torch.isfinite(x_t).all():
             raise PriorError(
                 "the MODEL answered finite input with non-finite noise: float16 overflows in some models. Start the "
                 "host with --force-fp32, or load the model in bf16 or fp32"
             )
         return out
 
-    def _predict(self, x: Tensor, s: Tensor, texts: list[Handle]) -> Tensor:
-        blocks = _blocks(x, s)
+    def _looks(self) -> bool:
+        """Whether this answer is to be looked at; every one on a CPU. A run's guard sees all of them."""
+        self._answers += 1
+        return self.device.type == "cpu" or self._answers <= LOOK_FIRST or self._answers % LOOK_EVERY == 0
+
+    def _predict(self, x: Tensor, s: Tensor, texts: list[Handle], rows: Rows | None) -> Tensor:
+        blocks = _blocks(_equal(x, s, rows), len(x))
         size = len(x) // blocks
         x_in, s_in = x[:size], s[:size]
         conds = [self._cond(tuple(texts[i * size : (i + 1) * size])) for i in range(blocks)]
@@ -152,9 +178,11 @@ class HostPrior:
             return torch.cat([self._ask([self._one(k)], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
         return torch.cat(self._ask(known, x_in, s_in))
 
-    def _guided(self, guide: Guide, x0: Tensor, x: Tensor, t: Tensor, s: Tensor, texts: list[Handle]) -> Tensor:
+    def _guided(
+        self, guide: Guide, x0: Tensor, x: Tensor, t: Tensor, s: Tensor, texts: list[Handle], rows: Rows | None
+    ) -> Tensor:
         """The answers with the positive ones, which come first and the negative ones after them, changed."""
-        size = _views(x, s)
+        size = _views(_equal(x, s, rows), len(x))
         if size == 0:
             raise PriorError(
                 "the MODEL has a patch that acts on guidance, such as RescaleCFG, and this step asks for no positive "
@@ -186,28 +214,33 @@ class HostPrior:
         return self._joined[texts]
 
 
-def _views(x: Tensor, s: Tensor) -> int:
+def _equal(x: Tensor, s: Tensor, rows: Rows | None) -> Equal:
+    """What tells whether two stretches of a batch are the same latents at the same noise levels.
+
+    Latents of different samples differ in their noise everywhere, so ``rows``, where they are given, say the same.
+    """
+    if rows is not None:
+        return lambda a, b: rows[a] == rows[b]
+    return lambda a, b: torch.equal(x[a], x[b]) and torch.equal(s[a], s[b])
+
+
+def _views(equal: Equal, count: int) -> int:
     """How many samples a step has, 0 where the batch does not begin with each of them twice in the same order.
 
     Other predictions may follow: at other timesteps, or for some of the samples only. Samples differ in their noise, so
     the smallest stretch that comes twice is all of them.
     """
-    for size in range(1, len(x) // 2 + 1):
-        if torch.equal(x[:size], x[size : 2 * size]) and torch.equal(s[:size], s[size : 2 * size]):
-            return size
-    return 0
+    sizes = range(1, count // 2 + 1)
+    return next((size for size in sizes if equal(slice(0, size), slice(size, 2 * size))), 0)
 
 
-def _blocks(x: Tensor, s: Tensor) -> int:
+def _blocks(equal: Equal, count: int) -> int:
     """How many equal stretches the batch consists of: the evaluations of one noised latent under several texts.
 
-    Told apart, the host sees them as it sees positive and negative, which some patches look at. Latents of
-    different stretches are equal bit for bit or differ in their noise everywhere.
+    Told apart, the host sees them as it sees positive and negative, which some patches look at.
     """
-    for blocks in range(len(x), 1, -1):
-        if len(x) % blocks:
-            continue
-        parts, levels = x.chunk(blocks), s.chunk(blocks)
-        if all(torch.equal(part, parts[0]) for part in parts) and all(torch.equal(v, levels[0]) for v in levels):
+    for blocks in range(count, 1, -1):
+        size, rest = divmod(count, blocks)
+        if not rest and all(equal(slice(i * size, (i + 1) * size), slice(0, size)) for i in range(1, blocks)):
             return blocks
     return 1

@@ -55,5 +55,11 @@ def inside(tiny: Any, body: Callable[[Any], Any], tmp_path: Path, method: str = 
     settings = replace(settings, iterations=1, field=grid, **changes.pop("settings", {}))
     views = get("distill3d.prompts").ViewPrompts(PROMPT, NEGATIVE)
     task = run.Task(tiny.model, tiny.clip, tiny.vae, views, settings, 0, 64, tmp_path, **changes)
-    with torch.inference_mode():
-        return run.distill(task, (), lambda: True, body)
+    found: list[Any] = []
+    try:
+        with torch.inference_mode():
+            run.distill(task, (), lambda: True, lambda made: None, lambda made: found.append(body(made)))
+    except get("distill3d.errors").SettingsError:  # nothing is to be kept of no steps
+        if not found:
+            raise
+    return found[0]
