@@ -25,7 +25,7 @@ OPTIONAL = {
     "nerfacc": "compiled ray marching on CUDA; the command line takes it when asked by name",
     "av": "needed by the command line to write MP4",
 }
-NEEDED = ("numpy", "safetensors", "PIL", "scipy", "skimage", "fast_simplification")
+NEEDED = ("numpy", "safetensors", "PIL", "scipy", "skimage", "trimesh", "fast_simplification")
 
 
 def find(name: str) -> str:

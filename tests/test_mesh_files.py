@@ -231,7 +231,7 @@ def test_an_off_with_colours_and_normals(tmp_path: Path) -> None:
         (
             "e.ply",
             (HEAD.replace("ascii", "binary_little_endian") + "end_header\n").encode() + b"123",
-            "file ends before",
+            "4 of vertex were announced and 0 are there",
         ),
         ("f.off", b"OFF\n4 1 0\n0 0 0\n", "cut off: 5 lines were announced and 1 are there"),
         ("g.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "does not exist"),

@@ -317,7 +317,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path: Path, uri: str) -> None:
     assert mesh.texture is None and "secret.png, not found" in mesh.report["warnings"][0]
 
 
-def test_strips_fans_and_sparse_numbers(tmp_path: Path) -> None:
+def test_strips_and_sparse_numbers_are_read_and_fans_are_told(tmp_path: Path) -> None:
     made = Made()
     made.primitive["indices"] = made.add(np.arange(6, dtype="u1")[:, None])
     points = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [2, 0, 0], [9, 9, 9]], "<f4")
@@ -333,11 +333,12 @@ def test_strips_fans_and_sparse_numbers(tmp_path: Path) -> None:
     strip = read(made.write(tmp_path))
     assert len(strip.faces) == 4 and strip.normals[:, 2] == pytest.approx(-1)
     assert trimesh.Trimesh(strip.vertices, strip.faces).area == pytest.approx(2)
-    around = np.array([[0, 0, 0], *([math.cos(a), math.sin(a), 0] for a in np.arange(5) * math.pi / 4)], "<f4")
-    made.attributes["POSITION"] = made.add(around)
-    made.primitive["mode"] = 6
-    fan = read(made.write(tmp_path))
-    assert len(fan.faces) == 4 and fan.normals[:, 2] == pytest.approx(1)
+    fan = dict(made.primitive, mode=6)
+    made.document["meshes"][0]["primitives"].append(fan)
+    assert "triangle fans" in read(made.write(tmp_path)).report["warnings"][0]
+    made.document["meshes"][0]["primitives"] = [fan]
+    with pytest.raises(MeshFileError, match="only triangle fans"):
+        read(made.write(tmp_path))
 
 
 def test_bones_at_rest_put_the_skin_where_viewers_show_it(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from ..errors import MeshFileError
 from .clean import face_areas, unique_rows
 from .color import face_weighted_normals, tinted
 from .readers import READERS, Contents
-from .readers.gltf_data import Lacking
 from .readers.part import Part, Picture, Wrap
 from .shade import creased, places
 from .types import Bytes, Floats, Ints, SurfaceMesh
@@ -77,25 +76,14 @@ def _contents(path: Path) -> Contents:
             raise MeshFileError(f"expected a mesh in {path}, but the file is empty (0 bytes): copy or export it again")
         with np.errstate(all="ignore"):  # places that are not finite are told later, in words
             return READERS[path.suffix.lower()](path)
-    except Lacking as error:
-        raise MeshFileError(
-            f"could not read {path}: it refers to {error}, not found in its folder: put it there, or export the object "
-            "as one .glb file"
-        ) from error
+    except MeshFileError:
+        raise
     except MemoryError as error:
         raise MeshFileError(f"could not read {path}: it is too large for the memory, or damaged") from error
     except OSError as error:
         name = error.filename or path
         raise MeshFileError(f"could not read {name}: {error.strerror or error}: check its permissions") from error
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        np.linalg.LinAlgError,
-    ) as error:
+    except Exception as error:  # trimesh raises whatever a damaged file leads it to
         what = str(error) if isinstance(error, ValueError) else f"it is not built as it should be ({error!r})"
         raise MeshFileError(
             f"could not read {path}: {what}. It may be damaged, or of another kind than its name says: copy or export "

@@ -1,24 +1,29 @@
-"""glTF 2.0 and GLB: the triangles of the scene that is shown, each primitive a part, in the pose the file opens with.
+"""glTF 2.0 and GLB through trimesh: the triangles of the scene that is shown, each primitive a part, bones at rest.
 
-https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. Read here because trimesh takes every picture as if it lay on
-the first texture coordinates, repeated and without transform, and whole numbers for what they are not. Bones are
-followed to the pose at rest; animation, morph targets and lights are not read.
+https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html. trimesh decodes the accessors, the pictures and the places of
+nodes. It would take every picture as if it lay on the first texture coordinates, and whole numbers for what they are
+not: the attributes are given to it as custom ones, whose numbers it passes on untouched. Animation, morph targets and
+lights are not read.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import MeshFileError
+from ..beside import find
 from ..types import Ints
-from .gltf_data import Buffers
-from .gltf_look import dress
-from .part import Contents, Doubles, Part, checked
+from .gltf_look import base, dress
+from .part import Contents, Doubles, Part
 
 MAGIC, JSON_CHUNK, BIN_CHUNK = b"glTF", 0x4E4F534A, 0x004E4942
 PACKED = {
@@ -26,6 +31,12 @@ PACKED = {
     "EXT_meshopt_compression": "meshopt",
     "KHR_meshopt_compression": "meshopt",
 }
+KNOWN = (
+    "KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_pbrSpecularGlossiness", "KHR_materials_unlit",
+    "EXT_texture_webp", "KHR_texture_basisu",
+)  # fmt: skip
+"""Extensions that are followed, or told about where they are used."""
+MODES = {0: "a point cloud", 6: "triangle fans"}
 
 
 def read_gltf(path: Path) -> Contents:
@@ -33,187 +44,226 @@ def read_gltf(path: Path) -> Contents:
 
     Raises:
         ValueError: damaged, cut off, or compressed.
-        Lacking: buffers are missing.
+        MeshFileError: buffers are missing.
     """
+    from trimesh.exchange.gltf import load_gltf
+
     document, binary = _document(path)
-    if str(document.get("asset", {}).get("version", "2.0")).split(".")[0] != "2":
-        raise ValueError(f"it is glTF {document['asset']['version']}, and only glTF 2.0 is read")
-    packed = [name for name in document.get("extensionsRequired", []) if name in PACKED]
-    if packed:
-        raise ValueError(
-            f"it is compressed with {PACKED[packed[0]]} ({packed[0]}), which is not read here: export it without"
-        )
     found = Contents()
-    buffers = Buffers(document, binary, path, found)
-    if document.get("animations"):
-        found.note("animation")
-    for name in document.get("extensionsRequired", []):
-        if name not in KNOWN:
-            found.note(f"the extension {name}")
-    for node, place in _shown(document):
-        _add(node, place, document, buffers, found)
+    _look_over(document, found)
+    files = _files(document, binary, path, found)
+    given = deepcopy(document)
+    _prepare(given, found)
+    loaded = load_gltf(io.BytesIO(json.dumps(given).encode()), resolver=files)
+    world = {loaded["base_frame"]: np.eye(4)}
+    for edge in loaded["graph"]:  # parents come before their children
+        world[edge["frame_to"]] = world[edge["frame_from"]] @ edge["matrix"]
+    geometry = iter(loaded["geometry"].values())
+    meshes = [[(p, next(geometry)) for p in mesh["primitives"]] for mesh in given.get("meshes", [])]
+    for node in given["nodes"]:
+        if "shape" not in node or node["name"] not in world:
+            continue
+        mesh = given["meshes"][node["shape"]]
+        if "EXT_mesh_gpu_instancing" in node.get("extensions", {}):
+            found.note("copies of a mesh (EXT_mesh_gpu_instancing)")
+        if any(node.get("weights", mesh.get("weights", ()))):
+            found.note("morph targets")
+        for primitive, decoded in meshes[node["shape"]]:
+            table = Table(given, primitive, decoded)
+            part = _part(table, node, world, given)
+            number = primitive["material"] - 1
+            dress(part, table, None if number < 0 else document["materials"][number], document, found)
+            found.parts.append(part)
     return found
 
 
-KNOWN = (
-    "KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_pbrSpecularGlossiness", "KHR_materials_unlit",
-    "EXT_texture_webp", "KHR_texture_basisu",
-)  # fmt: skip
-"""Extensions that are followed, or told about where they are used."""
-
-
 def _document(path: Path) -> tuple[dict[str, Any], bytes]:
-    data = path.read_bytes()
-    if data[:4] != MAGIC:
-        return _json(data.decode("utf-8-sig", "replace")), b""
-    version, total = (int.from_bytes(data[k : k + 4], "little") for k in (4, 8))
-    if version != 2:
-        raise ValueError(f"it is binary glTF version {version}, and only version 2 is read")
-    if total > len(data):
-        raise ValueError(f"it is cut off: {total} bytes were announced and {len(data)} are there")
-    chunks: dict[int, bytes] = {}
-    at = 12
-    while at + 8 <= total:
-        length, kind = (int.from_bytes(data[k : k + 4], "little") for k in (at, at + 4))
-        chunks.setdefault(kind, data[at + 8 : at + 8 + length])
-        at += 8 + length
-    if JSON_CHUNK not in chunks:
-        raise ValueError("it has no JSON chunk")
-    return _json(chunks[JSON_CHUNK].decode("utf-8", "replace")), chunks.get(BIN_CHUNK, b"")
-
-
-def _json(text: str) -> dict[str, Any]:
+    data, chunks = path.read_bytes(), dict[int, bytes]()
+    if data[:4] == MAGIC:
+        version, total = (int.from_bytes(data[k : k + 4], "little") for k in (4, 8))
+        if version != 2:
+            raise ValueError(f"it is binary glTF version {version}, and only version 2 is read")
+        if total > len(data):
+            raise ValueError(f"it is cut off: {total} bytes were announced and {len(data)} are there")
+        at = 12
+        while at + 8 <= total:
+            length, kind = (int.from_bytes(data[k : k + 4], "little") for k in (at, at + 4))
+            chunks.setdefault(kind, data[at + 8 : at + 8 + length])
+            at += 8 + length
+        data = chunks.get(JSON_CHUNK, b"")
     try:
-        document = json.loads(text)
+        document = json.loads(data.decode("utf-8-sig", "replace"))
     except ValueError as error:
-        what = f"its JSON is damaged ({error})" if text.lstrip().startswith("{") else "it is no glTF"
+        what = f"its JSON is damaged ({error})" if data.lstrip().startswith(b"{") else "it is no glTF"
         raise ValueError(what) from error
     if not isinstance(document, dict):
         raise ValueError("it is no glTF")
-    return document
+    return document, chunks.get(BIN_CHUNK, b"")
 
 
-def _shown(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[int, Doubles]]]:
-    """Nodes with a mesh, each with the places of all nodes so far in the world: one scene, or all there is."""
-    nodes = document.get("nodes", [])
-    scenes = document.get("scenes", [])
-    children = {child for node in nodes for child in node.get("children", [])}
-    roots = [k for k in range(len(nodes)) if k not in children]
-    if scenes:
-        roots = scenes[document.get("scene", 0)].get("nodes", [])
-    world: dict[int, Doubles] = {}
-    order: list[int] = []
-    waiting = [(root, np.eye(4)) for root in reversed(roots)]
-    while waiting:
-        number, above = waiting.pop()
-        if number in world:
-            raise ValueError("its nodes are no tree: one of them hangs below two others, or below itself")
-        world[number] = above @ _local(nodes[number])
-        order.append(number)
-        waiting += [(child, world[number]) for child in reversed(nodes[number].get("children", []))]
-    for number in order:
-        if "mesh" in nodes[number]:
-            yield {**nodes[number], "number": number}, world
+def _look_over(document: dict[str, Any], found: Contents) -> None:
+    """Raises ``ValueError`` for what cannot be read, and notes what is not."""
+    version = str(document.get("asset", {}).get("version", "2.0"))
+    if version.split(".")[0] != "2":
+        raise ValueError(f"it is glTF {version}, and only glTF 2.0 is read")
+    for name in document.get("extensionsRequired", []):
+        if name in PACKED:
+            what = f"it is compressed with {PACKED[name]} ({name})"
+            raise ValueError(f"{what}, which is not read here: export it without")
+        if name not in KNOWN:
+            found.note(f"the extension {name}")
+    if document.get("animations"):
+        found.note("animation")
+
+
+def _files(document: dict[str, Any], binary: bytes, path: Path, found: Contents) -> dict[str, bytes]:
+    """The bytes of buffers and pictures, by new uris that are put into the document."""
+    files: dict[str, bytes] = {}
+    lacking: list[str] = []
+    for key in ("buffers", "images"):
+        for number, item in enumerate(document.get(key, [])):
+            uri = item.get("uri", "data:")
+            name = f"{key[:-1]} {number}" if uri.startswith("data:") else unquote(uri)
+            item.setdefault("name", name)
+            if "bufferView" in item:
+                continue
+            data = _fetched(path, uri) if "uri" in item else binary
+            item["uri"] = f"{key} {number}"
+            files[item["uri"]] = data or b""
+            if data is None:
+                item["absent"] = True
+                (lacking if key == "buffers" else found.absent).append(name)
+            elif len(data) < item.get("byteLength", 0):
+                size = f"{item['byteLength']} bytes were announced, {len(data)} are there"
+                raise ValueError(f"{name} is cut off: {size}")
+    if lacking:
+        raise MeshFileError(
+            f"could not read {path}: it refers to {', '.join(lacking)}, not found in its folder: put it there, or "
+            "export the object as one .glb file"
+        )
+    return files
+
+
+def _fetched(path: Path, uri: str) -> bytes | None:
+    """The bytes that a uri stands for; None where there is no such file in the folder."""
+    if uri.startswith("data:"):
+        head, _, body = uri.partition(",")
+        return base64.b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
+    place = find(path.parent, unquote(uri)) or find(path.parent, uri)
+    return None if place is None else place.read_bytes()
+
+
+def _prepare(document: dict[str, Any], found: Contents) -> None:
+    """The document as trimesh is to see it: nodes that are places alone, triangles alone, attributes as custom ones."""
+    nodes, meshes = document.setdefault("nodes", []), document.get("meshes", [])
     if not nodes:  # a library of meshes
-        for mesh in range(len(document.get("meshes", []))):
-            yield {"mesh": mesh, "number": -1}, {-1: np.eye(4)}
+        nodes += [{"mesh": k} for k in range(len(meshes))]
+    below = [child for node in nodes for child in node.get("children", [])]
+    scenes = document.get("scenes") or [{"nodes": [k for k in range(len(nodes)) if k not in set(below)]}]
+    held = below + scenes[document.get("scene", 0)].get("nodes", [])
+    if len(held) != len(set(held)):
+        raise ValueError("its nodes are no tree: one of them hangs below two others, or below itself")
+    document["scenes"] = scenes
+    pictures = [base(material).get("baseColorTexture", {}) for material in document.get("materials", [])]
+    document["materials"] = [{}, *({"pbrMetallicRoughness": {"baseColorTexture": info}} for info in pictures)]
+    for texture in document.get("textures", []):
+        texture.update(texture.pop("extensions", {}).get("EXT_texture_webp", {}))
+    for number, node in enumerate(nodes):
+        node["name"] = str(number)  # trimesh leaves out nodes with a camera
+        node.pop("camera", None)
+        if "mesh" in node:
+            node["shape"] = node.pop("mesh")
+            for primitive in meshes[node["shape"]]["primitives"] if "skin" in node else ():
+                bind = document["skins"][node["skin"]].get("inverseBindMatrices")
+                primitive["attributes"].update({} if bind is None else {f"BIND_{node['skin']}": bind})
+    for mesh in meshes:
+        mesh["primitives"] = [p for p in mesh["primitives"] if _is_surface(p, found)]
+        for primitive in mesh["primitives"]:
+            _prepare_primitive(primitive, document["accessors"], found)
 
 
-def _local(node: dict[str, Any]) -> Doubles:
-    if "matrix" in node:
-        given: Doubles = np.array(node["matrix"], np.float64).reshape(4, 4).T
-        return given
-    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    turn = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    local = np.eye(4)
-    local[:3, :3] = turn * np.array(node.get("scale", (1, 1, 1)), np.float64)
-    local[:3, 3] = node.get("translation", (0, 0, 0))
-    return local
+def _is_surface(primitive: dict[str, Any], found: Contents) -> bool:
+    mode = primitive.get("mode", 4)
+    if mode in (4, 5) and "POSITION" in primitive["attributes"]:
+        return True
+    what = MODES.get(mode, "lines") if "POSITION" in primitive["attributes"] else "empty parts"
+    found.others.append(what)
+    if mode == 6:
+        found.note(what)
+    return False
 
 
-def _add(
-    node: dict[str, Any], world: dict[int, Doubles], document: dict[str, Any], buffers: Buffers, found: Contents
-) -> None:
-    """The primitives of a node's mesh, each as a part in the world."""
-    mesh = document["meshes"][node["mesh"]]
-    if "EXT_mesh_gpu_instancing" in node.get("extensions", {}):
-        found.note("copies of a mesh (EXT_mesh_gpu_instancing)")
-    if any(node.get("weights", mesh.get("weights", ()))):
-        found.note("morph targets")
-    for primitive in mesh["primitives"]:
-        names = primitive["attributes"]
-        mode = primitive.get("mode", 4)
-        if mode < 4 or "POSITION" not in names:
-            what = "empty parts" if mode > 3 else "lines" if mode else "a point cloud"
-            found.others += [what] * (what not in found.others)
-            continue
-        vertices = buffers.values(names["POSITION"]).astype(np.float64)
-        for name, number in names.items():
-            count = document["accessors"][number]["count"]
-            if count != len(vertices):
-                raise ValueError(f"{name} has {count} values for {len(vertices)} vertices")
-        order = np.arange(len(vertices))
-        if "indices" in primitive:
-            order = buffers.values(primitive["indices"]).reshape(-1).astype(np.int64)
-        faces = checked(_triangles(order, mode), len(vertices))
-        if len(faces) == 0:
-            continue
-        normals = buffers.values(names["NORMAL"]).astype(np.float64) if "NORMAL" in names else None
-        matrix = _matrix(node, world, document, buffers, names, len(vertices))
-        part = Part(_moved(matrix, vertices), faces)
-        if normals is not None:
-            part.normals = np.einsum("...ji,...j->...i", np.linalg.pinv(matrix[..., :3, :3]), normals)
-        if matrix.ndim == 2 and np.linalg.det(matrix[:3, :3]) < 0:
-            part.faces = faces[:, ::-1].copy()
-        dress(part, primitive, document, buffers, found)
-        found.parts.append(part)
+def _prepare_primitive(primitive: dict[str, Any], accessors: list[dict[str, Any]], found: Contents) -> None:
+    names = primitive["attributes"]
+    for name, number in names.items():
+        count, total = accessors[number]["count"], accessors[names["POSITION"]]["count"]
+        if count != total and not name.startswith("BIND_"):
+            raise ValueError(f"{name} has {count} values for {total} vertices")
+    if "sparse" in accessors[primitive.get("indices", 0)] and "indices" in primitive:
+        found.note("sparse numbers of corners")
+    given = {"POSITION": names["POSITION"]}
+    for name, number in names.items():
+        accessor, given[f"_{name}"] = accessors[number], number
+        if "sparse" in accessor:  # unknown to trimesh; see Table.values
+            rows, values, count = (accessor["sparse"][key] for key in ("indices", "values", "count"))
+            kind = {"type": accessor["type"], "componentType": accessor["componentType"]}
+            accessors += [{"type": "SCALAR", **rows, "count": count}, {**kind, **values, "count": count}]
+            given |= {f"_{name} rows": len(accessors) - 2, f"_{name} values": len(accessors) - 1}
+    primitive["attributes"] = given
+    primitive["material"] = primitive.get("material", -1) + 1
+    primitive.pop("extensions", None)
 
 
-def _triangles(order: Ints, mode: int) -> Ints:
-    """``(F, 3)`` of the corners of triangles one by one (4), in a strip (5) or in a fan (6)."""
-    if mode == 4:
-        return order[: len(order) // 3 * 3].reshape(-1, 3)
-    if mode == 5:
-        strip = np.stack([order[:-2], order[1:-1], order[2:]], -1)
-        strip[1::2] = strip[1::2][:, [1, 0, 2]]
-    else:
-        strip = np.stack([order[1:-1], order[2:], np.full(max(len(order) - 2, 0), order[0] if len(order) else 0)], -1)
-    a, b, c = strip.T
-    kept: Ints = strip[(a != b) & (b != c) & (a != c)]
-    return kept
+class Table:
+    """What trimesh has decoded of a primitive."""
+
+    def __init__(self, document: dict[str, Any], primitive: dict[str, Any], loaded: dict[str, Any]) -> None:
+        self.accessors, self.numbers, self.loaded = document["accessors"], primitive["attributes"], loaded
+
+    def __contains__(self, name: str) -> bool:
+        return f"_{name}" in self.numbers
+
+    def values(self, name: str, *, unit: bool = False) -> NDArray:
+        """``(count, ...)`` of an attribute; normalised whole numbers, and with ``unit`` all, as floats in 0..1."""
+        tables, accessor = self.loaded["vertex_attributes"], self.accessors[self.numbers[f"_{name}"]]
+        table: NDArray = tables[f"_{name}"]
+        if "sparse" in accessor:
+            table = table.copy()
+            table[tables[f"_{name} rows"].reshape(-1)] = tables[f"_{name} values"]
+        if table.dtype.kind != "f" and (unit or accessor.get("normalized")):
+            table = np.maximum(table / float(np.iinfo(table.dtype).max), -1.0)
+        return table
+
+    def faces(self) -> Ints:
+        """``(F, 3)``. Raises ``ValueError`` where one names a vertex that is not there."""
+        faces = np.asarray(self.loaded["faces"], np.int64)
+        if faces.min(initial=0) < 0 or faces.max(initial=-1) >= len(self.loaded["vertices"]):
+            raise ValueError("a face names a vertex that does not exist")
+        return faces
 
 
-def _matrix(
-    node: dict[str, Any], world: dict[int, Doubles], document: dict[str, Any], buffers: Buffers, names: dict, count: int
-) -> Doubles:
+def _part(table: Table, node: dict[str, Any], world: dict[str, Doubles], document: dict[str, Any]) -> Part:
+    """A primitive where its node, or its bones at rest, put it."""
+    matrix = _matrix(table, node, world, document)
+    places = table.values("POSITION").astype(np.float64)
+    part = Part(np.einsum("...ij,...j->...i", matrix[..., :3, :3], places) + matrix[..., :3, 3], table.faces())
+    if "NORMAL" in table:
+        part.normals = np.einsum("...ji,...j->...i", np.linalg.pinv(matrix[..., :3, :3]), table.values("NORMAL"))
+    if matrix.ndim == 2 and np.linalg.det(matrix[:3, :3]) < 0:
+        part.faces = part.faces[:, ::-1].copy()
+    return part
+
+
+def _matrix(table: Table, node: dict[str, Any], world: dict[str, Doubles], document: dict[str, Any]) -> Doubles:
     """``(4, 4)``, the node's place, or ``(V, 4, 4)``, where bones at rest put each vertex."""
-    if "skin" not in node or "JOINTS_0" not in names or "WEIGHTS_0" not in names:
-        return world[node["number"]]
-    skin = document["skins"][node["skin"]]
-    joints = np.stack([world.get(joint, np.eye(4)) for joint in skin["joints"]])
-    if "inverseBindMatrices" in skin:
-        rest = buffers.values(skin["inverseBindMatrices"]).astype(np.float64).reshape(-1, 4, 4).transpose(0, 2, 1)
-        joints = joints @ rest[: len(joints)]
-    matrix = np.zeros((count, 4, 4))
-    total = np.zeros(count)
-    for k in range(4):
-        if f"JOINTS_{k}" not in names:
-            break
-        index = buffers.values(names[f"JOINTS_{k}"]).astype(np.int64)
-        weight = buffers.values(names[f"WEIGHTS_{k}"]).astype(np.float64)
-        matrix += np.einsum("vk,vkij->vij", weight, joints[index])
-        total += weight.sum(1)
-    free = total < 1e-9
-    matrix[free] = world[node["number"]]
-    return matrix / np.where(free, 1, total)[:, None, None]
-
-
-def _moved(matrix: Doubles, points: NDArray) -> Doubles:
-    moved: Doubles = np.einsum("...ij,...j->...i", matrix[..., :3, :3], points) + matrix[..., :3, 3]
-    return moved
+    if "skin" not in node or "JOINTS_0" not in table or "WEIGHTS_0" not in table:
+        return world[node["name"]]
+    joints = np.stack([world.get(str(k), np.eye(4)) for k in document["skins"][node["skin"]]["joints"]])
+    if (bind := f"BIND_{node['skin']}") in table:
+        joints = joints @ table.values(bind)[: len(joints)].astype(np.float64).transpose(0, 2, 1)
+    sets = [k for k in range(4) if f"JOINTS_{k}" in table]
+    index = np.concatenate([table.values(f"JOINTS_{k}") for k in sets], 1).astype(np.int64)
+    weight = np.concatenate([table.values(f"WEIGHTS_{k}") for k in sets], 1).astype(np.float64)
+    total = weight.sum(1)[:, None, None]
+    matrix = sum(weight[:, k, None, None] * joints[index[:, k]] for k in range(weight.shape[1]))
+    return np.where(total < 1e-9, world[node["name"]], matrix / np.maximum(total, 1e-9))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..color import linear_to_srgb, srgb_to_linear
 from ..types import Bytes
-from .gltf_data import Buffers
 from .part import Contents, Doubles, Part, Picture, Wrap
+
+if TYPE_CHECKING:
+    from .gltf import Table
 
 WRAPS: dict[int, Wrap] = {10497: "repeat", 33648: "mirror", 33071: "clamp"}
 GLOSSY = "KHR_materials_pbrSpecularGlossiness"
@@ -25,37 +27,38 @@ HARMLESS = (
 """Material extensions that change nothing here, or that are told in other words."""
 
 
-def dress(part: Part, primitive: dict[str, Any], document: dict[str, Any], buffers: Buffers, found: Contents) -> None:
+def base(material: dict[str, Any]) -> dict[str, Any]:
+    """``baseColorFactor`` and ``baseColorTexture`` of a material of either kind, where it has them."""
+    glossy = material.get("extensions", {}).get(GLOSSY)
+    surface = material.get("pbrMetallicRoughness", {}) if glossy is None else glossy
+    names = ("baseColor", "diffuse")[glossy is not None]
+    return {f"baseColor{key}": surface[names + key] for key in ("Factor", "Texture") if names + key in surface}
+
+
+def dress(part: Part, table: Table, material: dict[str, Any] | None, document: dict[str, Any], found: Contents) -> None:
     """Give the part its colours, or its picture with coordinates and tint.
 
     The base colour is factor times picture times ``COLOR_0``, all in linear light (sections 3.9.2 and 3.7.2.1). A
     factor, and a vertex colour that is the same everywhere, go into the picture.
     """
-    names = primitive["attributes"]
-    material = document["materials"][primitive["material"]] if "material" in primitive else {}
-    _tell_unread(material, found)
-    surface = material.get("pbrMetallicRoughness", {})
-    base, key = surface.get("baseColorFactor", (1, 1, 1)), "baseColorTexture"
-    glossy = material.get("extensions", {}).get(GLOSSY)
-    if glossy is not None:
-        surface, base, key = glossy, glossy.get("diffuseFactor", (1, 1, 1)), "diffuseTexture"
-    factor = np.array(base[:3], np.float64)
+    _tell_unread(material or {}, found)
+    surface = base(material or {})
+    factor = np.array(surface.get("baseColorFactor", (1, 1, 1))[:3], np.float64)
     if factor.shape != (3,):
-        raise ValueError(f"a colour factor is {base!r}, and three numbers or more are expected")
+        raise ValueError(f"a colour factor is {surface['baseColorFactor']!r}, and three numbers or more are expected")
     tint: Doubles | None = None
-    if "COLOR_0" in names:
-        tint = np.nan_to_num(buffers.values(names["COLOR_0"], unit=True)[:, :3].astype(np.float64), nan=1).clip(0, 1)
+    if "COLOR_0" in table:
+        tint = np.nan_to_num(table.values("COLOR_0", unit=True)[:, :3].astype(np.float64), nan=1).clip(0, 1)
         if np.ptp(tint, axis=0).max(initial=0) == 0 and len(tint):
             factor, tint = factor * tint[0], None
-    info = surface.get(key)
-    placed = None if info is None else _picture(info, names, document, buffers, found)
-    if placed is None:
-        if tint is not None or "COLOR_0" in names or "material" in primitive:
-            light = np.ones((len(part.vertices), 3)) * factor * (1.0 if tint is None else tint)
-            part.colors = linear_to_srgb(np.clip(light, 0, 1))
-        return
-    pixels, wrap, part.uvs = placed
-    part.picture, part.tint = Picture(_times(pixels, factor), wrap), tint
+    info = surface.get("baseColorTexture")
+    placed = None if info is None else _picture(info, table, document, found)
+    if placed is not None:
+        pixels, wrap, part.uvs = placed
+        part.picture, part.tint = Picture(_times(pixels, factor), wrap), tint
+    elif "COLOR_0" in table or material is not None:
+        light = np.ones((len(part.vertices), 3)) * factor * (1.0 if tint is None else tint)
+        part.colors = linear_to_srgb(np.clip(light, 0, 1))
 
 
 def _times(pixels: Bytes, factor: Doubles) -> Bytes:
@@ -68,27 +71,30 @@ def _times(pixels: Bytes, factor: Doubles) -> Bytes:
 
 
 def _picture(
-    info: dict[str, Any], names: dict[str, int], document: dict[str, Any], buffers: Buffers, found: Contents
+    info: dict[str, Any], table: Table, document: dict[str, Any], found: Contents
 ) -> tuple[Bytes, tuple[Wrap, Wrap], Doubles] | None:
     """Pixels, wrapping and the coordinates of each vertex; None, and told, where any cannot be had."""
     move = info.get("extensions", {}).get(MOVED, {})
     name = f"TEXCOORD_{move.get('texCoord', info.get('texCoord', 0))}"
     texture = document["textures"][info["index"]]
     more = texture.get("extensions", {})
-    source = more.get("EXT_texture_webp", {}).get("source", texture.get("source"))
+    source = more.get("EXT_texture_webp", texture).get("source")
     if source is None:
         found.note(f"a picture of a kind that is not known here ({', '.join(more) or 'no source'})")
         return None
-    pixels = buffers.picture(source)
+    image = document["images"][source]
+    if "absent" in image:
+        return None
+    pixels = found.pixels(table.loaded["visual"].material.baseColorTexture, image["name"])
     if pixels is None:
         return None
-    if name not in names:
+    if name not in table:
         found.note(f"a picture whose coordinates {name} are not there")
         return None
-    uvs = buffers.values(names[name])[:, :2].astype(np.float64)
     sampler = document["samplers"][texture["sampler"]] if "sampler" in texture else {}
     wrap = tuple(WRAPS.get(sampler.get(key, 10497), "repeat") for key in ("wrapS", "wrapT"))
-    return pixels, wrap, transformed(uvs, move)  # type: ignore[return-value]
+    uvs = transformed(table.values(name)[:, :2].astype(np.float64), move)
+    return pixels, wrap, uvs  # type: ignore[return-value]
 
 
 def transformed(uvs: Doubles, move: dict[str, Any]) -> Doubles:

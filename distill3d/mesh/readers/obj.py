@@ -1,176 +1,193 @@
-"""Wavefront OBJ: polygons of any shape, relative numbers, texture coordinates and normals of their own, materials.
+"""OBJ through trimesh, its text written anew before.
 
-http://paulbourke.net/dataformats/obj/ and mtl/. One part a material. Read here because trimesh cuts every polygon as a
-fan, counts relative numbers from the end of the file and loses pictures whose line has options. Lines, points, curves
-and smoothing groups are not read.
+http://paulbourke.net/dataformats/obj/ and mtl/. trimesh cuts every polygon as a fan, counts relative numbers from the
+end of the file, takes one style of corners for all and loses pictures whose line has options: it is given triangles,
+absolute numbers, corners that are all alike and plain names. Lines, points, curves and smoothing groups are not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from ..beside import mtl_names
-from ..clean import unique_rows
+from ..beside import find, mtl_names, picture_of
 from ..types import Ints
-from .mtl import Material, read_mtl
-from .part import Contents, Doubles, Part, numbers, text_of
+from .part import Contents, Doubles, Part, Picture, text_of
 from .polygons import triangulate
 
-CHUNK = 200_000
-"""Faces split into words at once: millions of words take many times the memory of the file."""
+OPAQUE = {"d": 1.0, "tr": 0.0}
+"""What MTL says of a material that one cannot see through; ``Tr`` counts the other way round."""
+NEUTRAL = {"-t": [0.0, 0.0, 0.0], "-mm": [0.0, 1.0]}
+"""Options that change a picture in ways not followed here, and their values that change nothing."""
 
 
-class _Lines:
-    """An OBJ's lines by kind."""
+@dataclass
+class _Material:
+    """``Kd``, and ``map_Kd``: its name, its bytes and its options."""
 
-    def __init__(self) -> None:
-        self.places: list[str] = []
-        self.uvs: list[str] = []
-        self.normals: list[str] = []
-        self.faces: list[str] = []
-        self.stamps: list[tuple[int, int, int, int]] = []
-        """Number of the first face after more places, uvs or normals came, and how many of each there were."""
-        self.materials: list[tuple[int, str]] = []
-        """Number of the first face of a material, and its name."""
-        self.libraries: list[str] = []
-        self.others: set[str] = set()
-
-    def take(self, line: str) -> None:
-        key, _, rest = line.partition(" ")
-        if key == "v":
-            self.places.append(rest)
-        elif key == "f":
-            seen = (len(self.places), len(self.uvs), len(self.normals))
-            if not self.stamps or self.stamps[-1][1:] != seen:
-                self.stamps.append((len(self.faces), *seen))
-            self.faces.append(rest)
-        elif key == "vt":
-            self.uvs.append(rest)
-        elif key == "vn":
-            self.normals.append(rest)
-        elif key == "usemtl":
-            self.materials.append((len(self.faces), rest.strip()))
-        elif key == "mtllib":
-            self.libraries += [rest.strip()] * bool(rest.strip())
-        elif key in ("l", "p", "curv", "surf"):
-            self.others.add({"l": "lines", "p": "a point cloud"}.get(key, "curves"))
+    diffuse: Doubles | None = None
+    name: str = ""
+    data: bytes | None = None
+    options: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read_obj(path: Path) -> Contents:
-    """The parts of an OBJ. Raises ``ValueError`` where a line cannot be understood."""
-    text = text_of(path.read_bytes()).replace("\\\n", " ").replace("\t", " ")
-    lines = _Lines()
-    for line in text.split("\n"):
-        lines.take(line.strip() if line[:1] in ("", " ") else line)
-    del text
-    found = Contents(others=sorted(lines.others) or (["a point cloud"] if lines.places else []))
-    materials: dict[str, Material] = {}
-    for library in mtl_names(path, lines.libraries):
-        materials |= read_mtl(path, library, found)
-    places, colors = _places(lines.places)
-    uvs, normals = _rows(lines.uvs, 2), _rows(lines.normals, 3)
-    counts, corners = _faces(lines, (len(places), len(uvs), len(normals)))
-    triangles, owner = triangulate(places[corners[:, 0]], counts)
-    material = np.zeros(len(counts), np.int64)
-    names = [""]
-    for first, name in lines.materials:
-        names.append(name)
-        material[first:] = len(names) - 1
-    same = {name: k for k, name in reversed(list(enumerate(names)))}
-    material = np.array([same[name] for name in names])[material]
-    for number in np.unique(material[owner]):
-        used = materials.get(names[number])
-        mine = corners[triangles[material[owner] == number]].reshape(-1, 3)
-        found.parts.append(_part(mine, (places, uvs, normals), colors, used))
-        if used is not None and used.picture is not None and found.parts[-1].picture is None:
-            found.note(f"the picture of {names[number]}, for its faces have no texture coordinates")
+    """The parts of an OBJ, one a material. Raises ``ValueError`` where a line cannot be understood."""
+    from trimesh.exchange.obj import load_obj
+
+    found = Contents()
+    rows: dict[str, list[str]] = {key: [] for key in ("v", "vt", "vn", "f", "mtllib", "l", "p", "curv", "surf")}
+    sizes: list[tuple[int, int, int]] = []
+    owner: list[str] = []
+    used = ""
+    for line in text_of(path.read_bytes()).replace("\\\n", " ").replace("\t", " ").split("\n"):
+        key, _, rest = line.strip().partition(" ")
+        if key == "usemtl":
+            used = rest.strip()
+        elif key in rows:
+            rows[key].append(rest if "#" not in rest or key == "mtllib" else rest.partition("#")[0])
+            if key == "f":
+                owner.append(used)
+                sizes.append((len(rows["v"]), len(rows["vt"]), len(rows["vn"])))
+    others = {"lines": rows["l"], "a point cloud": rows["p"], "curves": rows["curv"] + rows["surf"]}
+    found.others = [what for what, lines in others.items() if lines] or ["a point cloud"] * bool(rows["v"])
+    materials = _materials(path, [name.strip() for name in rows["mtllib"] if name.strip()], found)
+    names = list(dict.fromkeys(owner))
+    looks = [materials.get(name, _Material()) for name in names]
+    text = _plain(rows, sizes, np.array([names.index(name) for name in owner], np.int64), looks)
+    files = {look.name: look.data for look in looks if look.data is not None}
+    library = [f"newmtl {k}\n" + f"map_Kd {m.name}\n" * (m.data is not None) for k, m in enumerate(looks)]
+    files["m"] = "".join([*library, "newmtl none\n"]).encode()  # of two or more, each has its name in what is loaded
+    loaded = load_obj(io.BytesIO(text.encode()), resolver=files) if rows["f"] else {}
+    for number, mesh in sorted((int(name), mesh) for name, mesh in loaded.get("geometry", {}).items()):
+        found.parts.append(_part(mesh, names[number], looks[number], found))
     return found
 
 
-def _places(rows: Sequence[str]) -> tuple[Doubles, Doubles | None]:
-    """Places ``(n, 3)``, and sRGB colours from ``v x y z r g b`` where any line has them; grey in those that lack."""
-    if not rows:
-        return np.zeros((0, 3)), None
-    width = len(rows[0].split())
-    flat = numbers(rows)
-    if flat.size != width * len(rows):
-        words = [row.split() for row in rows]
-        width = max(map(len, words))
-        flat = np.array([[float(w) for w in row] + [np.nan] * (width - len(row)) for row in words])
-    table = flat.reshape(len(rows), -1)
-    if width < 3 or np.isnan(table[:, :3]).all(1).any():
-        raise ValueError("a line that begins with v has fewer than three numbers")
-    if width < 6:  # a fourth number is a weight of curves
-        return table[:, :3], None
-    colors = table[:, 3:6] / (255 if np.nanmax(table[:, 3:6], initial=0) > 1 else 1)
-    return table[:, :3], np.clip(np.nan_to_num(colors, nan=0.8), 0, 1)
-
-
-def _rows(rows: Sequence[str], width: int) -> Doubles:
-    """The first ``width`` numbers of each line, 0 where there are fewer."""
-    flat = numbers(rows)
-    if rows and flat.size == len(rows[0].split()) * len(rows) and flat.size >= width * len(rows):
-        table: Doubles = flat.reshape(len(rows), -1)[:, :width]
-        return table
-    words = [[float(w) for w in row.split()[:width]] for row in rows]
-    return np.array([row + [0.0] * (width - len(row)) for row in words], np.float64).reshape(-1, width)
-
-
-def _faces(lines: _Lines, sizes: tuple[int, int, int]) -> tuple[Ints, Ints]:
-    """Corners of each face ``(P,)``, and of all corners the numbers ``(n, 3)`` of place, uv and normal; -1 is none."""
-    counts: list[Ints] = [np.zeros(0, np.int64)]
-    corners: list[Ints] = [np.zeros((0, 3), np.int64)]
-    for start in range(0, len(lines.faces), CHUNK):
-        rows = [row.partition("#")[0].split() for row in lines.faces[start : start + CHUNK]]
-        counts.append(np.fromiter(map(len, rows), np.int64, len(rows)))
-        corners.append(_corners(list(chain.from_iterable(rows))))
-    count, corner = np.concatenate(counts), np.concatenate(corners)
-    if (corner < 0).any():
-        stamps = np.array(lines.stamps, np.int64)
-        stamp = np.searchsorted(stamps[:, 0], np.repeat(np.arange(len(count)), count), side="right") - 1
-        corner = np.where(corner < 0, corner + stamps[stamp, 1:] + 1, corner)
-    corner = corner - 1
-    if len(corner) and (corner[:, 0].min() < 0 or corner[:, 0].max() >= sizes[0]):
+def _plain(rows: dict[str, list[str]], sizes: list[tuple[int, int, int]], owner: Ints, looks: list[_Material]) -> str:
+    """The text for trimesh; ``owner`` is the material of each face ``(P,)``."""
+    tables = {key: _even(rows[key], width) for key, width in (("v", 3), ("vt", 2), ("vn", 3))}
+    points = np.array(" ".join(tables["v"]).split(), np.float64).reshape(len(rows["v"]), -1)[:, :3]
+    words = [row.split() for row in rows["f"]]
+    counts = np.fromiter(map(len, words), np.int64, len(words))
+    corners = _corners(list(chain.from_iterable(words)))
+    corners = np.where(corners < 0, corners + np.repeat(np.array(sizes, np.int64), counts, 0) + 1, corners)
+    if len(corners) and (corners[:, 0].min() < 1 or corners[:, 0].max() > len(points)):
         raise ValueError("a face names a vertex that does not exist")
-    corner[:, 1:][(corner[:, 1:] < -1) | (corner[:, 1:] >= np.array(sizes[1:]))] = -1
-    return count, corner
+    for axis, key in ((1, "vt"), (2, "vn")):  # the last of each stands for none
+        corners[(corners[:, axis] < 1) | (corners[:, axis] > len(rows[key])), axis] = len(rows[key]) + 1
+    for key in ("vt", "vn"):
+        tables[key].append(" ".join("0" for _ in tables[key][0].split()) if tables[key] else "0 0 0")
+    text = ["mtllib m", *(f"{key} {row}" for key, table in tables.items() for row in table)]
+    triangles, face = triangulate(points[corners[:, 0] - 1], counts)
+    for number, look in enumerate(looks):
+        mine = corners[triangles[owner[face] == number].reshape(-1)]
+        uv = look.data is not None and bool((mine[:, 1] <= len(rows["vt"])).any())
+        normal = bool((mine[:, 2] <= len(rows["vn"])).any())
+        style = "%d" + ("/%d" if uv else "/" * normal) + "/%d" * normal
+        table = mine[:, [0, *[1] * uv, *[2] * normal]].reshape(len(mine) // 3, -1).tolist()
+        text += [f"usemtl {number}", *(f"f {style} {style} {style}" % tuple(row) for row in table)]
+    return "\n".join(text)
+
+
+def _even(rows: list[str], least: int) -> list[str]:
+    """The rows with as many numbers each; NaN where there are none."""
+    widths = {least, *(len(row.split()) for row in rows)}
+    if len(widths) > 1:
+        rows = [" ".join((row.split() + ["nan"] * max(widths))[: max(widths)]) for row in rows]
+    return list(rows)
 
 
 def _corners(words: list[str]) -> Ints:
     """``(n, 3)`` of words such as ``3``, ``3/1``, ``3//2`` and ``3/1/2``; 0 where a number is left out."""
-    slashes = {word.count("/") for word in words}
-    if len(slashes) == 1 and not any(word.endswith("/") for word in words):
-        width = slashes.pop() + 1
-        table = numbers([" ".join(words).replace("//", "/0/").replace("/", " ")], int)
-        if table.size == width * len(words):
-            table = table.reshape(-1, width)[:, :3]
-            return np.pad(table, ((0, 0), (0, 3 - table.shape[1])))
+    if {word.count("/") for word in words} == {2} and not any(word.endswith("/") for word in words):
+        flat = " ".join(words).replace("//", "/0/").replace("/", " ").split()
+        return np.array(flat, np.int64).reshape(-1, 3)
     split = [[*word.split("/"), "", ""][:3] for word in words]
     return np.array([[int(part or 0) for part in parts] for parts in split], np.int64).reshape(-1, 3)
 
 
-def _part(
-    corners: Ints, tables: tuple[Doubles, Doubles, Doubles], colors: Doubles | None, material: Material | None
-) -> Part:
-    """Corners ``(3 F, 3)`` of triangles as vertices: one for each place, uv and normal that come together."""
-    picture = None if material is None else material.picture
-    if picture is None:
-        corners = corners * np.array([1, 0, 1]) - np.array([0, 1, 0])  # uvs without a picture would only split vertices
-    first, number, _ = unique_rows(corners)
-    place, uv, normal = corners[first].T
-    part = Part(tables[0][place], number.reshape(-1, 3))
-    if (normal >= 0).any():
-        part.normals = np.where((normal >= 0)[:, None], tables[2][normal], np.nan)
-    if picture is not None and (uv >= 0).any() and material is not None:
-        part.picture = picture
-        part.uvs = np.where((uv >= 0)[:, None], tables[1][uv], 0) * material.scale + material.offset
-        part.uvs[:, 1] = 1 - part.uvs[:, 1]
-    elif colors is not None:
-        part.colors = colors[place]
-    elif material is not None and material.diffuse is not None:
-        part.colors = np.tile(material.diffuse, (len(place), 1))
+def _part(mesh: dict, name: str, look: _Material, found: Contents) -> Part:
+    part = Part(np.asarray(mesh["vertices"], np.float64), np.asarray(mesh["faces"], np.int64))
+    part.normals = mesh.get("vertex_normals")
+    pixels = None if look.data is None else found.pixels(mesh["visual"].material.image, look.name)
+    if pixels is not None and mesh["visual"].uv is None:
+        found.note(f"the picture of {name}, for its faces have no texture coordinates")
+    elif pixels is not None:
+        clamp = look.options.get("-clamp", ["off"])[0].lower() == "on"
+        part.picture = Picture(pixels, ("clamp", "clamp") if clamp else ("repeat", "repeat"))
+        scale, offset = _pair(look.options.get("-s", []), 1.0), _pair(look.options.get("-o", []), 0.0)
+        part.uvs = (mesh["visual"].uv * scale + offset) * [1, -1] + [0, 1]
+        return part
+    if mesh.get("vertex_colors") is not None:
+        colors = np.asarray(mesh["vertex_colors"], np.float64)
+        part.colors = np.clip(np.nan_to_num(colors / (255 if np.nanmax(colors, initial=0) > 1 else 1), nan=0.8), 0, 1)
+    elif look.diffuse is not None:
+        part.colors = np.tile(look.diffuse, (len(part.vertices), 1))
     return part
+
+
+def _materials(path: Path, lines: Iterable[str], found: Contents) -> dict[str, _Material]:
+    """The materials of all libraries by name; what is lacking is told in ``found``.
+
+    The picture stands for the colour alone: programs write any ``Kd`` beside it, and most readers take none of it.
+    """
+    made: dict[str, _Material] = {}
+    for library in mtl_names(path, lines):
+        place = find(path.parent, library)
+        if place is None:
+            found.absent.append(library)
+            continue
+        current = _Material()
+        for line in text_of(place.read_bytes()).split("\n"):
+            key, _, rest = line.strip().replace("\t", " ").partition(" ")
+            key, rest = key.lower(), rest.strip()
+            if key == "newmtl":
+                current = made.setdefault(rest, _Material())
+            elif key == "kd":
+                current.diffuse = _color(rest, found)
+            elif key == "map_kd":
+                _find_picture(current, rest, (place.parent, path.parent), found)
+            elif key == "map_d" or (key in OPAQUE and _numbers(rest.split()[-1:]) != [OPAQUE[key]]):
+                found.note("transparency")
+    return made
+
+
+def _find_picture(material: _Material, line: str, folders: tuple[Path, Path], found: Contents) -> None:
+    name, material.options = picture_of(line)
+    place = next((place for folder in folders if name and (place := find(folder, name))), None)
+    material.name, material.data = name, None if place is None else place.read_bytes()
+    if place is None and name:
+        found.absent.append(name)
+        return
+    for option, neutral in NEUTRAL.items():
+        values = _numbers(material.options.get(option, []))
+        if values != neutral[: len(values)]:
+            found.note(f"map_Kd's option {option}")
+
+
+def _color(text: str, found: Contents) -> Doubles | None:
+    values = _numbers(text.split()[:3])
+    if not values or not np.isfinite(values).all():
+        found.note(f"the material colour Kd {text!r}")
+        return None
+    # one number stands for all three
+    color: Doubles = np.clip(values * 3 if len(values) == 1 else values + [0.0] * (3 - len(values)), 0, 1)
+    return color
+
+
+def _pair(words: list[str], missing: float) -> Doubles:
+    return np.array([*_numbers(words[:2]), missing, missing])[:2]
+
+
+def _numbers(words: list[str]) -> list[float]:
+    """The words as numbers; none where any is not one."""
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return []

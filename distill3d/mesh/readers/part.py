@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..clean import unique_rows
 from ..types import Bytes, Ints
 
 Doubles = NDArray[np.float64]
@@ -31,7 +31,7 @@ class Part:
     Attributes:
         vertices: ``(V, 3)`` in the file's world frame.
         faces: ``(F, 3)``, counter-clockwise from outside.
-        normals: ``(V, 3)``, of any length; none, or NaN in a row, where the file has none.
+        normals: ``(V, 3)``, of any length; none, or 0 or NaN in a row, where the file has none.
         colors: ``(V, 3)`` sRGB 0..1, where the part has any.
         uvs: ``(V, 2)`` from the upper left corner of the picture, v downwards.
         tint: ``(V, 3)`` linear factors that multiply the picture.
@@ -45,6 +45,14 @@ class Part:
     picture: Picture | None = None
     tint: Doubles | None = None
 
+    def paint_faces(self, colors: Doubles) -> None:
+        """Colours of faces ``(F, 3)``; a vertex is there once for each colour around it."""
+        levels = np.round(np.clip(colors, 0, 1) * 255).astype(np.int64) @ np.array([65536, 256, 1])
+        first, number, _ = unique_rows(np.stack([self.faces.reshape(-1), np.repeat(levels, 3)], 1))
+        source = self.faces.reshape(-1)[first]
+        self.vertices, self.faces, self.colors = self.vertices[source], number.reshape(-1, 3), colors[first // 3]
+        self.normals = None if self.normals is None else self.normals[source]
+
 
 @dataclass
 class Contents:
@@ -57,13 +65,23 @@ class Contents:
 
     def note(self, what: str) -> None:
         """Something in the file that is not read, once."""
-        if what not in self.unread:
-            self.unread.append(what)
+        self.unread += [what] * (what not in self.unread)
 
+    def pixels(self, picture: Image.Image | None, name: str) -> Bytes | None:
+        """``(H, W, 3)`` uint8 of a picture of any kind; None, and noted, where it cannot be decoded.
 
-def numbers(texts: Iterable[str], kind: type = float) -> Any:
-    """All the numbers of the texts in a row. Raises ``ValueError`` with what is none."""
-    return np.array(" ".join(texts).split(), np.float64 if kind is float else np.int64)
+        16-bit grey is brought to 8 bits, where Pillow would cut it off.
+        """
+        try:
+            if picture is not None and picture.mode.startswith("I"):
+                grey = np.asarray(picture).astype(np.float64)
+                return np.stack([np.round(grey * (255 / max(65535.0, grey.max()))).astype(np.uint8)] * 3, -1)
+            if picture is not None:
+                return np.array(picture.convert("RGB"), np.uint8)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            pass
+        self.note(f"the picture {name}, which is damaged or of an unknown kind")
+        return None
 
 
 def text_of(data: bytes) -> str:
@@ -71,32 +89,3 @@ def text_of(data: bytes) -> str:
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = data.decode("utf-16" if wide else "utf-8", "replace").lstrip("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def checked(faces: Ints, count: int) -> Ints:
-    """The faces. Raises ``ValueError`` where one names a vertex that is not there."""
-    if len(faces) and (faces.min() < 0 or faces.max() >= count):
-        raise ValueError("a face names a vertex that does not exist")
-    return faces
-
-
-def by_face_color(vertices: Doubles, faces: Ints, colors: Doubles) -> tuple[Ints, Ints, Doubles]:
-    """Colours of faces ``(F, 3)`` as colours of vertices: those are there once for each colour around them.
-
-    Returns:
-        The vertex that each new one comes from ``(N,)``, the faces in new vertices, and colours ``(N, 3)``.
-    """
-    from ..clean import unique_rows
-
-    levels = np.round(np.clip(colors, 0, 1) * 255).astype(np.int64) @ np.array([65536, 256, 1])
-    corners = np.stack([faces.reshape(-1), np.repeat(levels, 3)], 1)
-    first, number, _ = unique_rows(corners)
-    return corners[first, 0], number.reshape(-1, 3), np.repeat(colors, 3, 0)[first]
-
-
-def rgb(picture: Image.Image) -> Bytes:
-    """``(H, W, 3)`` uint8 of a picture of any kind; 16-bit grey is brought to 8 bits, where Pillow would cut it off."""
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.float64)
-        picture = Image.fromarray(np.round(grey * (255 / max(65535.0, float(grey.max())))).astype(np.uint8))
-    return np.array(picture.convert("RGB"), np.uint8)
