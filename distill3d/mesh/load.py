@@ -6,6 +6,7 @@ Only geometry and base colour are read; what else a file has is named in a warni
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,11 @@ def _contents(path: Path) -> Contents:
     try:
         if path.stat().st_size == 0:
             raise MeshFileError(f"expected a mesh in {path}, but the file is empty (0 bytes): copy or export it again")
-        with np.errstate(all="ignore"):  # places that are not finite are told later, in words
+        with (
+            np.errstate(all="ignore"),
+            warnings.catch_warnings(),
+        ):  # places that are not finite are told later, in words
+            warnings.filterwarnings("error", "string or file could not be read")  # words among numbers
             return READERS[path.suffix.lower()](path)
     except MeshFileError:
         raise
@@ -84,7 +89,7 @@ def _contents(path: Path) -> Contents:
         name = error.filename or path
         raise MeshFileError(f"could not read {name}: {error.strerror or error}: check its permissions") from error
     except Exception as error:  # trimesh raises whatever a damaged file leads it to
-        what = str(error) if isinstance(error, ValueError) else f"it is not built as it should be ({error!r})"
+        what = str(error) if isinstance(error, ValueError | Warning) else f"it is not built as it should be ({error!r})"
         raise MeshFileError(
             f"could not read {path}: {what}. It may be damaged, or of another kind than its name says: copy or export "
             "it again"

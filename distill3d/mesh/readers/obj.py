@@ -17,7 +17,7 @@ import numpy as np
 
 from ..beside import find, mtl_names, picture_of
 from ..types import Ints
-from .part import Contents, Doubles, Part, Picture, text_of
+from .part import Contents, Doubles, Part, Picture, levels, text_of
 from .polygons import triangulate
 
 OPAQUE = {"d": 1.0, "tr": 0.0}
@@ -59,10 +59,11 @@ def read_obj(path: Path) -> Contents:
     materials = _materials(path, [name.strip() for name in rows["mtllib"] if name.strip()], found)
     names = list(dict.fromkeys(owner))
     looks = [materials.get(name, _Material()) for name in names]
-    text = _plain(rows, sizes, np.array([names.index(name) for name in owner], np.int64), looks)
-    files = {look.name: look.data for look in looks if look.data is not None}
-    library = [f"newmtl {k}\n" + f"map_Kd {m.name}\n" * (m.data is not None) for k, m in enumerate(looks)]
-    files["m"] = "".join([*library, "newmtl none\n"]).encode()  # of two or more, each has its name in what is loaded
+    numbers = {name: k for k, name in enumerate(names)}
+    text = _plain(rows, sizes, np.array([numbers[name] for name in owner], np.int64), looks)
+    files = {f"picture {k}": look.data for k, look in enumerate(looks) if look.data is not None}
+    library = [f"newmtl {k}\n" + f"map_Kd picture {k}\n" * (look.data is not None) for k, look in enumerate(looks)]
+    files["mtl"] = "".join([*library, "newmtl none\n"]).encode()  # of two or more, each has its name in what is loaded
     loaded = load_obj(io.BytesIO(text.encode()), resolver=files) if rows["f"] else {}
     for number, mesh in sorted((int(name), mesh) for name, mesh in loaded.get("geometry", {}).items()):
         found.parts.append(_part(mesh, names[number], looks[number], found))
@@ -83,7 +84,7 @@ def _plain(rows: dict[str, list[str]], sizes: list[tuple[int, int, int]], owner:
         corners[(corners[:, axis] < 1) | (corners[:, axis] > len(rows[key])), axis] = len(rows[key]) + 1
     for key in ("vt", "vn"):
         tables[key].append(" ".join("0" for _ in tables[key][0].split()) if tables[key] else "0 0 0")
-    text = ["mtllib m", *(f"{key} {row}" for key, table in tables.items() for row in table)]
+    text = ["mtllib mtl", *(f"{key} {row}" for key, table in tables.items() for row in table)]
     triangles, face = triangulate(points[corners[:, 0] - 1], counts)
     for number, look in enumerate(looks):
         mine = corners[triangles[owner[face] == number].reshape(-1)]
@@ -125,8 +126,7 @@ def _part(mesh: dict, name: str, look: _Material, found: Contents) -> Part:
         part.uvs = (mesh["visual"].uv * scale + offset) * [1, -1] + [0, 1]
         return part
     if mesh.get("vertex_colors") is not None:
-        colors = np.asarray(mesh["vertex_colors"], np.float64)
-        part.colors = np.clip(np.nan_to_num(colors / (255 if np.nanmax(colors, initial=0) > 1 else 1), nan=0.8), 0, 1)
+        part.colors = levels(np.asarray(mesh["vertex_colors"], np.float64))
     elif look.diffuse is not None:
         part.colors = np.tile(look.diffuse, (len(part.vertices), 1))
     return part

@@ -84,6 +84,12 @@ class Contents:
         return None
 
 
+def levels(values: NDArray, most: float = 0.0) -> Doubles:
+    """Colours as 0..1: of ``most``, or, where that is 0, of 1, or of 255 where any is larger."""
+    found: Doubles = np.clip(values / (most or (255.0 if np.nanmax(values, initial=0) > 1 else 1.0)), 0, 1)
+    return np.nan_to_num(found, nan=0.8)
+
+
 def text_of(data: bytes) -> str:
     """A text file as text: UTF-8, or UTF-16 where its first bytes say so, with one kind of line end. Never raises."""
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")

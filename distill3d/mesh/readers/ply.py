@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..beside import find
 from ..types import Ints
-from .part import Contents, Doubles, Part, Picture, text_of
+from .part import Contents, Doubles, Part, Picture, levels, text_of
 from .polygons import triangulate
 
 CODES = {
@@ -52,6 +52,8 @@ def read_off(path: Path) -> Contents:
     rows = [line.split() for line in lines[1 : 1 + count + faces]]
     if len(rows) < count + faces:
         raise ValueError(f"it is cut off: {count + faces} lines were announced and {len(rows)} are there")
+    if any(int(row[0]) >= len(row) for row in rows[count:]):
+        raise ValueError("a face has fewer corners than announced")
     axes = ["x", "y", "z", "nx", "ny", "nz"] if kind[2] else ["x", "y", "z"]
     head = f"format ascii 1.0\nelement vertex {count}\n" + "".join(f"property double {axis}\n" for axis in axes)
     head += _off_colors([row[len(axes) :] for row in rows[:count]])
@@ -172,10 +174,9 @@ def _colors(element: dict[str, Any]) -> Doubles | None:
     """sRGB ``(n, 3)``: whole numbers count to the most their kind holds, others to 1, or to 255 where any is larger."""
     for names in COLORS:
         if all(name in element and not isinstance(element[name], tuple) for name in names):
-            kind, values = element[names[0]].dtype, _stack(element, names)
+            kind = element[names[0]].dtype
             small = kind.kind in "iu" and kind.itemsize < 3
-            most = float(np.iinfo(kind).max) if small else 255.0 if values.max(initial=0) > 1 else 1.0
-            return np.clip(np.nan_to_num(values / most, nan=0.8), 0, 1)
+            return levels(_stack(element, names), float(np.iinfo(kind).max) if small else 0.0)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def read_stl(path: Path) -> Contents:
     there, count = (len(data) - HEAD) // TRIANGLE, int.from_bytes(data[80:HEAD], "little")
     text = data[:512].lstrip().lower().startswith(b"solid") and b"facet" in data[:4096].lower()
     if text and len(data) != HEAD + TRIANGLE * count:
-        if b"endsolid" not in data.lower():
+        ends = re.findall(rb"^\s*(end)?solid", data.lower(), re.MULTILINE)
+        if 2 * ends.count(b"end") < len(ends):
             raise ValueError("it is cut off: its last triangle, or the line endsolid, is not whole")
     elif len(data) < HEAD + TRIANGLE * count or there < 0:
         raise ValueError(f"it is cut off: {count} triangles were announced and {max(there, 0)} are there")
