@@ -87,6 +87,14 @@ def test_a_face_that_runs_twice_round_and_one_without_area_are_no_trap() -> None
     assert np.bincount(owner).tolist() == [3, 4] and found.max() < 11
 
 
+def test_lists_whose_lengths_even_out_are_not_taken_for_equal_ones(tmp_path: Path) -> None:
+    """Four, three and five corners take as many bytes as three times four."""
+    points = np.array([[np.cos(a), np.sin(a), 0] for a in np.arange(8) * np.pi / 4])
+    (tmp_path / "a.ply").write_bytes(as_ply(points, [[0, 1, 2, 3], [0, 3, 4], [0, 4, 5, 6, 7]], "binary_big_endian"))
+    mesh = read(tmp_path / "a.ply")
+    assert len(mesh.faces) == 6 and trimesh.Trimesh(mesh.vertices, mesh.faces).area == pytest.approx(8**0.5)
+
+
 def prism(loop: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
     """A closed solid of height 2 over a loop, with two faces of many corners and walls of four."""
     count = len(loop)

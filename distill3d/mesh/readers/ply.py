@@ -100,7 +100,10 @@ def _columns(name: str, element: dict[str, Any]) -> dict[str, Any]:
     count, found = element["length"], {}
     for key, kind in element["properties"].items():
         table = element["data"][key]
-        table = table["f1"] if table.dtype.names else table
+        if table.dtype.names:
+            if (table["f0"] != table["f1"].shape[1]).any():
+                raise ValueError("lists of different lengths")
+            table = table["f1"]
         if len(table) != count and count > 1:
             raise ValueError(f"it is cut off: {count} of {name} were announced and {len(table)} are there")
         if table.dtype == object:
