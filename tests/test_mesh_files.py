@@ -123,6 +123,7 @@ def test_materials_stay_apart_and_vertex_colours_come_before_plain_ones(tmp_path
 
 
 HEAD = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+FACE = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
 SQUARE = "0 0 0{0}\n1 0 0{0}\n1 1 0{0}\n0 1 0{0}\n"
 
 
@@ -228,7 +229,8 @@ def test_an_off_with_colours_and_normals(tmp_path: Path) -> None:
         ("b.stl", b"solid x\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\n", "cut off"),
         ("m.stl", b"solid x\nendsolid x\nsolid y\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\n", "cut off"),
         ("n.stl", b"solid x\nfacet\nvertex 0 0 q\nvertex 1 0 0\nvertex 0 1 0\nendsolid\n", "could not read"),
-        ("o.off", b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n", "fewer corners than announced"),
+        ("o.off", b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n", "a face has fewer numbers than announced"),
+        ("q.ply", (HEAD + FACE + SQUARE.format("") + "4 0 1 2\n").encode(), "a face has fewer numbers than announced"),
         ("p.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nvn 0 zz 1\nf 1//1 2//1 3//1\n", "could not read"),
         ("c.stl", b"", r"is empty \(0 bytes\)"),
         ("d.ply", (HEAD + "end_header\n0 0 0\n").encode(), "4 of vertex were announced and 1 are there"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,6 @@ def read_off(path: Path) -> Contents:
     rows = [line.split() for line in lines[1 : 1 + count + faces]]
     if len(rows) < count + faces:
         raise ValueError(f"it is cut off: {count + faces} lines were announced and {len(rows)} are there")
-    if any(int(row[0]) >= len(row) for row in rows[count:]):
-        raise ValueError("a face has fewer corners than announced")
     axes = ["x", "y", "z", "nx", "ny", "nz"] if kind[2] else ["x", "y", "z"]
     head = f"format ascii 1.0\nelement vertex {count}\n" + "".join(f"property double {axis}\n" for axis in axes)
     head += _off_colors([row[len(axes) :] for row in rows[:count]])
@@ -78,11 +77,23 @@ def _tables(head: str, body: bytes) -> dict[str, dict[str, Any]]:
     if order is None or not kinds <= {"list", *CODES} or (lines and lines[0][0] != "element"):
         raise ValueError("its header is not understood")
     if order[1] == "ascii":
-        return _read("ascii", lines, b"\n".join(line for line in body.splitlines() if line.strip()))
+        rows = [line for line in body.splitlines() if line.strip()]
+        _check_lists(lines, rows)
+        return _read("ascii", lines, b"\n".join(rows))
     try:
         return _read(order[1], lines, body)
     except ValueError:  # lists of different lengths, or cut off
         return _read("ascii", lines, _as_text(lines, body, "<" if "little" in order[1] else ">"))
+
+
+def _check_lists(lines: list[list[str]], rows: list[bytes]) -> None:
+    """Raises ``ValueError`` where a row that begins with a list has fewer numbers than it announces."""
+    at = 0
+    for line, following in pairwise(lines):
+        if line[0] == "element":
+            mine, at = rows[at : at + int(line[2])], at + int(line[2])
+            if following[1] == "list" and any(len(row.split()) <= int(row.split(None, 1)[0]) for row in mine):
+                raise ValueError(f"a {line[1]} has fewer numbers than announced")
 
 
 def _read(order: str, lines: list[list[str]], body: bytes) -> dict[str, dict[str, Any]]:
