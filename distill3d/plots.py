@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ def chart(
     """A chart of one line a label, with axes, ticks and a legend: beside the chart, or above it for a single line.
 
     Args:
-        lines: label -> ``(x, y)`` points; those not finite, or not above 0 on a logarithmic axis, are left out.
+        lines: label -> ``(x, y)`` points; those not finite, or not above 0 on a logarithmic axis, are left out. A label
+            without points keeps its colour from the others and is not in the legend.
         size: width and height in pixels.
         log: whether y is logarithmic.
     """
@@ -104,7 +106,7 @@ def chart(
         elif at:
             draw.ellipse([at[0][0] - 4, at[0][1] - 4, at[0][0] + 4, at[0][1] + 4], fill=colour)
     if len(shown) > 1 or draw.textlength(title, font=_font(12)) + _legend_width(draw, shown) < box[2] - box[0]:
-        _legend(draw, box, list(shown))
+        _legend(draw, box, list(shown), [bool(points) for points in shown.values()])
     draw.text((box[0], 6 * _SCALE), title, fill="black", font=_font(12))
     draw.text(((box[0] + box[2]) // 2, height - 4 * _SCALE), x, fill="black", font=_font(10), anchor="mb")
     if y:
@@ -162,11 +164,12 @@ def _legend_width(draw: Any, names: Iterable[str]) -> int:
     return math.ceil(longest) + 22 * _SCALE
 
 
-def _legend(draw: Any, box: Any, names: Sequence[str]) -> None:
+def _legend(draw: Any, box: Any, names: Sequence[str], drawn: Sequence[bool]) -> None:
     font, row = _font(9), 13 * _SCALE
     single = len(names) == 1
     left = box[2] - _legend_width(draw, names) if single else box[2]
-    for i, (name, colour) in enumerate(zip(names, _cycle(len(names)), strict=True)):
+    kept = itertools.compress(zip(names, _cycle(len(names)), strict=True), drawn)
+    for i, (name, colour) in enumerate(kept):
         y = 8 * _SCALE if single else box[1] + i * row
         line = y + 5 * _SCALE
         draw.line([(left + 6 * _SCALE, line), (left + 18 * _SCALE, line)], fill=colour, width=3 * _SCALE)

@@ -1,6 +1,6 @@
 """The pictures of docs/methods.md, all of them:  python docs/make_methods_pictures.py [--iterations 120] [--keep DIR]
 
-Two ``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
+``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
 minutes on one core. The figures of that page are in both runs' ``report.json``: ``--keep`` leaves the runs there.
 """
 
@@ -10,6 +10,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 from distill3d.cli import main
 from distill3d.methods.perp_neg import PerpNegSettings, blend
 from distill3d.plots import chart, stack
@@ -18,6 +20,12 @@ from distill3d.render.pictures import write_png
 from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS
 
 DOCS = Path(__file__).parent
+OPENINGS = {
+    "tbsd": [],
+    "tbsd-sds-0.3": ["--tbsd.opening", "sds", "--tbsd.start", "0.3"],
+    "tbsd-sds-0.6": ["--tbsd.opening", "sds", "--tbsd.start", "0.6"],
+}
+"""Runs of TBSD below each other, and their flags."""
 
 
 def schedules() -> None:
@@ -37,7 +45,7 @@ def schedules() -> None:
 
 
 def runs(iterations: str, keep: Path | None) -> None:
-    """The methods on the toy and on the bundled prior."""
+    """The methods on the toy and on the bundled prior, and TBSD's openings."""
     with tempfile.TemporaryDirectory() as folder:
         out = keep or Path(folder)
         toy = ["distill2d", "--prior", "mixture", "--out", str(out / "toy")]
@@ -45,6 +53,13 @@ def runs(iterations: str, keep: Path | None) -> None:
         for arguments in (toy, [*picture, str(out / "all")]):
             if main(arguments):
                 raise SystemExit(1)
+        sheets = []
+        for name, flags in OPENINGS.items():
+            if main([*picture, str(out / name), "--methods", "tbsd", *flags]):
+                raise SystemExit(1)
+            with Image.open(out / name / "sheet.png") as sheet:
+                sheets.append(sheet.convert("RGB"))
+        write_png(DOCS / "methods-tbsd-openings.png", stack(sheets))
         for source, target in (("toy", "toy"), ("all", "2d")):
             for kind in ("sheet", "curves"):
                 (DOCS / f"methods-{target}-{kind}.png").write_bytes((out / source / f"{kind}.png").read_bytes())

@@ -141,7 +141,7 @@ def draw(schedule: Schedule, over: str) -> Tensor:
         for i, v in enumerate(values)
     ]
     pen.line(line, fill=(30, 100, 200), width=2)
-    pen.text((4, top - 4), f"{high:g}", fill=(40, 40, 40))
+    pen.text((4, (bottom + top) / 2 - 6 if flat else top - 4), f"{high:g}", fill=(40, 40, 40))
     if not flat:
         pen.text((4, bottom - 8), f"{low:g}", fill=(40, 40, 40))
     pen.text((left, bottom + 6), "first iteration" if over == "iterations" else "clean (t = 0)", fill=(40, 40, 40))

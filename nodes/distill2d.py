@@ -20,7 +20,7 @@ from ..distill3d.schedules import WINDOWS
 from ..distill3d.two_d import TARGET_TEXT, mixture_prior, pictures
 from ..distill3d.two_d.bench import Comparison, Task, compare
 from ..distill3d.two_d.latents import Settings2D, choose, settings_for
-from ..distill3d.two_d.mixture import ring
+from ..distill3d.two_d.mixture import check_toy, ring
 from . import reflect
 from . import settings as assembled
 from .distill_loss import check_model, check_width
@@ -273,6 +273,7 @@ class Toy2D(io.ComfyNode):
         task = Task(
             TARGET_TEXT, "", seed, run_settings(run, TOY), choices(methods, window, more, bundled=False), plane=True
         )
+        check_toy(task.run, task.chosen.values())
         seen = _progress(cls, task)
         with torch.inference_mode(False), torch.enable_grad():
             done = compare(

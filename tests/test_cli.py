@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,9 +19,10 @@ import pytest
 import trimesh
 from PIL import Image
 
+from distill3d import methods
 from distill3d.cli import generate as generate_module
 from distill3d.cli import main, resume
-from distill3d.cli.app import free_folder
+from distill3d.cli.app import free_folder, slug
 from distill3d.cli.generate import KEPT, Generate
 from distill3d.cli.model import bundled
 from distill3d.errors import CheckpointError, SettingsError
@@ -236,7 +239,7 @@ def test_a_resumed_run_s_curves_begin_with_the_run_and_its_folder_is_kept_to_one
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.setattr(generate_module, "_stopped_by_signals", lambda console: nullcontext(_Soon()))
+    monkeypatch.setattr(generate_module, "stopped_by_signals", lambda console: nullcontext(_Soon()))
     assert generate(tiny_pipeline, out) == 130
     monkeypatch.undo()
     assert sorted(p.name for p in out.iterdir()) == [checkpoints.FILE_NAME, "curves.json", "flags.json"]
@@ -252,6 +255,30 @@ def test_a_resumed_run_s_curves_begin_with_the_run_and_its_folder_is_kept_to_one
     assert generate(tiny_pipeline, whole) == 0
     assert series == json.loads((whole / "report.json").read_text())["curves"]["series"], "as of a run in one piece"
     assert not list(tmp_path.rglob(".lock"))
+
+
+def test_a_prompt_in_any_script_names_a_folder() -> None:
+    assert slug("A red cube!") == "a-red-cube" and slug("ein röter Würfel 立方体") == "ein-roter-wurfel"
+    assert slug("立方体 🟥") == "object" and slug("red→cube") == "red-cube"
+
+
+def test_every_setting_that_the_page_of_methods_names_is_one() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    inline = [
+        " ".join(found.split())
+        for found in re.findall(r"`(--[a-z-]+\.[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    ]
+    block = next(part for part in re.findall(r"```sh\n(.*?)```", text, flags=re.S) if part.startswith("--"))
+    stages = block.replace("\\\n", " ").splitlines()
+    assert len(inline) > 15 and len(stages) == 2
+    for flags in (*inline, *stages):
+        generate_module._parse(["a red cube", *shlex.split(flags)], None)
+    first, second = (generate_module._parse(["a red cube", *shlex.split(flags)], None).settings for flags in stages)
+    for settings, name in ((first, "annealed-negative"), (second, "refine")):
+        released = methods.preset("csd", name)
+        assert settings.csd.negative == released.settings.negative and settings.csd.null == released.settings.null
+        assert settings.window.maximum == released.window.maximum
+    assert first.gradient == methods.preset("csd", "annealed-negative").gradient
 
 
 def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:

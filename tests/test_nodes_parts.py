@@ -136,6 +136,10 @@ def test_schedules_of_every_shape(pack: ModuleType) -> None:
     assert module.make(100, 60, {"shape": "constant"})(0.9) == 100
     image = module.draw(module.make(100, 60, {"shape": "step", "at": 0.5}), "iterations")
     assert image.shape == (1, 192, 384, 3) and float(image.min()) < 0.3
+    flat = module.draw(module.make(7.5, 60, {"shape": "constant"}), "iterations")[0]
+    line = (flat[:, 60, 2] - flat[:, 60, 0] > 0.3).nonzero().flatten().float().mean()
+    label = (flat[:150, :40] < 0.5).all(-1).nonzero()[:, 0].float().mean()
+    assert abs(line - label) < 6, "the value stands where the line is"
 
 
 def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:

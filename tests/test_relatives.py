@@ -20,7 +20,9 @@ from distill3d.methods.nfsd import NFSD_NEGATIVE, NFSDSettings, nfsd
 from distill3d.methods.sds import SDSSettings, sds
 from distill3d.methods.tbsd import BRIDGE_MODIFIER, TBSDSettings
 from distill3d.methods.weights import weight
+from distill3d.optimize import preset as run_preset
 from distill3d.schedules import Constant, Linear
+from distill3d.two_d import settings_for
 
 LOW = (TIME < 0.2).expand(3, 1, 1, 1)
 
@@ -92,6 +94,13 @@ def test_13_bsd_takes_the_shortest_combination_of_both_terms() -> None:
     same(bsd(g1, g1, W), W * g1)
 
 
+def test_bridge_takes_its_3d_settings_in_3d_and_those_for_images_in_2d() -> None:
+    in_3d, in_2d = run_preset("draft", "bridge", bundled=False), settings_for("bridge", bundled=False)
+    assert (in_3d.bridge.switch, in_3d.bridge.guidance(0), in_3d.window.maximum(0.5)) == (0.8, 100.0, 0.5)
+    assert in_3d.bridge.source == "target_negative" and not in_3d.bridge.weighted
+    assert in_2d.bridge == preset("BRIDGE", "published-2d").settings
+
+
 def test_bsd_weighs_by_alpha_and_its_2d_preset_scales_both_terms() -> None:
     source = preset("BSD", "published-2d")
     alpha, sigma = torch.tensor([0.8]), torch.tensor([0.6])
@@ -157,6 +166,20 @@ def test_14_tbsd_opening_with_sds_and_scaled_shape_term() -> None:
     same(make(kappa=3.0).gradient(PREDICTIONS, EPS, W, 1.0), 7.5 * W * (lam * 3 * D_CLS + (1 - lam) * (E_Y - E_N)))
 
 
+def test_tbsd_reports_the_texture_term_of_samples_that_have_one() -> None:
+    """Samples before the start have no source prediction: zeros stand in it, which are no texture."""
+    method, time = make(time="timestep", start=0.5), torch.tensor([0.9, 0.2, 0.7], dtype=TIME.dtype).reshape(3, 1, 1, 1)
+    e = {**PREDICTIONS, TNP: torch.where(time < 0.5, PREDICTIONS[TNP], 0.0)}
+    shape, texture = D_CLS, E_Y - PREDICTIONS[TNP]
+    norms = [dot(g, g).sqrt().flatten() for g in (shape, texture)]
+    got = method.diagnostics(e, EPS, 0.5, time)
+    assert got["texture_norm"] == pytest.approx(float((norms[0][0] + norms[1][1] + norms[0][2]) / 3))
+    cosine = float(dot(shape, texture)[1] / (norms[0][1] * norms[1][1]))
+    assert got["cosine"] == pytest.approx((2 + cosine) / 3)
+    for gradient in (make(time="timestep", start=0.5, weight=0.0), method):
+        same(gradient.gradient(e, EPS, W, 0.5, time)[[0, 2]], 7.5 * (W * D_CLS)[[0, 2]])
+
+
 def test_14_tbsd_with_the_negative_prompt_given_whole() -> None:
     texts = make(given="a plastic {prompt}").texts("cube, side view", "")
     assert texts["target_negative"] == "a plastic cube, side view" and texts["modifier"] == BRIDGE_MODIFIER
@@ -211,6 +234,9 @@ def test_15_perp_neg_adds_w_s_accum_to_guided_terms_and_w_accum_to_csd() -> None
         (lambda: BSDSettings(denoise=0), "denoise above 0"),
         (lambda: TBSDSettings(time="t"), "iteration or timestep"),
         (lambda: TBSDSettings(opening="vsd"), "csd or sds"),
+        (lambda: TBSDSettings(opening="sds"), "start above 0"),
+        (lambda: TBSDSettings(given="a plastic {prompt}", source="modifier"), "given with source target_negative only"),
+        (lambda: BridgeSettings(given="blurry", source="modifier"), "given with source target_negative only"),
         (lambda: TBSDSettings(kappa=0), "kappa"),
         (lambda: TBSDSettings(weight="0->2"), "from 0 to 1"),
     ],

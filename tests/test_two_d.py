@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from distill3d.bench.quality import QualitySettings
+from distill3d.cli import compare as compare_module
+from distill3d.cli import distill2d as distill2d_module
 from distill3d.cli import main
-from distill3d.errors import SettingsError
+from distill3d.errors import DivergedError, SettingsError
 from distill3d.methods import METHODS, GradientSettings
 from distill3d.optimize.curves import Recorder
 from distill3d.optimize.events import Checkpointed, Step
@@ -22,7 +26,7 @@ from distill3d.schedules import DYNAMIC_GUIDANCE, WINDOWS, Constant, Linear
 from distill3d.two_d import TARGET_TEXT, Settings2D, distil, mixture_prior, settings_for
 from distill3d.two_d.latents import choose, mean_norm, noise_errors, norms_over_timesteps
 from distill3d.two_d.mixture import density, distance_to_mode, modes, ring
-from distill3d.two_d.pictures import moments, sheet, thinned
+from distill3d.two_d.pictures import curves, moments, sheet, smoothed, thinned
 
 ALL = tuple(name.lower() for name in METHODS)
 TINY = ["--render.samples-per-ray", "24", "--field.grid.levels", "4", "--field.grid.log2-table-size", "12"]
@@ -101,13 +105,15 @@ def test_image_space_passes_gradients_through_the_encoder(tiny_pipeline: Path) -
         (lambda: Settings2D(view="top"), "none, front, side, back"),
         (lambda: choose(("sds", "SDS")), "without repetition"),
         (lambda: choose(("dds",)), "unknown method"),
-        (lambda: choose(("all", "dds")), "unknown method"),
+        (lambda: choose(("all", "sds")), "all alone or the names of methods, got all sds"),
+        (lambda: choose(()), "at least one, got none"),
+        (lambda: QualitySettings(methods=("sds", "SDS")), "without repetition and at least one, got sds SDS"),
     ],
 )
 def test_mistakes_say_what_to_write_instead(make, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         make()
-    assert choose(("all",)) == ALL
+    assert choose(("all",)) == choose(("ALL",)) == ALL == QualitySettings(methods=("All",)).methods
 
 
 def test_distill2d_writes_a_sheet_curves_and_a_report_for_all_methods(
@@ -159,6 +165,99 @@ def test_distill2d_draws_the_toy(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert all(row["distance_to_mode"] > 0 and row["modes_reached"] >= 0 for row in report["methods"])
     assert len(Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 20) or []) > 20
+
+
+TOY = ["distill2d", "--prior", "mixture", "--methods", "sds", "csd", "asd"]
+
+
+class _After(list):
+    """Signals caught: none in the first so many questions, then one."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self.left = questions
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stopped_distill2d_writes_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distill2d_module, "stopped_by_signals", lambda console: nullcontext(_After(13)))
+    out = tmp_path / "out"
+    assert main([*TOY, "--iterations", "10", "--out", str(out)]) == 130
+    report = json.loads((out / "report.json").read_text())
+    assert report["iterations_done"] == {"sds": 10, "csd": 3}, "a question an iteration, and one a method"
+    assert [row["method"] for row in report["methods"]] == ["sds", "csd"] and (out / "sheet.png").exists()
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 4 and "distilling with csd (2 of 3)" in told.err and "asd" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "says"),
+    [
+        (["--sds.guidance", "1e30"], 1, "infinite or undefined ones with SDS at iteration 1"),
+        (["--rate", "1e20"], 1, "infinite or undefined ones with SDS at iteration 2"),
+        (["--perp-neg.enabled", "True"], 2, "neither Perp-Neg nor FreeU"),
+        (["--freeu.enabled", "True"], 2, "neither Perp-Neg nor FreeU"),
+        (["--view", "front"], 2, "space latent and view none"),
+        (["--space", "image"], 2, "space latent and view none"),
+        (["--negative", "ugly"], 2, "no negative prompt"),
+        (["--methods", "tbsd", "--tbsd.modifier", "blurry"], 2, "tbsd.modifier as it is"),
+        (["--methods", "bridge", "--bridge.target", "sharp"], 2, "bridge.target as it is"),
+    ],
+)
+def test_what_the_toy_cannot_do_is_said_and_leaves_no_folder(
+    flags: list[str], status: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*TOY, "--iterations", "3", "--out", str(out), *flags]) == status
+    assert says in capsys.readouterr().err.replace("\n", " ") and not out.exists()
+
+
+def test_numbers_that_are_not_finite_end_a_run_in_the_plane() -> None:
+    with pytest.raises(DivergedError, match="at iteration 2: lower the learning rate"):
+        distil(mixture_prior(), TARGET_TEXT, published("sds"), Settings2D(iterations=5, rate=1e20), start=ring(2))
+
+
+def test_no_command_writes_over_the_results_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TOY, "--iterations", "2", "--out", str(tmp_path)]) == 0
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for arguments in (TOY, ["compare", "a red cube"], ["generate", "a red cube"]):
+        assert main([*arguments, "--iterations", "2", "--out", str(tmp_path)]) == 1
+        assert "results in it (report.json)" in capsys.readouterr().err.replace("\n", " ")
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def arguments(out: Path) -> list[str]:
+        given = ["compare", "a red cube", "--methods", "sds", "bsd", "--out", str(out), "--model", str(tiny_pipeline)]
+        return [*given, "--iterations", "3", "--resolution", "16", "--size", "32", *TINY]
+
+    out, whole = tmp_path / "stopped", tmp_path / "whole"
+    monkeypatch.setattr(compare_module, "stopped_by_signals", lambda console: nullcontext(_After(7)))
+    assert main(arguments(out)) == 130
+    monkeypatch.undo()
+    again = capsys.readouterr().err.replace("\n", " ")
+    assert f"distill3d compare 'a red cube' --methods sds bsd --model {tiny_pipeline}" in again
+    assert again.rstrip().endswith(f"--out {out}") and not (out / "compare.json").exists()
+    assert (out / "sds" / "report.json").exists() and not (out / "bsd" / "report.json").exists()
+    made = (out / "sds" / "checkpoint.safetensors").stat().st_mtime_ns
+    assert main([*arguments(out), "--seed", "4"]) == 1
+    assert "choose another --out" in capsys.readouterr().err.replace("\n", " ")
+    assert main(arguments(out)) == main(arguments(whole)) == 0
+    assert (out / "sds" / "checkpoint.safetensors").stat().st_mtime_ns == made, "what is finished is not made again"
+    rows, expected = (json.loads((f / "compare.json").read_text())["methods"] for f in (out, whole))
+    timed = ("seconds", "ms_an_iteration")
+    assert [{k: v for k, v in r.items() if k not in timed} for r in rows] == [
+        {k: v for k, v in r.items() if k not in timed} for r in expected
+    ]
+    assert (out / "sheet.png").read_bytes() == (whole / "sheet.png").read_bytes()
+    assert not list(tmp_path.rglob(".lock"))
 
 
 def test_compare_runs_methods_from_one_field_with_one_set_of_cameras(
@@ -252,6 +351,26 @@ def test_a_falling_schedule_is_drawn_falling_and_all_schedules_have_a_picture() 
         assert picture.size == (480, 240) and len(picture.getcolors(1 << 20) or []) > 3
     assert chart({}).size == (560, 300)
     assert all(s(0) > s(1) and 0.55 < s(1) / s(0) < 0.65 for s in DYNAMIC_GUIDANCE.values())
+
+
+def test_curves_are_smoothed_and_mgda_weights_drawn_where_there_are_any() -> None:
+    assert smoothed([(1, 4.0), (2, 2.0), (3, 0.0)], 2) == [(1, 4.0), (2, 3.0), (3, 1.0)]
+    assert smoothed([(1, 4.0), (2, 2.0)], 1) == [(1, 4.0), (2, 2.0)] and smoothed([], 5) == []
+    run = Settings2D(iterations=4, batch=2)
+    pictured = {
+        m: curves([distil(mixture_prior(), TARGET_TEXT, published(m), run, start=ring(2))], {}, {}).height
+        for m in ("sds", "tbsd", "bsd")
+    }
+    assert pictured["tbsd"] == pictured["bsd"] == pictured["sds"] + chart({}).height
+
+
+def test_a_line_without_points_keeps_its_colour_from_the_others() -> None:
+    def colours(lines: dict[str, list[tuple[float, float]]]) -> tuple[bool, bool]:
+        found = [c for _, c in chart(lines).convert("RGB").getcolors(1 << 20)]
+        return any(map(_blue, found)), any(r > 180 and g < 90 and b < 90 for r, g, b in found)
+
+    assert colours({"a": [], "b": [(0, 0), (1, 1)], "c": [(0, 1)]}) == (False, True)
+    assert colours({"a": [(0, 0), (1, 1)], "c": []}) == (True, False)
 
 
 def _blue(pixel: tuple[int, int, int]) -> bool:

@@ -64,7 +64,7 @@ GUIDED = {
     "sds": {"sds": SDSSettings(**OVER)},
     "asd": {"asd": ASDSettings(**OVER)},
     "nfsd": {"nfsd": NFSDSettings(**OVER)},
-    "tbsd": {"tbsd": TBSDSettings(time="timestep", end=0.9, opening="sds")},
+    "tbsd": {"tbsd": TBSDSettings(time="timestep", end=0.9, opening="sds", start=0.3)},
     "tbsd, fixed": {"tbsd": TBSDSettings(time="timestep", weight=Constant(0.3))},
     "sds with freeu": {"sds": SDSSettings(), "freeu": FreeUSettings(enabled=True, s1=Linear(0.9, 0.2))},
     "sds with perp-neg": {"sds": SDSSettings(), "perp_neg": PerpNegSettings(enabled=True)},

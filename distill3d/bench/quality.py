@@ -24,12 +24,12 @@ from ..errors import SettingsError
 from ..evaluate import world_of
 from ..files import make_folder, write_json
 from ..locks import claimed
-from ..methods import lookup
 from ..optimize import Settings, preset
 from ..optimize.codec import to_json
 from ..optimize.report import versions
 from ..priors.load import load_prior
 from ..scorer import Loaded, load_scorer
+from ..two_d.latents import choose
 from .quality_job import (
     RESULT,
     Job,
@@ -101,7 +101,7 @@ class QualitySettings:
     prompts: tuple[str, ...] = PROMPTS
     """Prompts that name one colour and one shape of the procedural world; with --world full another twenty-four."""
     methods: tuple[str, ...] = METHODS
-    """Distillation methods to compare."""
+    """Distillation methods to compare: all, or any of sds csd asd tbsd nfsd bridge bsd."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each prompt is run once per method, variant and seed."""
     variants: tuple[str, ...] = (PLAIN,)
@@ -128,7 +128,8 @@ class QualitySettings:
     def __post_init__(self) -> None:
         if self.world == "full" and self.prompts == PROMPTS:
             object.__setattr__(self, "prompts", FULL_PROMPTS)
-        for name in ("prompts", "methods", "seeds"):
+        object.__setattr__(self, "methods", choose(self.methods))
+        for name in ("prompts", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise SettingsError(f"expected {name} without repetition and at least one, got {values}")
@@ -138,8 +139,6 @@ class QualitySettings:
                 "expected prompts of the plain world, got one with a pattern, another shape or a front: add --world "
                 "full, and --model with a prior that knows it"
             )
-        for method in self.methods:
-            lookup(method)
         if self.processes < 0:
             raise SettingsError(f"expected processes of 0 or more, got {self.processes}: 0 uses every core")
         check_variants(self.variants)
@@ -341,12 +340,12 @@ def _run(
     quality: QualitySettings, on_progress: OnProgress, settings_for: Callable[[str], Settings] | None
 ) -> dict[str, Any]:
     out = quality.out
-    choose = settings_for or (lambda method: preset(quality.preset, method))
+    of_method = settings_for or (lambda method: preset(quality.preset, method))
     fingerprint = load_prior(quality.model, device=quality.device).fingerprint
     scorer = load_scorer(quality.scorer) if quality.score else None
     jobs = [
         job_of(
-            prompt, label(method, variant), seed, applied(choose(method), variant), quality.prompts, fingerprint,
+            prompt, label(method, variant), seed, applied(of_method(method), variant), quality.prompts, fingerprint,
             model=quality.model, device=quality.device, folder=out / "jobs",
             scorer=quality.scorer, scorer_key=scorer.fingerprint if scorer else "",
         )
@@ -361,7 +360,7 @@ def _run(
         "seeds": list(quality.seeds), "prior": fingerprint, "scorer": scorer.fingerprint if scorer else None,
         "seconds": time.monotonic() - began, "versions": versions(),
     }  # fmt: skip
-    summary = summarise(results, _controls(choose(quality.methods[0]), quality.prompts, out, scorer), about)
+    summary = summarise(results, _controls(of_method(quality.methods[0]), quality.prompts, out, scorer), about)
     summary["comparison"] = compare(summary["jobs"])
     write_json(out / "quality.json", summary)
     write_table(out, summary["comparison"])

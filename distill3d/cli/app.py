@@ -9,6 +9,7 @@ import logging
 import re
 import signal
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -146,8 +147,10 @@ def checked_prompt(text: str, command: str) -> str:
 
 
 def slug(text: str) -> str:
-    """``"A red cube!"`` -> ``"a-red-cube"``, for a folder's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:48] or "object"
+    """``"A red cube!"`` -> ``"a-red-cube"``, for a folder's name; accents go, and what is left without a letter is
+    ``"object"``."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48] or "object"
 
 
 def say(console: Console, text: str) -> None:

@@ -54,7 +54,7 @@ class Encoder:
     nerfstudio: Path | None = None
     """A checkout of nerfstudio to measure beside ours; what is installed when left out."""
     device: str = "cpu"
-    """Cpu, or cuda: there torch alone, and triton and tinycudann where they work."""
+    """Device, cpu or cuda: there torch alone, and triton and tinycudann where they work."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Render:
     dense_up_to: int = 128
     """Largest size that is also rendered densely."""
     device: str = "cpu"
-    """Cpu, or cuda: there with nerfacc's sampler and compositor beside ours where it works."""
+    """Device, cpu or cuda: there with nerfacc's sampler and compositor beside ours where it works."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +14,11 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from ..errors import Distill3DError, OutputError, SettingsError
+from ..errors import CheckpointError, Distill3DError, SettingsError
 from ..files import make_folder, write_json
+from ..locks import claimed
 from ..optimize import Distillation, Settings, compared, report
+from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..plots import stack
 from ..priors.base import Prior
@@ -23,13 +28,16 @@ from ..two_d.pictures import table
 from . import app
 from .model import ModelFlags, PresetName, preset_of
 from .progress import ProgressLine
+from .resume import COMPARED, REPORT, refuse_used
+from .stopping import stopped_by_signals
 
 DESCRIPTION = """Run several methods on the same prompt, side by side in 3D: the same cameras, noise, initial field, and
 timesteps where the windows agree.
 
 Each method starts from the preset's settings for it; flags you give hold for all of them (--method is ignored, use
 --methods). Every run keeps its checkpoint and report in a folder of its own, from which distill3d export writes a mesh.
-sheet.png has one row a method, curves.png the gradient norms, the noise-prediction error and the opacity."""
+sheet.png has one row a method, curves.png the gradient norms, the noise-prediction error and the opacity. Ctrl-C stops
+and prints the command that goes on: what is finished is not made again."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class Compare:
     seed: int = 0
     """The one seed of all runs."""
     out: Path | None = None
-    """Folder for the results; by default output/compare-<prompt>-<seed>, numbered when that exists."""
+    """Folder for the results; by default output/compare-<prompt>-<seed>, numbered when that exists. A comparison that
+    was stopped there goes on."""
     source: Annotated[ModelFlags, tyro.conf.arg(name="")] = field(default_factory=ModelFlags)
     size: int = 160
     """Side of a picture in the sheet, in pixels."""
@@ -58,10 +67,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
     prompt = app.checked_prompt(first.prompt, "compare")
     methods = choose(first.methods)
     flags = {method: _parse(arguments, method) for method in methods}
-    if first.out is not None and (first.out / "compare.json").exists():
-        raise OutputError(
-            f"expected a fresh folder, got one with a comparison in it: {first.out}. Choose another --out"
-        )
+    if first.out is not None:
+        refuse_used(first.out)
     if not 16 <= first.size <= 1024:
         raise SettingsError(f"expected pictures of 16 to 1024 pixels, got {first.size}: 160 is usual")
     with console.status("loading the model"):
@@ -69,32 +76,58 @@ def run(arguments: Sequence[str], console: Console) -> int:
     folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")
     make_folder(folder)
     reports, sheets = {}, []
-    for method in methods:
-        app.say(console, f"{first.prompt!r}, {method}, seed {first.seed}")
-        reports[method.upper()], sheet = _one(flags[method], method, prior, folder / method, console)
-        sheets.append(sheet)
+    with claimed(folder), stopped_by_signals(console) as stopped, suppress(KeyboardInterrupt):
+        for method in methods:
+            app.say(console, f"{first.prompt!r}, {method}, seed {first.seed}")
+            reports[method.upper()], sheet = _one(flags[method], method, prior, folder / method, console, stopped)
+            sheets.append(sheet)
+            if stopped:
+                break
+    if stopped or len(reports) < len(methods):
+        app.say(console, "stopped; everything so far is kept. Continue with:")
+        app.say(console, f"  {_again(arguments, folder)}")
+        return 130
     rows = [compared.row(found) for found in reports.values()]
     write_png(folder / "sheet.png", stack(sheets))
     write_png(folder / "curves.png", compared.curves(reports))
-    write_json(folder / "compare.json", {"prompt": first.prompt, "seed": first.seed, "methods": rows})
+    write_json(folder / COMPARED, {"prompt": first.prompt, "seed": first.seed, "methods": rows})
     sys.stdout.write(table(rows))
     app.say(console, f"  results {folder}")
     return 0
 
 
-def _one(flags: Compare, method: str, prior: Prior, folder: Path, console: Console) -> tuple[dict[str, Any], Any]:
+def _again(arguments: Sequence[str], folder: Path) -> str:
+    """The line that goes on with the comparison in ``folder``."""
+    kept, skip = [], False
+    for text in arguments:
+        if not skip and text != "--out" and not text.startswith("--out="):
+            kept.append(text)
+        skip = text == "--out"
+    return shlex.join(["distill3d", "compare", *kept, "--out", str(folder)])
+
+
+def _one(
+    flags: Compare, method: str, prior: Prior, folder: Path, console: Console, stopped: Sequence[int]
+) -> tuple[dict[str, Any], Any]:
+    """One run's report and row of pictures; it goes on from the checkpoint that an earlier call left in ``folder``."""
     settings = replace(flags.settings, method=method)  # type: ignore[arg-type]
     make_folder(folder)
     distillation = Distillation(prior, flags.prompt, settings, negative=flags.source.negative, seed=flags.seed)
-    recorder = Recorder()
-    try:
-        with ProgressLine(console) as line:
-            distillation.run(listeners=(line, recorder), folder=folder)
-    except Distill3DError as error:
-        console.print(f"[yellow]{method} stopped:[/] ", end="")
-        app.say(console, error.told(app.flag))
-    found = report.build(distillation) | {"curves": recorder.to_json(prior.T)}
-    write_json(folder / "report.json", found)
+    _take_up(distillation, folder)
+    recorder = Recorder(folder, distillation.iteration)
+    found = _report_of(folder) if distillation.done else None
+    if distillation.iteration:
+        app.say(console, f"{'done before' if found else f'goes on from iteration {distillation.iteration}'}: {folder}")
+    if found is None:
+        try:
+            with ProgressLine(console) as line:
+                distillation.run(listeners=(line, recorder), folder=folder, stop=lambda: bool(stopped))
+        except Distill3DError as error:
+            console.print(f"[yellow]{method} stopped:[/] ", end="")
+            app.say(console, error.told(app.flag))
+        found = report.build(distillation) | {"curves": recorder.to_json(prior.T)}
+        if not stopped:
+            write_json(folder / REPORT, found)
     sheet = contact_sheet(
         distillation.field,
         size=flags.size,
@@ -103,6 +136,26 @@ def _one(flags: Compare, method: str, prior: Prior, folder: Path, console: Conso
         title=f"{method.upper()}, {flags.prompt}, seed {flags.seed}",
     )
     return found, sheet
+
+
+def _take_up(distillation: Distillation, folder: Path) -> None:
+    """Load the checkpoint in ``folder``, if there is one. Raises ``CheckpointError`` where it is of another run."""
+    if not (folder / checkpoints.FILE_NAME).exists():
+        return
+    try:
+        distillation.load(checkpoints.load(folder))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error.message}", advice="Set them back, or choose another {out}") from error
+
+
+def _report_of(folder: Path) -> dict[str, Any] | None:
+    """The report a finished run left; None where there is none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        compared.row(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found
 
 
 def _parse(arguments: Sequence[str], method: str) -> Compare:

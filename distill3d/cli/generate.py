@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,6 +28,7 @@ from . import app, resume
 from .model import bundled
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
+from .stopping import stopped_by_signals
 
 DESCRIPTION = """Turn a prompt into a 3D object by score distillation.
 
@@ -131,7 +131,7 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
 
 def _run(flags: Generate, distillation: Distillation, folder: Path, console: Console) -> int:
     recorder = Recorder(folder, distillation.iteration)
-    with ProgressLine(console) as line, _stopped_by_signals(console) as stopped:
+    with ProgressLine(console) as line, stopped_by_signals(console) as stopped:
         finished = distillation.run(listeners=(line, recorder), folder=folder, stop=lambda: bool(stopped))
     if not finished:
         app.say(console, f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
@@ -220,23 +220,3 @@ def _folder(flags: Generate) -> Path:
     if flags.out is not None:
         return flags.out
     return app.free_folder(Path("output") / f"{app.slug(flags.prompt)}-{flags.settings.method}-{flags.seed}")
-
-
-@contextmanager
-def _stopped_by_signals(console: Console) -> Iterator[list[int]]:
-    """A list that fills on the first Ctrl-C or SIGTERM; the second one interrupts at once."""
-    caught: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        console.print("stopping after this iteration (again to stop at once)")
-
-    names = [n for n in (signal.SIGINT, signal.SIGTERM) if n is not None]
-    before = {number: signal.signal(number, handle) for number in names}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

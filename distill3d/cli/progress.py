@@ -14,7 +14,7 @@ from rich.text import Text
 from ..optimize.events import Checkpointed, Event, Step, Warned
 from . import app
 
-_PLAIN_EVERY = 5.0
+PLAIN_EVERY = 5.0
 _SMOOTHING = 0.05
 
 
@@ -63,7 +63,7 @@ class ProgressLine:
             self._live.update(row)
             return
         now = time.monotonic()
-        if event.iteration == event.iterations or now - self._last_plain >= _PLAIN_EVERY:
+        if event.iteration == event.iterations or now - self._last_plain >= PLAIN_EVERY:
             self._last_plain = now
             app.say(self._console, text)
 

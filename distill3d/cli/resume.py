@@ -18,6 +18,8 @@ from ..priors.load import bundled_prior_path
 from . import app
 
 FILE_NAME = "flags.json"
+REPORT, COMPARED = "report.json", "compare.json"
+"""What the commands leave beside their pictures."""
 
 
 def command(folder: Path) -> str:
@@ -100,9 +102,13 @@ def model_of(stored: checkpoints.Checkpoint, arguments: Sequence[str]) -> Path |
 
 
 def refuse_used(folder: Path) -> None:
-    """Raises ``OutputError`` where ``folder`` already holds a run."""
+    """Raises ``OutputError`` where ``folder`` already holds a run, or the results of any command."""
     if (folder / checkpoints.FILE_NAME).exists():
         raise OutputError(
             f"expected a fresh output folder, got one that holds a run: {folder}. Continue it with "
-            f"--resume {shlex.quote(str(folder))}, or choose another --out"
+            f"{command(folder)}, or choose another --out"
+        )
+    if found := [name for name in (COMPARED, REPORT) if (folder / name).exists()]:
+        raise OutputError(
+            f"expected a fresh output folder, got one with results in it ({found[0]}): {folder}. Choose another --out"
         )

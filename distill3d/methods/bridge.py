@@ -18,7 +18,7 @@ from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, guided_target
 from .sds import sds
 from .settings import MethodSettings
-from .tbsd import BRIDGE_MODIFIER, SourceKind, source_texts
+from .tbsd import BRIDGE_MODIFIER, SourceKind, check_given, source_texts
 
 
 def bridge(e_target: Tensor, e_source: Tensor, w: Tensor, k: float) -> Tensor:
@@ -49,7 +49,8 @@ class BridgeSettings(MethodSettings):
     source: SourceKind = "target_negative"
     """The source prompt: target_negative (prompt and modifier), or modifier (the modifier alone)."""
     given: str = ""
-    """The source prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier."""
+    """The source prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier. Only
+    with source target_negative."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +58,7 @@ class BridgeSettings(MethodSettings):
             raise SettingsError(f"expected switch as a share of the run from 0 to 1, got {self.switch}: try 0.5")
         if self.source not in ("target_negative", "modifier"):
             raise SettingsError(f"expected source as target_negative or modifier, got {self.source!r}: choose one")
+        check_given(self)
 
 
 class Bridge(Method[BridgeSettings]):

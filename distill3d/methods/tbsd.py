@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..devices import upload
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, beside, dot, guided_target, mgda_weight
@@ -37,6 +36,8 @@ class Source(Protocol):
     def modifier(self) -> str: ...
     @property
     def given(self) -> str: ...
+    @property
+    def source(self) -> SourceKind: ...
 
 
 def source_texts(prompt: str, negative: str, settings: Source) -> dict[str, str]:
@@ -51,6 +52,14 @@ def source_texts(prompt: str, negative: str, settings: Source) -> dict[str, str]
     given = settings.given.strip()
     with_target = given.replace("{prompt}", prompt) if given else f"{prompt}, {modifier}"
     return {"target_negative": with_target, "modifier": modifier}
+
+
+def check_given(settings: Source) -> None:
+    """Raises ``SettingsError`` for a source written out that nothing would read."""
+    if settings.given.strip() and settings.source != "target_negative":
+        raise SettingsError(
+            f"expected given with source target_negative only, got it with {settings.source}: leave one of them out"
+        )
 
 
 def terms(e_y: Tensor, e_0: Tensor, e_neg: Tensor, a: float) -> tuple[Tensor, Tensor]:
@@ -104,14 +113,15 @@ class TBSDSettings(MethodSettings):
     at low noise, start and end then being shares of the noise taken away."""
     given: str = ""
     """The target negative prompt written out, {prompt} standing for the view's prompt; empty joins prompt and modifier.
-    For instance "a {prompt} of plastic, blurry"."""
+    For instance "{prompt}, of plastic, blurry". Only with source target_negative."""
     weight: Schedule | None = None
     """A fixed weight of the shape term over the run, 0 to 1, in place of MGDA's; none by default. With a falling a,
     such as 1->0, it is the third reading."""
     kappa: float = 1.0
     """Scale of the shape term, above 0, before the two are balanced."""
     opening: Literal["csd", "sds"] = "csd"
-    """The method until start: csd (omega times it), or sds with omega as guidance scale, like SDS-Bridge's opening."""
+    """The method until start: csd (omega times it), or sds with omega as guidance scale, like SDS-Bridge's opening.
+    sds needs a start above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,6 +133,11 @@ class TBSDSettings(MethodSettings):
             raise SettingsError(f"expected time as iteration or timestep, got {self.time!r}: choose one")
         if self.opening not in ("csd", "sds"):
             raise SettingsError(f"expected opening as csd or sds, got {self.opening!r}: choose one")
+        if self.opening == "sds" and self.start == 0:
+            raise SettingsError(
+                "expected a start above 0 for an opening with sds, got 0, which leaves no opening: try 0.3"
+            )
+        check_given(self)
         if not self.kappa > 0:
             raise SettingsError(f"expected kappa above 0, got {self.kappa}: 1 leaves the shape term as it is")
         if self.weight is not None and not all(0 <= self.weight(i / 100) <= 1 for i in range(101)):
@@ -169,14 +184,15 @@ class TBSD(Method[TBSDSettings]):
         if self._source not in self.evaluations(progress):
             g_shape = s.kappa * (e_y - e[NULL])
             return g_shape, g_shape, 1.0
-        p = self._p(progress, time)
         g_shape, g_tex = terms(e_y, e[NULL], e[self._source], s.a(progress))
+        p = beside(self._p(progress, time), g_tex)
         g_shape = s.kappa * g_shape
+        if isinstance(p, Tensor):  # samples before the start have no source, and so no texture term yet
+            g_tex = torch.where(p > 0, g_tex, g_shape)
         if s.weight is None:
-            return g_shape, g_tex, balance(g_shape, g_tex, beside(p, g_tex), s.unit_norm)
-        begun = torch.as_tensor(p, dtype=g_tex.dtype) > 0
-        lam = torch.where(begun, s.weight(progress), torch.ones_like(begun, dtype=g_tex.dtype))
-        return g_shape, g_tex, beside(lam, g_tex)
+            return g_shape, g_tex, balance(g_shape, g_tex, p, s.unit_norm)
+        fixed = s.weight(progress)
+        return g_shape, g_tex, torch.where(p > 0, fixed * torch.ones_like(p), 1) if isinstance(p, Tensor) else fixed
 
     def gradient(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
@@ -186,8 +202,10 @@ class TBSD(Method[TBSDSettings]):
         G = tbsd(g_shape, g_tex, w, lam, omega)
         if self.settings.opening == "csd":
             return G
-        opening = upload(torch.as_tensor(self._p(progress, time)) == 0, G.device)
-        return torch.where(opening, sds(guided_target(e), e[NULL], eps, w, omega), G)
+        p, opening = beside(self._p(progress, time), G), sds(guided_target(e), e[NULL], eps, w, omega)
+        if isinstance(p, Tensor):
+            return torch.where(p == 0, opening, G)
+        return opening if p == 0 else G
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:
         return super().texts(prompt, negative) | source_texts(prompt, negative, self.settings)

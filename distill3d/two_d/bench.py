@@ -101,6 +101,7 @@ class Comparison:
             "prior": self.fingerprint,
             "settings": to_json(self.task.run),
             "methods": self.rows(),
+            "iterations_done": {r.method: len(r.frames) for r in self.results},
             "noise_error": {name.upper(): [list(p) for p in points] for name, points in self.errors.items()},
             "gradient_norm": {r.method: [f.norm for f in r.frames] for r in self.results},
             "gradient_norm_on_one_state": {name: [list(p) for p in points] for name, points in self.same_state.items()},
@@ -117,6 +118,7 @@ def compare(
     on_method: Callable[[str], None] = lambda name: None,
     on_frame: Callable[[Frame], None] = lambda frame: None,
     on_look: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
     """Distil with every method, then look at the results.
 
@@ -125,9 +127,16 @@ def compare(
         on_method: called with a method's name before its first iteration, and with "" before the results are looked at.
         on_frame: called after every iteration; ``on_look`` after every draw or timestep of the looking. Either may
             raise to end the run.
+        stop: asked after every iteration; True ends the method there, leaves out those that follow, and goes on to the
+            looking.
+
+    Raises:
+        DivergedError: see ``distil``.
     """
     done = Comparison(task, fingerprint=prior.fingerprint, T=prior.T)
     for name, settings in task.chosen.items():
+        if done.results and stop():
+            break
         on_method(name)
         result = distil(
             prior,
@@ -138,6 +147,7 @@ def compare(
             seed=task.seed,
             start=start,
             on_frame=on_frame,
+            stop=stop,
         )
         done.results.append(result if task.plane else pictures.thinned(result))
     on_method("")

@@ -5,6 +5,7 @@ The same seed gives every method the same start, timesteps and noise; what diffe
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import SettingsError
+from ..errors import DivergedError, SettingsError
 from ..methods import METHODS, lookup
 from ..methods import preset as published
 from ..methods.gradient import surrogate_loss
@@ -111,16 +112,19 @@ class Distilled:
 
 
 def choose(methods: tuple[str, ...]) -> tuple[str, ...]:
-    """Known names in lower case; ``all`` is every method.
+    """Known names in lower case; ``all``, in any case, is every method.
 
     Raises:
-        SettingsError: an unknown name, or one twice.
+        SettingsError: an unknown name, one twice, or others beside ``all``.
     """
-    if methods == ("all",):
+    written = " ".join(methods) or "none"
+    if any(name.strip().lower() == "all" for name in methods):
+        if len(methods) > 1:
+            raise SettingsError(f"expected all alone or the names of methods, got {written}: leave one of them out")
         return tuple(name.lower() for name in METHODS)
     names = tuple(lookup(name).method.name.lower() for name in methods)
     if not names or len(set(names)) < len(names):
-        raise SettingsError(f"expected methods without repetition and at least one, got {methods}: or write all alone")
+        raise SettingsError(f"expected methods without repetition and at least one, got {written}: or write all alone")
     return names
 
 
@@ -136,7 +140,7 @@ def settings_for(
     """A method's published window and gradient, with the scales that suit the bundled prior where it is used."""
     source = published(method)
     base = preset("draft", method, bundled=bundled)
-    own = {method: (overrides or {}).get(method, getattr(base, method))}
+    own = {method: (overrides or {}).get(method, getattr(base, method) if bundled else source.settings)}
     return Settings(
         method=base.method,
         window=window or source.window,
@@ -168,11 +172,16 @@ def distil(
     seed: int = 0,
     start: Tensor | None = None,
     on_frame: Callable[[Frame], None] = lambda frame: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Distilled:
     """Optimise with one method.
 
     Args:
         start: ``(B, C, h, w)`` latents to start from; by default noise of spread ``run.start``, the same for a seed.
+        stop: asked after every iteration; True ends the run there.
+
+    Raises:
+        DivergedError: numbers that are no longer finite.
     """
     device = prior.device
     guidance = Guidance(prior, prompts_for(prompt, negative, settings, run.view), settings)
@@ -199,10 +208,23 @@ def distil(
             guided.diagnostics,
             guided.errors,
         )
+        _check_finite(frame, settings.method, bool(guided.finite))
         done.frames.append(frame)
         on_frame(frame)
+        if stop():
+            break
     done.seconds = time.monotonic() - began
     return done
+
+
+def _check_finite(frame: Frame, method: str, gradient: bool) -> None:
+    numbers = [frame.norm, *frame.diagnostics.values(), *(error for _, error in frame.errors)]
+    latents = frame.latents is None or bool(frame.latents.isfinite().all())
+    if not (gradient and latents and all(map(math.isfinite, numbers))):
+        raise DivergedError(
+            f"expected finite numbers, got infinite or undefined ones with {method.upper()} at iteration "
+            f"{frame.iteration}: lower the learning rate, or this method's scales"
+        )
 
 
 def _kept(latents: Tensor) -> Tensor:

@@ -8,14 +8,22 @@ modes and the centre.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
+from ..methods import METHODS
 from ..methods.bridge import BridgeSettings
 from ..methods.nfsd import NFSD_NEGATIVE
 from ..methods.tbsd import BRIDGE_MODIFIER
 from ..priors.analytic import GaussianPrior
+
+if TYPE_CHECKING:
+    from ..optimize.settings import Settings
+    from .latents import Settings2D
 
 TARGET_TEXT = "target"
 SPREAD = 0.15
@@ -44,6 +52,28 @@ def mixture_prior(device: torch.device | str = "cpu") -> GaussianPrior:
     }
     means = {text: mean.reshape(-1, 2, 1, 1) for text, (mean, _) in points.items()}
     return GaussianPrior(means, {text: std for text, (_, std) in points.items()}, device=device)
+
+
+def check_toy(run: Settings2D, chosen: Iterable[Settings], negative: str = "") -> None:
+    """Raises ``SettingsError`` for what the toy cannot do: it has no views, no decoder, and no words but its own."""
+    if negative:
+        raise SettingsError(f"expected no negative prompt with the toy, got {negative!r}: leave it out")
+    if run.space != "latent" or run.view != "none":
+        raise SettingsError(f"expected space latent and view none with the toy, got {run.space} and {run.view}")
+    for settings in chosen:
+        if settings.perp_neg.enabled or settings.freeu.enabled:
+            raise SettingsError(
+                "expected neither Perp-Neg nor FreeU with the toy, which has no views and no layers: turn them off"
+            )
+        name = settings.method
+        own, plain = getattr(settings, name), METHODS[name.upper()].settings()
+        for words in ("modifier", "target", "given", "negative"):
+            value, usual = getattr(own, words, None), getattr(plain, words, None)
+            if isinstance(value, str) and value != usual:
+                raise SettingsError(
+                    f"expected {name}.{words} as it is with the toy, whose only texts are the methods' own, got "
+                    f"{value!r}: leave it out"
+                )
 
 
 def density(points: Tensor) -> Tensor:

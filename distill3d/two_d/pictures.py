@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLUMNS = 5
+SMOOTHED = 24
+"""Stretches of a run that its curves are smoothed over."""
 _BAR = 18
 _PLANE = 3.2
 
@@ -84,17 +86,38 @@ def curves(
     same_state: Mapping[str, Sequence[tuple[float, float]]],
     T: int = 1000,
 ) -> Image:
-    """Gradient norms over the run, the classifier and generation terms, the error e(t) of the results, and the
-    gradients of all methods at one state over the timestep."""
-    norms = {r.method.upper(): [(f.iteration, f.norm) for f in r.frames] for r in results}
-    images = [chart(norms, title="latent gradient of a sample, L2 norm", x="iteration", log=True)]
+    """Gradient norms over the run, the classifier and generation terms, MGDA's weights where a method has them, the
+    error e(t) of the results, and the gradients of all methods at one state over the timestep. What runs over
+    iterations is drawn smoothed: timesteps are drawn anew each time, and with them every length jumps."""
+    width = max(1, max(len(r.frames) for r in results) // SMOOTHED)
+    over = f", mean of {width} iterations" if width > 1 else ""
+
+    def lines(series: Callable[[Distilled], Sequence[tuple[float, float]]]) -> dict[str, list[tuple[float, float]]]:
+        return {r.method.upper(): smoothed(series(r), width) for r in results}
+
+    norms = lines(lambda r: [(f.iteration, f.norm) for f in r.frames])
+    images = [chart(norms, title=f"latent gradient of a sample, L2 norm{over}", x="iteration", log=True)]
     for part in PARTS[:2]:
-        lines = {r.method.upper(): _series(r, f"norm/{part}") for r in results}
-        images.append(chart(lines, title=f"{part} term, L2 norm", x="iteration", log=True))
+        terms = lines(lambda r, part=part: _series(r, f"norm/{part}"))  # type: ignore[misc]
+        images.append(chart(terms, title=f"{part} term, L2 norm{over}", x="iteration", log=True))
+    balance = lines(lambda r: _series(r, "lambda"))
+    if any(balance.values()):
+        title = f"weight of the shape (TBSD) or classifier (BSD) term{over}"
+        images.append(chart(balance, title=title, x="iteration"))
     images.append(chart(errors, title="noise-prediction error e(t) of the results", x="timestep", log=True))
     alike = {name.upper(): binned(points, T) for name, points in same_state.items()}
     images.append(chart(alike, title="latent gradient at one state, published scales", x="timestep", log=True))
     return stack(images)
+
+
+def smoothed(points: Sequence[tuple[float, float]], width: int) -> list[tuple[float, float]]:
+    """``(x, mean y)`` over the ``width`` points that end at each one, fewer at the beginning.
+
+    >>> smoothed([(1, 4.0), (2, 2.0), (3, 0.0)], 2)
+    [(1, 4.0), (2, 3.0), (3, 1.0)]
+    """
+    values = [y for _, y in points]
+    return [(x, _mean(values[max(0, i + 1 - width) : i + 1])) for i, (x, _) in enumerate(points)]
 
 
 def row(result: Distilled, same_state: float) -> dict[str, Any]:
