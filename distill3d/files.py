@@ -25,6 +25,8 @@ def _advice(error: OSError) -> str:
         return "the folder cannot be written: check its permissions or choose another output folder"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a file stands where a folder is needed: choose another output folder"
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
     return "check the folder or choose another one"
 
 
@@ -57,7 +59,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:32]}-", suffix=path.suffix)
         temporary = Path(name)
         os.close(handle)
         yield temporary

@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from .host import folders
-from .mesh_widgets import TEXTURE, chosen, format_input, outputs, widgets
-from .types import MESHES
+from .mesh_widgets import TEXTURE, chosen, format_input, index_input, mesh_input, outputs, prefix_input, widgets
 from .words import in_words
 
 TAKEN = {"face_budget": 0, "component_share": 0.0, "smooth": 0, "scale": "world", "metres": 1.0}
 """Settings of a mesh that apply to one that is there already, with defaults that leave it as it is."""
 UNUSED = ("resolution", "level", "refine", "fill_cavities", "normals", "chunk")
 STAGES = {"clean": (5, 30), "unwrap": (30, 60)}
+
+
+def named(setting: str) -> str:
+    """The input that sets ``texture.size``."""
+    return setting.replace("texture.", TEXTURE)
 
 
 class MeshConvert(io.ComfyNode):
@@ -31,30 +34,14 @@ class MeshConvert(io.ComfyNode):
             ),
             search_aliases=["convert mesh", "decimate", "export mesh", "save mesh", "glb", "obj", "stl", "usdz"],
             inputs=[
-                io.MultiType.Input(
-                    "mesh",
-                    types=MESHES,
-                    tooltip="A MESH, or a GLB, glTF, OBJ, PLY, STL or OFF file from Load 3D or another node.",
-                ),
-                io.String.Input(
-                    "prefix",
-                    default=f"{folders.ROOT}/converted",
-                    tooltip="Folder and name inside the output folder; a number is added.",
-                ),
+                mesh_input("mesh", "A MESH, or a {} from Load 3D or another node."),
+                prefix_input("converted"),
                 format_input(
                     "As in Mesh Export: glb, obj and usdz carry a texture, ply vertex colours, stl the shape."
                 ),
                 *widgets("MeshSettings", skip=UNUSED, defaults=TAKEN),
                 *widgets("TextureSettings", TEXTURE),
-                io.Int.Input(
-                    "index",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=4095,
-                    advanced=True,
-                    tooltip="Which mesh of a batch, the first being 0; a file holds one object.",
-                ),
+                index_input(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -64,8 +51,8 @@ class MeshConvert(io.ComfyNode):
     @classmethod
     @in_words
     def execute(cls, mesh: Any, prefix: str, format: str, index: int = 0, **more: Any) -> io.NodeOutput:
-        from ..distill3d.mesh import MeshSettings, TextureSettings, convert
-        from ..distill3d.mesh.convert import repaints
+        from ..distill3d.mesh import TEXTURED, MeshSettings, TextureSettings, convert_for
+        from ..distill3d.mesh.plan import lost
         from .host.meshes import Place, listener, parts_of, saved
 
         settings = MeshSettings(**{**TAKEN, **chosen(MeshSettings, more)})
@@ -73,6 +60,9 @@ class MeshConvert(io.ComfyNode):
         place = Place.of(prefix, format)
         with torch.inference_mode(False):
             parts = parts_of(mesh, index)
-            painted = texture if repaints(parts, settings) else None
-            surface = convert(parts, settings, painted, listener(cls.hidden.unique_id, STAGES))
+            on_stage = listener(cls.hidden.unique_id, STAGES)
+            # the MESH that goes on has its texture, whatever the file can hold
+            kind = f".{format}" if f".{format}" in TEXTURED else ".glb"
+            surface = convert_for(kind, parts, settings, texture, on_stage, named)
+            surface.report["warnings"] += lost(f".{format}", parts)
         return saved(surface, place, {}, cls.hidden)

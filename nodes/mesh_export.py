@@ -8,8 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from .field import expect_field
-from .host import folders
-from .mesh_widgets import TEXTURE, chosen, format_input, outputs, widgets
+from .mesh_widgets import TEXTURE, chosen, format_input, outputs, prefix_input, widgets
 from .types import FieldType
 from .words import in_words
 
@@ -33,11 +32,7 @@ class MeshExport(io.ComfyNode):
             search_aliases=["glb", "obj", "ply", "marching cubes", "isosurface", "nerf to mesh", "save mesh"],
             inputs=[
                 FieldType.Input("field", tooltip="From NeRF Optimizer, Load Radiance Field or Resume."),
-                io.String.Input(
-                    "prefix",
-                    default=f"{folders.ROOT}/mesh",
-                    tooltip="Folder and name inside the output folder; a number is added.",
-                ),
+                prefix_input("mesh"),
                 format_input(
                     "glb opens everywhere and keeps the workflow; obj for older programs, usdz for Apple's; ply keeps "
                     "vertex colours and no texture, stl the shape alone, for printing."

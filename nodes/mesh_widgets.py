@@ -11,7 +11,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import reflect
+from .host import folders
+from .types import MESHES
 
+FILES = "GLB, glTF, OBJ, PLY, STL or OFF file"
 FORMATS = ("glb", "obj", "ply", "stl", "usdz")
 SHOWN = ("resolution", "face_budget", "texture_size")
 BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
@@ -84,6 +87,33 @@ def chosen(owner: type, values: Mapping[str, Any], prefix: str = "") -> dict[str
 
 def format_input(tooltip: str) -> Any:
     return io.Combo.Input("format", options=list(FORMATS), default="glb", tooltip=tooltip)
+
+
+def prefix_input(name: str) -> Any:
+    return io.String.Input(
+        "prefix",
+        default=f"{folders.ROOT}/{name}",
+        tooltip="Folder and name inside the output folder; a number is added.",
+    )
+
+
+def mesh_input(name: str, tooltip: str, *others: Any) -> Any:
+    """A MESH or a 3D file, or one of ``others``; ``host.meshes.parts_of`` takes what comes. The tooltip's braces get
+    the kinds of file."""
+    return io.MultiType.Input(name, types=[*others, *MESHES], tooltip=tooltip.format(FILES))
+
+
+def index_input() -> Any:
+    """Which mesh of a batch ``mesh_input`` means."""
+    return io.Int.Input(
+        "index",
+        optional=True,
+        default=0,
+        min=0,
+        max=4095,
+        advanced=True,
+        tooltip="Which mesh of a batch, the first being 0; a file holds one object.",
+    )
 
 
 def outputs() -> list[Any]:

@@ -18,7 +18,8 @@ from ..distill3d.files import make_folder
 from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import KINDS, contact_sheet, turntable, write_animation, write_png, write_webp
 from .host import folders
-from .types import MESHES, FieldType, RadianceField
+from .mesh_widgets import index_input, mesh_input
+from .types import FieldType, RadianceField
 from .words import in_words
 
 KEEP = ("nothing", "mp4", "webp", "gif", "png")
@@ -61,11 +62,11 @@ class RenderTurntable(io.ComfyNode):
             ),
             search_aliases=["turntable", "render", "orbit", "video", "views", "contact sheet", "gif", "mp4"],
             inputs=[
-                io.MultiType.Input(
+                mesh_input(
                     "field",
-                    types=[FieldType, *MESHES],
-                    tooltip="From NeRF Optimizer or Load Radiance Field; or a MESH, or a GLB, glTF, OBJ, PLY, STL or "
-                    "OFF file. A mesh of any size is scaled to be seen.",
+                    "From NeRF Optimizer or Load Radiance Field; or a MESH, or a {}. A mesh of any size is scaled to "
+                    "be seen.",
+                    FieldType,
                 ),
                 io.Int.Input(
                     "frames", default=24, min=1, max=600, tooltip="Frames of one full turn; 24 to 60 is smooth."
@@ -136,15 +137,7 @@ class RenderTurntable(io.ComfyNode):
                     advanced=True,
                     tooltip="Frames a second of that file.",
                 ),
-                io.Int.Input(
-                    "index",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=4095,
-                    advanced=True,
-                    tooltip="Which mesh of a batch, the first being 0.",
-                ),
+                index_input(),
             ],
             outputs=[
                 io.Image.Output(

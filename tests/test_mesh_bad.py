@@ -36,8 +36,7 @@ def run_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
 
     def hold(field: object) -> None:
         saved = SimpleNamespace(field=field, occupancy=None, facts={}, device=torch.device("cpu"))
-        monkeypatch.setattr(export_command.checkpoints, "load", lambda folder: None)
-        monkeypatch.setattr(export_command.SavedField, "load", lambda checkpoint: saved)
+        monkeypatch.setattr(export_command, "saved_run", lambda folder, command: saved)
 
     return hold
 

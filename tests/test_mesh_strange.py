@@ -168,7 +168,7 @@ CLOUD = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty flo
         ("cloud.ply", CLOUD + "0 0 0\n1 0 0\n0 1 0\n", "only a point cloud"),
         ("lines.obj", "v 0 0 0\nv 1 0 0\nl 1 2\n", "found none|could not read"),
         ("nothing.obj", "# no faces\nv 0 0 0\nv 1 0 0\nv 0 1 0\n", "found none|could not read"),
-        ("empty.stl", "", "could not read|found none"),
+        ("empty.stl", "", r"is empty \(0 bytes\)"),
         ("empty.off", "OFF\n0 0 0\n", "could not read|found none"),
         ("nan.obj", "v 0 0 0\nv nan 0 0\nv 0 1 0\nf 1 2 3\n", "finite|could not read"),
         ("inf.off", "OFF\n3 1 0\n0 0 0\ninf 0 0\n0 1 0\n3 0 1 2\n", "finite|could not read"),

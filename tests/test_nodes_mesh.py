@@ -59,7 +59,7 @@ def test_a_mesh_of_the_hosts_is_cut_down_and_saved_in_every_format(ball: Any, tm
 
 
 def test_what_need_not_change_stays_and_the_report_is_in_the_file(ball: Any, tmp_path: Path) -> None:
-    mesh, _, path = convert(ball, scale="metres", metres=2.0).args
+    mesh, _, path = convert(ball, scale="metres", metres=2.0, texture_size=1024, texture_unwrap="auto").args
     assert torch.equal(mesh.faces, ball.faces) and mesh.texture is None
     assert float(mesh.vertices[..., 1].min()) == 0 and float(mesh.vertices[..., 1].max()) == pytest.approx(2, abs=1e-5)
     assert mesh.vertex_colors[0, 0].tolist() == pytest.approx([1, 0, 0], abs=1e-5)

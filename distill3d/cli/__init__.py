@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from .interrupts import heard
+
 _COMMANDS = {
     "generate": "turn a prompt into a 3D object: a GLB, a contact sheet, a turntable",
     "compare": "run several methods on the same prompt, seed and cameras, side by side",
@@ -44,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"distill3d: unknown command {arguments[0]!r}: expected one of {', '.join(_COMMANDS)}\n")
         return 2
     try:
-        import rich  # noqa: F401
-        import tyro  # noqa: F401
+        with heard():
+            import rich  # noqa: F401
+            import tyro  # noqa: F401
 
-        from .allocator import keep_freed_memory
-        from .app import dispatch
+            from .allocator import keep_freed_memory
+            from .app import dispatch
     except ImportError as error:
         sys.stderr.write(f'distill3d: the command line needs {error.name}: pip install "distill3d[cli]"\n')
         return 1

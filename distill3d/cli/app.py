@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import logging
 import re
 import signal
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from rich.console import Console
 from .. import prompts, schedules
 from ..errors import Distill3DError, SettingsError
 from ..files import output_error
+from .interrupts import heard
 
 T = TypeVar("T")
 
@@ -60,18 +63,45 @@ def _sector_text(text: str) -> str:
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
-    """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does."""
+    """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does.
+
+    Raises:
+        SettingsError: a value that the settings refuse, in their own words, at whatever depth they are.
+    """
     options: dict[str, Any] = {} if default is None else {"default": default}
-    parsed: T = tyro.cli(
-        kind,
-        prog=f"distill3d {command}",
-        description=description,
-        args=list(arguments),
-        registry=REGISTRY,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
-        **options,
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: T = tyro.cli(
+                kind,
+                prog=f"distill3d {command}",
+                description=description,
+                args=list(arguments),
+                registry=REGISTRY,
+                config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff),
+                **options,
+            )
+    except SystemExit as end:
+        refused = _refused(end)
+        if refused is not None:
+            raise refused from None
+        sys.stderr.write(said.getvalue())
+        raise
+    sys.stderr.write(said.getvalue())
     return parsed
+
+
+def _refused(end: BaseException) -> SettingsError | None:
+    """The error of ours that made tyro give up, with the flag that tyro was reading where it knows one."""
+    flags = ""
+    cause: BaseException | None = end
+    while cause is not None:
+        if isinstance(cause, SettingsError):
+            return SettingsError(f"{flags}{cause.message}", advice=cause.advice)
+        lowered = getattr(getattr(cause, "arg", None), "lowered", None)
+        flags = f"{'/'.join(lowered.name_or_flags)}: " if lowered is not None else flags
+        cause = cause.__context__
+    return None
 
 
 def given(arguments: Sequence[str], flag: str, default: str) -> str:
@@ -135,6 +165,15 @@ def warn(console: Console, texts: Iterable[str]) -> None:
         say(console, text)
 
 
+@contextlib.contextmanager
+def unwritten() -> Iterator[None]:
+    """Work at whose end one file is written whole: an interrupt says that there is none."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("nothing was written") from stop
+
+
 def dispatch(command: str, arguments: Sequence[str]) -> int:
     """Run one command's module; see ``cli.main`` for the exit status."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -142,14 +181,15 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
+        with heard():
+            module = importlib.import_module(f".{command.replace('-', '_')}", __package__)
         return int(module.run(list(arguments), console))
     except Distill3DError as error:
         console.print("[red]error:[/] ", end="")
         say(console, error.told(flag))
         return error.exit_code
-    except KeyboardInterrupt:
-        console.print("interrupted")
+    except KeyboardInterrupt as stop:
+        say(console, f"interrupted: {stop}" if stop.args else "interrupted")
         return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1

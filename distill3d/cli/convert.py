@@ -12,15 +12,15 @@ from rich.console import Console
 
 from ..errors import SettingsError
 from ..files import make_folder
-from ..mesh import TEXTURED, MeshSettings, TextureSettings, convert, read_parts, write
-from ..mesh.convert import repaints
+from ..mesh import MeshSettings, TextureSettings, convert_for, read_parts, write
 from . import app
 from .results import check_suffix, spoken
 
 DESCRIPTION = """Take a GLB, glTF, OBJ, PLY, STL or OFF file to GLB, OBJ, PLY, STL or USDZ.
 
 Without flags shape and texture stay as they are. A face budget decimates, and then unwraps and bakes the colours and
-the fine normals of the original onto the result. Animations, bones and lights are not read."""
+the fine normals of the original onto the result. --texture.* flags give a mesh without a texture one; --texture.size 0
+takes it away. What of a file is not read, and what the new one cannot hold, is told."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Convert:
     out: tyro.conf.Positional[Path]
     """Mesh file to write; its suffix decides the format."""
     face_budget: int = 0
-    """Most triangles in the result; 0 keeps them all."""
+    """Most triangles in the result, 100 or more; 0 keeps them all."""
     component_share: float = 0.0
     """Smallest part that is kept, as a share of the largest part's area; 0 keeps every part."""
     smooth: int = 0
@@ -57,10 +57,10 @@ def run(arguments: Sequence[str], console: Console) -> int:
     )
     if flags.source.resolve() == flags.out.resolve():
         raise SettingsError(f"expected another file to write to, got the source itself, {flags.out}: give a new name")
-    with console.status("reading") as status:
+    with app.unwritten(), console.status("reading") as status:
         parts = read_parts(flags.source)
-        repaint = flags.out.suffix.lower() in TEXTURED and repaints(parts, settings)
-        mesh = convert(parts, settings, flags.texture if repaint else None, spoken(status.update))
+        suffix = flags.out.suffix.lower()
+        mesh = convert_for(suffix, parts, settings, flags.texture, spoken(status.update), app.flag)
         make_folder(flags.out.parent)
         status.update("writing")
         write(mesh, flags.out, {"generator": "distill3d", "source": flags.source.name, "mesh": mesh.report})

@@ -11,10 +11,8 @@ from rich.console import Console
 
 from ..files import make_folder
 from ..mesh import MeshSettings, TextureSettings
-from ..optimize import checkpoint as checkpoints
-from ..optimize.saved import SavedField
 from . import app
-from .results import MeshFormat, check_suffix, write_mesh
+from .results import MeshFormat, check_suffix, saved_run, write_mesh
 
 DESCRIPTION = """Write the mesh of a run again from its checkpoint: other resolution, level, face budget or format.
 
@@ -39,12 +37,12 @@ class Export:
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     flags = app.parse(Export, "export", arguments, DESCRIPTION)
-    saved = SavedField.load(checkpoints.load(flags.run))
+    saved = saved_run(flags.run, "export")
     folder = flags.run if flags.run.is_dir() else flags.run.parent
     path = flags.out or folder / f"mesh.{flags.mesh_format}"
     check_suffix(path)
     make_folder(path.parent)
-    with console.status("extracting the mesh") as status:
+    with app.unwritten(), console.status("extracting the mesh") as status:
         mesh = write_mesh(saved, path, flags.mesh, flags.texture, status.update)
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
     app.say(console, f"  mesh      {path}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import SettingsError
-from ..files import write_json
+from ..errors import CheckpointError, SettingsError
+from ..files import output_error, write_json
 from ..mesh import TEXTURED, MeshSettings, OnStage, SurfaceMesh, TextureSettings, build, write
+from ..mesh.load import SUFFIXES
 from ..optimize import Distillation, report
+from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..optimize.saved import SavedField
 from ..render.pictures import contact_sheet, turntable, write_animation, write_png
@@ -27,10 +30,46 @@ STAGES = {
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a mesh file of an unknown kind before any work is done. Raises ``SettingsError``."""
+    """Refuse a mesh file of an unknown kind, or a name no folder can hold, before any work is done.
+
+    Raises:
+        SettingsError, OutputError: what is wrong with the name.
+    """
     known = [f".{name}" for name in get_args(MeshFormat)]
     if path.suffix.lower() not in known:
         raise SettingsError(f"expected a mesh file ending in {', '.join(known)}, got {path.name!r}: rename it")
+    refuse_long(path)
+    if path.is_dir():
+        raise SettingsError(f"expected a file to write to, got the folder {path}: add a name to it")
+
+
+def refuse_long(path: Path) -> None:
+    """Raises ``OutputError`` where the file system takes no such long name."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise output_error(path, error) from error
+
+
+def saved_run(path: Path, command: str) -> SavedField:
+    """The field of a run, for commands that read one.
+
+    Raises:
+        SettingsError: it is a mesh file.
+        CheckpointError: it is no run, or a damaged one.
+    """
+    if path.is_file() and path.suffix.lower() in (*SUFFIXES, ".usdz"):
+        raise SettingsError(
+            f"expected the output folder of a run, got the mesh file {path}: distill3d {command} needs the field that "
+            f"a run leaves; distill3d convert {path.name} OUT takes a mesh to another format, texture or face budget"
+        )
+    try:
+        return SavedField.load(checkpoints.load(path))
+    except CheckpointError as error:
+        if "{resume}" not in error.advice:
+            raise
+        raise CheckpointError(error.message, advice="Give the output folder of another run") from error
 
 
 def spoken(say: Callable[[str], None]) -> OnStage:

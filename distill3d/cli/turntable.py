@@ -16,11 +16,10 @@ from ..files import make_folder
 from ..mesh import MeshView, read_parts
 from ..mesh.beside import parts_of
 from ..mesh.load import SUFFIXES
-from ..optimize import checkpoint as checkpoints
-from ..optimize.saved import SavedField
 from ..render.cameras import ring
 from ..render.pictures import KINDS, contact_sheet, turntable, write_animation, write_png
 from . import app
+from .results import refuse_long, saved_run
 
 DESCRIPTION = """Show a run, or any GLB, glTF, OBJ, PLY, STL or OFF file, from all round.
 
@@ -73,13 +72,14 @@ def run(arguments: Sequence[str], console: Console) -> int:
     path = flags.out or _beside(flags.source)
     if path.suffix.lower() not in (*FILMS, ".png"):
         raise SettingsError(f"expected a file ending in .mp4, .gif, .webp or .png, got {path.name!r}: rename it")
+    refuse_long(path)
     if path.resolve() in parts_of(flags.source):
         raise SettingsError(f"expected a new file, got {path.name!r}, which belongs to {flags.source.name}: rename it")
     shown, options = _opened(flags.source, console)
     level = {"white": 1.0, "grey": GREY, "black": 0.0}[flags.background]
     options["background"] = torch.full((3,), level)
     make_folder(path.parent)
-    with console.status("rendering") as status:
+    with app.unwritten(), console.status("rendering") as status:
         if path.suffix.lower() == ".png":
             cameras = ring(flags.views, flags.elevation)
             write_png(path, contact_sheet(shown, cameras, size=flags.size, kinds=KINDS, **options))
@@ -110,5 +110,5 @@ def _opened(source: Path, console: Console) -> tuple[Any, dict[str, Any]]:
         parts = read_parts(source)
         app.warn(console, parts[0].report.get("warnings", ()))
         return MeshView(parts, fit=True), {}
-    saved = SavedField.load(checkpoints.load(source))
+    saved = saved_run(source, "turntable")
     return saved.field, {"occupancy": saved.occupancy}

@@ -14,6 +14,7 @@ from .build import build, extract
 from .convert import convert
 from .core import from_core, to_core
 from .load import read, read_parts
+from .plan import convert_for
 from .types import MeshSettings, OnStage, SurfaceMesh, TextureSettings
 from .view import MeshView
 from .writers import TEXTURED, write
@@ -30,6 +31,7 @@ __all__ = [
     "clean",
     "color",
     "convert",
+    "convert_for",
     "extract",
     "from_core",
     "read",

@@ -221,20 +221,24 @@ def _warnings(surface: Surface, report: dict, spacing: float) -> list[str]:
     return found
 
 
-def closedness_warnings(report: dict) -> list[str]:
-    """What keeps a mesh from being a closed solid, in words, from the facts of ``clean.inspect``."""
+def closedness_warnings(
+    report: dict, cure: str = "; raise the face budget or the resolution to avoid them"
+) -> list[str]:
+    """What keeps a mesh from being a closed solid, in words, from the facts of ``clean.inspect``.
+
+    ``cure`` is what the user may do about it; a mesh that came with its holes has none here.
+    """
     if report["watertight"]:
         return []
     if report["boundary_edges"]:
         return [
             f"the mesh has {report['holes']} hole{'s' * (report['holes'] > 1)} ({report['boundary_edges']} open edges):"
-            " it renders well, and printing needs a repair; raise the face budget or the resolution to avoid them"
+            f" it renders well, and printing needs a repair{cure}"
         ]
     if report["shared_edges"]:
         return [
             f"the surface has no hole, but touches itself along {report['shared_edges']} edges with more than two"
-            " faces: it renders well, and printing or boolean operations may need a repair; another resolution or a"
-            " higher face budget often avoids it"
+            f" faces: it renders well, and printing or boolean operations may need a repair{cure}"
         ]
     return ["the mesh has no hole, but some faces look inward: recompute its normals where that matters"]
 

@@ -54,6 +54,15 @@ def unique_rows(rows: Ints) -> tuple[Ints, Ints, Ints]:
     return first, number.reshape(-1), count
 
 
+def first_seen(rows: Ints) -> tuple[Ints, Ints]:
+    """Different rows ``(n, k)`` in the order in which they come: where each is first, and each row's number."""
+    first, number, _ = unique_rows(rows)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[number]
+
+
 def half_edges(faces: Ints) -> Ints:
     """``(3 F, 2)`` the directed edges of the faces: all first ones, all second ones, all third ones."""
     return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
@@ -99,12 +108,8 @@ def weld(vertices: Points, faces: Ints, distance: float = WELD_DISTANCE) -> tupl
 
     A thin triangle with three different corners stays: taking it out would leave a crack.
     """
-    key = np.round(vertices / distance).astype(np.int64)
-    first, merged, _ = unique_rows(key)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    vertices, faces = vertices[first[order]], rank[merged][faces]
+    first, number = first_seen(np.round(vertices / distance).astype(np.int64))
+    vertices, faces = vertices[first], number[faces]
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (a != c)]
     if len(faces) == 0:

@@ -46,6 +46,13 @@ def linear_to_srgb(color: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(color <= 0.0031308, color * 12.92, 1.055 * np.maximum(color, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
+def tinted(color: NDArray, tint: NDArray | None) -> NDArray:
+    """sRGB colours times linear factors, as sRGB; as they are where there are none."""
+    if tint is None:
+        return color
+    return linear_to_srgb(np.clip(srgb_to_linear(color.astype(np.float64)) * tint, 0, 1))
+
+
 def summed_normals(vertices: NDArray, faces: Ints) -> NDArray[np.float64]:
     """``(V, 3)`` sum over the vertex's faces of their normals, each twice as long as its face is large."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))

@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from ..errors import MeshFileError
 from . import clean, color
 from .build import closedness_warnings, placed, textured
+from .clean import is_closed
 from .load import merge
 from .paint import SamplePaint
-from .types import Floats, MeshSettings, OnStage, SurfaceMesh, TextureSettings
+from .shade import creased, places
+from .types import Floats, Ints, MeshSettings, OnStage, SurfaceMesh, TextureSettings
 from .view import sample_texture
 
 SAMPLES = 1_500_000
 """Most points scattered over the surface to carry its colours; a small texture needs fewer."""
+INSET, TURN = 0.15, 25.0
+"""A corner's normal is looked up this share of the way to the middle of its face; across a sharp edge two of them
+differ by more than so many degrees."""
 MARGIN = 0.9
 """Half the longest side while the mesh is worked on, so that tolerances mean the same for any unit of length."""
 
@@ -28,6 +33,8 @@ def convert(
     settings: MeshSettings | None = None,
     texture: TextureSettings | None = None,
     on_stage: OnStage | None = None,
+    *,
+    rebake: bool = False,
 ) -> SurfaceMesh:
     """A mesh within a face budget and with one texture.
 
@@ -38,8 +45,9 @@ def convert(
     Args:
         parts: a mesh, or what ``read_parts`` gives.
         settings: ``component_share``, ``smooth``, ``face_budget``, ``scale`` and ``metres`` are used.
-        texture: ``None`` or a size of 0 asks for none: one that is there is kept where the mesh is not changed, and
-            becomes vertex colours where it is.
+        texture: ``None`` asks for none: one that is there is kept where the mesh is not changed, and becomes vertex
+            colours where it is. A size of 0 makes it vertex colours in any case.
+        rebake: paint a new texture also where the one that is there could stay, as for formats without its tint.
         on_stage: called with 'clean', 'unwrap' and 'bake' and a share 0..1; may raise to cancel.
 
     Raises:
@@ -54,8 +62,14 @@ def convert(
     fits = settings.face_budget == 0 or len(whole.faces) <= settings.face_budget
     untouched = fits and settings.smooth == 0 and settings.component_share == 0
     wanted = texture is not None and texture.size > 0
-    if untouched and (whole.texture is not None or not wanted):
-        return placed(_described(_copy(whole)), settings)
+    came_closed = is_closed(places(whole.vertices)[whole.faces])
+    if untouched and not (wanted and (whole.texture is None or rebake)):
+        kept = _copy(whole)
+        if texture is not None:
+            kept.image = texture.image
+        if texture is not None and not wanted:
+            kept.texture = kept.uvs = kept.tint = kept.normal_map = kept.tangents = kept.occlusion = None
+        return placed(_described(kept, came_closed), settings)
 
     low, high = whole.vertices.min(0).astype(np.float64), whole.vertices.max(0).astype(np.float64)
     middle, factor = (low + high) / 2, 2 * MARGIN / max(float((high - low).max()), 1e-30)
@@ -68,13 +82,7 @@ def convert(
     if wanted and texture is not None:
         shrunk = textured(shrunk, paint, texture, notify)
     shrunk.vertices = cast(Floats, (shrunk.vertices / factor + middle).astype(np.float32))
-    return placed(_described(shrunk), settings)
-
-
-def repaints(parts: Sequence[SurfaceMesh], settings: MeshSettings) -> bool:
-    """Whether the textures cannot stay: the shape is to change, or several parts with textures become one."""
-    changed = bool(settings.face_budget or settings.component_share or settings.smooth)
-    return changed or (len(parts) > 1 and any(part.texture is not None for part in parts))
+    return placed(_described(shrunk, came_closed), settings)
 
 
 def _reduced(
@@ -89,9 +97,26 @@ def _reduced(
     vertices, faces = clean.decimate(vertices, faces, settings.face_budget, lambda share: notify("clean", share))
     notify("clean", 1.0)
     small = np.ascontiguousarray(vertices, np.float32)
-    normals = color.face_weighted_normals(small, faces)
+    fine = None if settings.smooth else _source_normals(small, faces, paint)
+    source, faces, sharp = creased(small, faces, 180.0 if fine is None else TURN, fine)
+    small, normals = small[source], sharp.astype(np.float32)
     colors, _ = paint.texels(small, normals)
     return SurfaceMesh(small, faces, normals, colors, whole.level, dict(whole.report))
+
+
+def _source_normals(vertices: Floats, faces: Ints, paint: SamplePaint) -> Floats:
+    """``(F, 3, 3)`` the normals that the mesh before decimation has at each corner of each face, just inside it.
+
+    Where they differ across an edge, the mesh that came in was sharp there, and stays so.
+    """
+    corners = vertices[faces]
+    inside = corners + INSET * (corners.mean(1, keepdims=True) - corners)
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).astype(np.float64)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
+    flat = np.repeat(normal, 3, 0).astype(np.float32)
+    _, fine, _, _ = paint.dense.detail(inside.reshape(-1, 3).astype(np.float32), flat)
+    fine = fine / np.maximum(np.linalg.norm(fine, axis=1, keepdims=True), 1e-12)
+    return cast(Floats, fine.reshape(-1, 3, 3))
 
 
 def _paint(
@@ -128,7 +153,9 @@ def scatter(piece: SurfaceMesh, area: NDArray[np.float64], count: int, seed: int
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     if piece.texture is not None and piece.uvs is not None:
         picture = torch.from_numpy(piece.texture).float() / 255
-        return at(piece.vertices), normals, sample_texture(picture, torch.from_numpy(at(piece.uvs))).numpy()
+        found = sample_texture(picture, torch.from_numpy(at(piece.uvs))).numpy()
+        tint = None if piece.tint is None else at(piece.tint)
+        return at(piece.vertices), normals, cast(Floats, color.tinted(found, tint).astype(np.float32))
     return at(piece.vertices), normals, at(piece.colors)
 
 
@@ -136,22 +163,24 @@ def _vertex_colors(piece: SurfaceMesh) -> Floats:
     if piece.texture is None or piece.uvs is None:
         return piece.colors
     picture = torch.from_numpy(piece.texture).float() / 255
-    return cast(Floats, sample_texture(picture, torch.from_numpy(piece.uvs)).numpy())
+    found = sample_texture(picture, torch.from_numpy(piece.uvs)).numpy()
+    return cast(Floats, color.tinted(found, piece.tint).astype(np.float32))
 
 
 def _copy(mesh: SurfaceMesh) -> SurfaceMesh:
     return SurfaceMesh(**{**vars(mesh), "vertices": mesh.vertices.copy(), "report": dict(mesh.report)})
 
 
-def _described(mesh: SurfaceMesh) -> SurfaceMesh:
+def _described(mesh: SurfaceMesh, came_closed: bool) -> SurfaceMesh:
     """The mesh with the facts about its shape, seams closed."""
     vertices, faces = clean.weld(mesh.vertices.astype(np.float64), mesh.faces, _weld_distance(mesh))
     if len(faces):
         facts = clean.inspect(vertices, faces)
+        cure = "; a higher face budget may avoid it" if came_closed else "; it came like that"
         mesh.report = {
             **mesh.report,
             **facts,
-            "warnings": [*mesh.report.get("warnings", ()), *closedness_warnings(facts)],
+            "warnings": [*mesh.report.get("warnings", ()), *closedness_warnings(facts, cure)],
         }
     return mesh
 

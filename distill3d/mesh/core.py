@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import MeshFileError
-from .color import face_weighted_normals, linear_to_srgb, srgb_to_linear
+from .color import linear_to_srgb, srgb_to_linear, tinted
 from .gltf import ROUGHNESS
+from .shade import creased
 from .types import Bytes, SurfaceMesh
 from .view import sample_texture
 
@@ -38,6 +39,8 @@ def to_core(mesh: SurfaceMesh) -> dict[str, Any]:
         found["vertex_colors"] = _tensor(srgb_to_linear(mesh.colors.astype(np.float64)))
         return found
     found["uvs"], found["texture"] = _tensor(mesh.uvs), _tensor(mesh.texture) / 255
+    if mesh.tint is not None:
+        found["vertex_colors"] = _tensor(mesh.tint)
     if mesh.normal_map is not None:
         found["normal_map"] = _tensor(mesh.normal_map) / 255
     if mesh.tangents is not None:
@@ -77,27 +80,35 @@ def from_core(mesh: Any, index: int = 0) -> SurfaceMesh:
 
     normals, uvs, colors = vertex("normals"), vertex("uvs"), vertex("vertex_colors")
     texture = _picture(getattr(mesh, "texture", None), index)
-    normals = face_weighted_normals(points, triangles) if normals is None else normals
-    if colors is not None:
+    tangents = None if normals is None else vertex("tangents")
+    if normals is None:
+        source, triangles, sharp = creased(points.astype(np.float64), triangles)
+        points, normals = points[source], sharp.astype(np.float32)
+        uvs, colors = (None if values is None else values[source] for values in (uvs, colors))
+    textured = texture is not None and uvs is not None
+    tint = None
+    if textured and colors is not None and not np.allclose(colors[:, :3], 1):
+        tint = np.clip(colors[:, :3], 0, None)  # as in glTF, vertex colours multiply a texture
+    if texture is not None and uvs is not None:
+        colors = tinted(sample_texture(torch.from_numpy(texture).float() / 255, torch.from_numpy(uvs)).numpy(), tint)
+    elif colors is not None:
         colors = linear_to_srgb(np.clip(colors[:, :3].astype(np.float64), 0, 1)).astype(np.float32)
-    elif texture is not None and uvs is not None:
-        colors = sample_texture(torch.from_numpy(texture).float() / 255, torch.from_numpy(uvs)).numpy()
     else:
         colors = np.full_like(points, 0.8)
-    textured = texture is not None and uvs is not None
     rough = getattr(mesh, "metallic_roughness", None) if getattr(mesh, "occlusion_in_mr", False) else None
     rough = _picture(rough, index)
     return SurfaceMesh(
         points,
         triangles,
         normals,
-        colors,
+        colors.astype(np.float32),
         0.0,
         uvs=uvs if textured else None,
         texture=texture if textured else None,
         normal_map=_picture(getattr(mesh, "normal_map", None), index) if textured else None,
-        tangents=vertex("tangents") if textured else None,
+        tangents=tangents if textured else None,
         occlusion=rough[..., 0].copy() if textured and rough is not None else None,
+        tint=tint,
     )
 
 

@@ -22,14 +22,18 @@ from .types import SurfaceMesh
 MAGIC, VERSION, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
 FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
-LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP = 9729, 9987, 33071
+LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP, REPEAT = 9729, 9987, 33071, 10497
 ROUGHNESS = 0.9
 
 
 def linear_rgba16(colors: NDArray) -> NDArray[np.uint16]:
     """``(V, 3)`` sRGB 0..1 -> ``(V, 4)`` linear uint16, opaque; 16 bits because 8 linear bits band in the dark."""
-    linear = srgb_to_linear(np.clip(colors.astype(np.float64), 0, 1))
-    rgba = np.concatenate([linear, np.ones((len(linear), 1))], -1)
+    return opaque_rgba16(srgb_to_linear(np.clip(colors.astype(np.float64), 0, 1)))
+
+
+def opaque_rgba16(linear: NDArray) -> NDArray[np.uint16]:
+    """``(V, 3)`` 0..1 -> ``(V, 4)`` uint16 with an alpha of 1."""
+    rgba = np.concatenate([np.clip(linear, 0, 1), np.ones((len(linear), 1))], -1)
     return np.round(rgba * 65535).astype(np.uint16)
 
 
@@ -95,7 +99,7 @@ def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool)
 
 
 def _primitive(mesh: SurfaceMesh, binary: _Binary) -> dict[str, Any]:
-    """Indices and attributes. With a texture there are no vertex colours, which would multiply it."""
+    """Indices and attributes. Vertex colours multiply a texture, so beside one there is only the tint that is to."""
     wide = len(mesh.vertices) >= 65535
     indices = np.ascontiguousarray(mesh.faces.reshape(-1), "<u4" if wide else "<u2")
     position = np.ascontiguousarray(mesh.vertices, "<f4")
@@ -113,6 +117,8 @@ def _primitive(mesh: SurfaceMesh, binary: _Binary) -> dict[str, Any]:
         if mesh.tangents is not None and mesh.normal_map is not None:
             attributes["TANGENT"] = vertex(mesh.tangents, "VEC4")
         attributes["TEXCOORD_0"] = vertex(mesh.uvs, "VEC2")
+        if mesh.tint is not None:
+            attributes["COLOR_0"] = vertex(opaque_rgba16(mesh.tint), "VEC4", UNSIGNED_SHORT, "<u2", normalized=True)
     return {"attributes": attributes, "indices": index, "material": 0, "mode": 4}
 
 
@@ -138,6 +144,8 @@ def _material(mesh: SurfaceMesh, binary: _Binary) -> tuple[dict[str, Any], dict[
         material["normalTexture"] = texture(mesh.normal_map, "normals")
     if mesh.occlusion is not None:
         material["occlusionTexture"] = texture(mesh.occlusion[..., None].repeat(3, -1), "occlusion")
-    sampler = {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP, "wrapT": CLAMP}
+    # an atlas must not bleed from its other side; coordinates beyond it are meant to repeat
+    wrap = CLAMP if mesh.uvs.min(initial=0) >= 0 and mesh.uvs.max(initial=1) <= 1 else REPEAT
+    sampler = {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": wrap, "wrapT": wrap}
     textures = [{"source": k, "sampler": 0} for k in range(len(images))]
     return material, {"samplers": [sampler], "images": images, "textures": textures}

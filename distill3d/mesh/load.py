@@ -1,14 +1,16 @@
-"""Meshes that come from elsewhere: GLB, glTF, OBJ, PLY, STL and OFF files through trimesh, with their colours.
+"""Meshes that come from elsewhere: GLB, glTF, OBJ, PLY, STL and OFF files with their colours.
 
 A file may hold several parts, each with a material of its own; they are kept apart until something asks for one mesh.
-Only geometry and base colour are read: no animation, no bones, no light, no transparency.
+Only geometry and base colour are read; what else a file has is named in a warning.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import MeshFileError
-from .beside import missing
-from .clean import face_areas
-from .color import face_weighted_normals, linear_to_srgb, srgb_to_linear
+from .clean import face_areas, unique_rows
+from .color import face_weighted_normals, tinted
+from .readers import READERS, Contents
+from .readers.part import Part, Picture, Wrap
+from .shade import creased, places
 from .types import Bytes, Floats, Ints, SurfaceMesh
 from .view import sample_texture
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+SUFFIXES = tuple(READERS)
 GREY = 0.8
 """Colour of a mesh that has none."""
 EDGE = 1e-3
@@ -30,6 +34,8 @@ EDGE = 1e-3
 MOST_REPEATS, MOST_TEXELS = 64, 4096
 """A repeated texture is laid out up to so many times along a side, within so many texels; beyond that its colours are
 kept at the vertices only."""
+MOST_OFF = 1e6
+"""Texture coordinates farther out than so many repeats have no fraction left in 32 bits."""
 FAR = 1000.0
 """Coordinates this many times larger than the object are too coarse in 32 bits; it is moved to the origin."""
 
@@ -42,40 +48,55 @@ def read(path: Path | str) -> SurfaceMesh:
 def read_parts(path: Path | str) -> list[SurfaceMesh]:
     """The parts of a mesh file in the file's world frame, each with its colours, and its texture if it has one.
 
+    A part without normals is split along its sharp edges (``shade.CREASE`` degrees) and smooth elsewhere.
+
     Raises:
         MeshFileError: no such file, an unknown kind, a damaged file, or nothing with triangles in it.
     """
-    import trimesh
-
     path = Path(path)
     if not path.is_file():
-        raise MeshFileError(f"expected a mesh file, but there is no file {path}: check the path")
+        what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise MeshFileError(f"expected a mesh file, but {what}: check the path")
     if path.suffix.lower() not in SUFFIXES:
         raise MeshFileError(f"expected a mesh file ending in {', '.join(SUFFIXES)}, got {path.name!r}")
-    try:
-        # an OBJ read in its own order loses texture coordinates at seams
-        scene = trimesh.load_scene(path, process=False, maintain_order=path.suffix.lower() != ".obj")
-        placed = [_placed(scene, name, path.suffix.lower()) for name in sorted(scene.graph.nodes_geometry)]
-        pieces = [piece for piece in placed if piece is not None]
+    contents = _contents(path)
+    pieces = [_compact(part) for part in contents.parts if len(part.faces)]
+    said: list[str] = []
+    with np.errstate(over="ignore", invalid="ignore"):  # told below, in words
         origin = _origin([piece.vertices for piece in pieces])
-        parts = [_part(piece, origin, linear=path.suffix.lower() in (".glb", ".gltf")) for piece in pieces]
-    except Exception as error:  # trimesh's readers raise whatever a damaged file leads them to
-        if absent := missing(path):
-            raise MeshFileError(
-                f"could not read {path}: it refers to {', '.join(absent)}, not found in its folder: put it there, or "
-                "export the object as one .glb file"
-            ) from error
-        kind = type(error).__name__
-        raise MeshFileError(
-            f"could not read {path} ({kind}: {error}): it may be damaged or use an extension (Draco, meshopt) that is"
-            " not read here; export it again without compression"
-        ) from error
-    _refuse_nothing(path, scene, parts)
-    parts[0].report = _remarks(path, origin)
+        parts = [_part(piece, origin, said) for piece in pieces]
+    _refuse_nothing(path, contents, parts)
+    parts[0].report = _remarks(path, origin, contents, _doubled(pieces) + said)
     return parts
 
 
-def _remarks(path: Path, origin: NDArray[np.float64]) -> dict[str, Any]:
+def _contents(path: Path) -> Contents:
+    """What the file's reader finds. Raises ``MeshFileError`` for whatever a damaged file leads it to."""
+    try:
+        if path.stat().st_size == 0:
+            raise MeshFileError(f"expected a mesh in {path}, but the file is empty (0 bytes): copy or export it again")
+        with (
+            np.errstate(all="ignore"),
+            warnings.catch_warnings(),
+        ):  # places that are not finite are told later, in words
+            warnings.filterwarnings("error", "string or file could not be read")  # words among numbers
+            return READERS[path.suffix.lower()](path)
+    except MeshFileError:
+        raise
+    except MemoryError as error:
+        raise MeshFileError(f"could not read {path}: it is too large for the memory, or damaged") from error
+    except OSError as error:
+        name = error.filename or path
+        raise MeshFileError(f"could not read {name}: {error.strerror or error}: check its permissions") from error
+    except Exception as error:  # trimesh raises whatever a damaged file leads it to
+        what = str(error) if isinstance(error, ValueError | Warning) else f"it is not built as it should be ({error!r})"
+        raise MeshFileError(
+            f"could not read {path}: {what}. It may be damaged, or of another kind than its name says: copy or export "
+            "it again"
+        ) from error
+
+
+def _remarks(path: Path, origin: NDArray[np.float64], contents: Contents, said: Sequence[str]) -> dict[str, Any]:
     """A report of what is not as the file has it; empty where all is."""
     report: dict[str, Any] = {}
     texts = []
@@ -86,17 +107,32 @@ def _remarks(path: Path, origin: NDArray[np.float64]) -> dict[str, Any]:
             f"the object lies around ({where}), too far from the origin for its size: 32-bit files would lose its "
             "shape, so it was moved to the origin"
         )
-    if absent := missing(path):
-        texts.append(f"{path.name} refers to {', '.join(absent)}, not found in its folder: colours may be missing")
+    if contents.absent:
+        names = ", ".join(dict.fromkeys(contents.absent))
+        texts.append(f"{path.name} refers to {names}, not found in its folder: colours may be missing")
+    if contents.unread:
+        texts.append(f"not read from {path.name}: {', '.join(contents.unread)}")
+    texts += dict.fromkeys(said)
     return report | ({"warnings": texts} if texts else {})
 
 
-def _refuse_nothing(path: Path, scene: Any, parts: Sequence[SurfaceMesh]) -> None:
+def _doubled(pieces: Sequence[Part]) -> list[str]:
+    """A warning where faces are there twice, with either side out."""
+    more = 0
+    for piece in pieces:
+        corners = np.sort(places(piece.vertices)[piece.faces], 1)
+        more += len(corners) - len(unique_rows(corners)[0])
+    if more == 0:
+        return []
+    many = f"{more} faces lie" if more > 1 else "1 face lies"
+    return [f"{many} exactly on others, and viewers may flicker there: smoothing, or a face budget below, drops them"]
+
+
+def _refuse_nothing(path: Path, contents: Contents, parts: Sequence[SurfaceMesh]) -> None:
     """Raises ``MeshFileError`` where there is no surface, or none at finite places."""
     if not parts:
-        raise MeshFileError(
-            f"expected triangles in {path}, but found none, only {_contents(scene)}: export the object as a mesh"
-        )
+        held = " and ".join(dict.fromkeys(contents.others)) or "an empty scene"
+        raise MeshFileError(f"expected triangles in {path}, but found none, only {held}: export the object as a mesh")
     if not all(np.isfinite(part.vertices).all() for part in parts):
         raise MeshFileError(
             f"expected finite coordinates that fit 32 bits in {path}, but some are NaN, infinite or larger: repair the "
@@ -121,36 +157,25 @@ def merge(parts: Sequence[SurfaceMesh]) -> SurfaceMesh:
     )
 
 
-class _Piece(NamedTuple):
-    """A geometry of the scene with its place in the world: ``(V, 3)`` float64 vertices and normals, and faces."""
+def _compact(part: Part) -> Part:
+    """Without faces that name a vertex twice, where there are others, and without vertices that no face uses.
 
-    geometry: Any
-    vertices: NDArray[np.float64]
-    normals: NDArray[np.float64]
-    faces: Ints
+    A stray vertex would set the size of the object.
+    """
+    a, b, c = part.faces.T
+    whole = (a != b) & (b != c) & (c != a)
+    if whole.any() and not whole.all():
+        part = replace(part, faces=part.faces[whole])
+    used = np.zeros(len(part.vertices), bool)
+    used[part.faces] = True
+    return part if used.all() else _taken(part, used.nonzero()[0], (np.cumsum(used) - 1)[part.faces])
 
 
-def _placed(scene: Any, node: str, suffix: str) -> _Piece | None:
-    """A node's triangles in world coordinates, outward also where the node mirrors; None where it has none."""
-    import trimesh
-
-    transform, name = scene.graph[node]
-    geometry = scene.geometry[name]
-    if not isinstance(geometry, trimesh.Trimesh) or len(geometry.faces) == 0:
-        return None
-    if suffix == ".stl":
-        geometry.merge_vertices()
-    if geometry.faces.min() < 0 or geometry.faces.max() >= len(geometry.vertices):
-        raise ValueError("a face names a vertex that does not exist")
-    if not np.bincount(geometry.faces.ravel(), minlength=len(geometry.vertices)).all():
-        geometry.remove_unreferenced_vertices()  # a stray one would set the size of the object
-    matrix = np.asarray(transform, np.float64)
-    faces = np.asarray(geometry.faces, np.int64).copy()
-    vertices = np.asarray(geometry.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-    normals = np.asarray(geometry.vertex_normals, np.float64) @ np.linalg.pinv(matrix[:3, :3])
-    if np.linalg.det(matrix[:3, :3]) < 0:
-        faces = faces[:, ::-1].copy()
-    return _Piece(geometry, vertices, normals, faces)
+def _taken(part: Part, source: Ints, faces: Ints) -> Part:
+    """The part with the vertices ``source`` ``(N,)`` of it, and other faces."""
+    values = {name: getattr(part, name) for name in ("vertices", "normals", "colors", "uvs", "tint")}
+    taken = {name: None if value is None else value[source] for name, value in values.items()}
+    return Part(faces=faces, picture=part.picture, **taken)  # type: ignore[arg-type]
 
 
 def _origin(places: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -163,104 +188,81 @@ def _origin(places: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return (low + high) / 2 if far else np.zeros(3)
 
 
-def _part(piece: _Piece, origin: NDArray[np.float64], *, linear: bool) -> SurfaceMesh:
-    vertices = (piece.vertices - origin).astype(np.float32)
-    length = np.linalg.norm(piece.normals, axis=1, keepdims=True)
+def _part(part: Part, origin: NDArray[np.float64], said: list[str]) -> SurfaceMesh:
+    """The part in 32 bits with normals and colours; what its texture loses is added to ``said``."""
+    given = np.zeros((len(part.vertices), 3)) if part.normals is None else part.normals
+    length = np.linalg.norm(given, axis=1, keepdims=True)
     usable = np.isfinite(length) & (length > 1e-12)
-    normals = np.where(
-        usable, piece.normals / np.where(usable, length, 1), face_weighted_normals(vertices, piece.faces)
-    )
-    texture, uvs = _texture(piece.geometry)
-    if texture is not None and uvs is not None:
-        kept, uvs = _laid_out(texture, uvs)
-        picture = torch.from_numpy(texture if kept is None else kept).float() / 255
-        colors = sample_texture(picture, torch.from_numpy(uvs)).numpy()
-        texture = kept
+    if usable.any() or not np.isfinite(part.vertices).all():
+        vertices = (part.vertices - origin).astype(np.float32)
+        own = given / np.where(usable, length, 1)
+        normals = own if usable.all() else np.where(usable, own, face_weighted_normals(vertices, part.faces))
     else:
-        colors = _colors(piece.geometry, len(vertices), linear=linear)
+        source, faces, normals = creased(part.vertices - origin, part.faces)
+        part = _taken(part, source, faces)
+        vertices = (part.vertices - origin).astype(np.float32)
+    texture, uvs, tint = None, None, None if part.tint is None else part.tint.astype(np.float32)
+    colors = np.full((len(vertices), 3), GREY) if part.colors is None else part.colors
+    if part.picture is not None and part.uvs is not None:
+        texture, uvs, lost = _laid_out(part.picture, np.nan_to_num(part.uvs, posinf=0, neginf=0).astype(np.float32))
+        said += [lost] * bool(lost)
+        picture = torch.from_numpy(part.picture.pixels if texture is None else texture).float() / 255
+        colors = tinted(sample_texture(picture, torch.from_numpy(uvs)).numpy(), tint)
     return SurfaceMesh(
         vertices,
-        piece.faces,
+        part.faces,
         normals.astype(np.float32),
         np.ascontiguousarray(colors, np.float32),
         0.0,
         uvs=None if texture is None else uvs,
         texture=texture,
+        tint=None if texture is None else tint,
     )
 
 
-def _laid_out(pixels: Bytes, uvs: Floats) -> tuple[Bytes | None, Floats]:
-    """A texture that repeats, laid out as often as it does, and its coordinates in 0..1.
+def _laid_out(picture: Picture, uvs: Floats) -> tuple[Bytes | None, Floats, str]:
+    """A texture that is used beyond its sides, laid out as far as it is, its coordinates in 0..1, and what that costs.
 
     With too many repeats there is no texture, and the coordinates are those within one. Viewers differ in what they do
     outside 0..1 and the formats written here do not all say it; one picture is clear.
     """
-    first = np.floor(uvs.min(0) + EDGE)
-    times = np.maximum(np.ceil(uvs.max(0) - EDGE) - first, 1).astype(int)
-    if (times > MOST_REPEATS).any():
-        return None, uvs - np.floor(uvs)
-    if (times > 1).any():
-        height, width = pixels.shape[:2]
+    pixels, height, width = picture.pixels, *picture.pixels.shape[:2]
+    low, high = np.floor(uvs.min(0).astype(np.float64) + EDGE), np.ceil(uvs.max(0).astype(np.float64) - EDGE)
+    if (high - low > MOST_REPEATS).any() or (np.abs(low) > MOST_OFF).any():
+        within = [_within(uvs[:, axis], picture.wrap[axis]) for axis in (0, 1)]
+        lost = f"a texture repeats more than {MOST_REPEATS} times along a side: its colours were kept at vertices only"
+        return None, np.stack(within, -1).astype(np.float32), lost
+    lost = ""
+    first = low.astype(int)
+    times = np.maximum(high - low, 1).astype(int)
+    if (times > 1).any() or first.any():
         size = min(width, MOST_TEXELS // int(times[0])), min(height, MOST_TEXELS // int(times[1]))
-        pixels = np.tile(np.asarray(Image.fromarray(pixels).resize(size)), (times[1], times[0], 1))
-    return pixels, np.clip((uvs - first) / times, 0, 1).astype(np.float32)
+        if size != (width, height) and (times > 1).any():
+            pixels = np.asarray(Image.fromarray(pixels).resize(size))
+            lost = (
+                f"a texture that repeats {times[0]} x {times[1]} times was laid out as one picture and shrunk from "
+                f"{width} x {height} to {size[0]} x {size[1]} texels a time"
+            )
+        height, width = pixels.shape[:2]
+        columns = _wrapped(np.arange(first[0] * width, (first[0] + times[0]) * width), width, picture.wrap[0])
+        rows = _wrapped(np.arange(first[1] * height, (first[1] + times[1]) * height), height, picture.wrap[1])
+        pixels = pixels[rows[:, None], columns]
+    return np.ascontiguousarray(pixels), np.clip((uvs - first) / times, 0, 1).astype(np.float32), lost
 
 
-def _contents(scene: Any) -> str:
-    """What a file without triangles holds, in words."""
-    kinds = {"PointCloud": "a point cloud", "Path3D": "lines", "Path2D": "lines"}
-    found = dict.fromkeys(kinds.get(type(g).__name__, "empty parts") for g in scene.geometry.values())
-    return " and ".join(found) or "an empty scene"
+def _wrapped(index: Ints, size: int, wrap: Wrap) -> Ints:
+    """Which of ``size`` texels stands at an index beyond them."""
+    if wrap == "clamp":
+        return index.clip(0, size - 1)
+    if wrap == "mirror":
+        back = index % (2 * size)
+        return np.minimum(back, 2 * size - 1 - back)
+    return index % size
 
 
-def _texture(geometry: Any) -> tuple[Bytes | None, Floats | None]:
-    """Base colour picture with its factor multiplied in, and uvs from the upper left corner."""
-    visual = geometry.visual
-    uvs = getattr(visual, "uv", None)
-    material = getattr(visual, "material", None)
-    picture = getattr(material, "baseColorTexture", None)
-    picture = getattr(material, "image", None) if picture is None else picture
-    if uvs is None or picture is None or len(uvs) != len(geometry.vertices):
-        return None, None
-    pixels = _rgb(picture)
-    factor = _factor(getattr(material, "baseColorFactor", None))
-    if factor is not None and not np.allclose(factor, 1):
-        light = srgb_to_linear(pixels / 255.0) * factor
-        pixels = np.round(linear_to_srgb(light) * 255).astype(np.uint8)
-    flipped = np.stack([np.asarray(uvs)[:, 0], 1 - np.asarray(uvs)[:, 1]], -1).astype(np.float32)
-    return np.ascontiguousarray(pixels), np.nan_to_num(flipped)
-
-
-def _rgb(picture: Image.Image) -> Bytes:
-    """``(H, W, 3)`` uint8 of a picture of any kind; 16-bit grey is brought to 8 bits, where Pillow would cut it off."""
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.float64)
-        picture = Image.fromarray(np.round(grey * (255 / max(65535.0, float(grey.max())))).astype(np.uint8))
-    return np.array(picture.convert("RGB"), np.uint8)
-
-
-def _factor(value: Any) -> NDArray | None:
-    """A colour factor as linear floats ``(3,)``; trimesh keeps it as bytes."""
-    if value is None:
-        return None
-    array = np.asarray(value)
-    return (array / 255.0 if array.dtype == np.uint8 else array.astype(float))[:3]
-
-
-def _colors(geometry: Any, count: int, *, linear: bool) -> NDArray:
-    """``(V, 3)`` sRGB from vertex colours, face colours or the material; grey where there are none."""
-    visual = geometry.visual
-    if getattr(visual, "kind", None) in ("vertex", "face"):
-        raw = np.asarray(visual.vertex_colors)[:, :3] / 255.0
-        return linear_to_srgb(raw) if linear else raw
-    attribute = getattr(visual, "vertex_attributes", {}).get("color")
-    if attribute is not None and len(attribute) == count:
-        raw = np.asarray(attribute, np.float64)[:, :3]
-        raw = raw / (1.0 if np.asarray(attribute).dtype.kind == "f" else np.iinfo(np.asarray(attribute).dtype).max)
-        return linear_to_srgb(raw) if linear else raw
-    material = getattr(visual, "material", None)
-    factor = _factor(getattr(material, "baseColorFactor", None))
-    if factor is not None:
-        return np.tile(linear_to_srgb(factor), (count, 1))
-    diffuse = _factor(getattr(material, "diffuse", None))
-    return np.tile(np.full(3, GREY) if diffuse is None else diffuse, (count, 1))
+def _within(values: Floats, wrap: Wrap) -> Floats:
+    """Coordinates brought into 0..1."""
+    if wrap == "clamp":
+        return values.clip(0, 1)
+    folded = values % 2
+    return cast(Floats, np.minimum(folded, 2 - folded) if wrap == "mirror" else values % 1)

@@ -33,7 +33,7 @@ class MeshSettings:
     component_share: float = 0.05
     """Smallest part that is kept, as a share of the largest part's area; 0 keeps every floater."""
     face_budget: int = 20000
-    """Most triangles in the mesh; 0 keeps them all."""
+    """Most triangles in the mesh, 100 or more; 0 keeps them all."""
     normals: Literal["faces", "field"] = "faces"
     """Vertex normals from the faces around them, or from the field's gradient, which is finer but noisier."""
     chunk: int = 1 << 17
@@ -126,6 +126,8 @@ class SurfaceMesh:
         tangents: ``(V, 4)`` float32, unit and at right angles to the normal; the last is the bitangent's sign.
         occlusion: ``(H, W)`` uint8, 255 where all surroundings are seen.
         image: format of the colour texture inside GLB.
+        tint: ``(V, 3)`` float32 linear factors over the texture, between vertices interpolated, as glTF's ``COLOR_0``;
+            files have them, and of the formats written here GLB keeps them.
     """
 
     vertices: Floats
@@ -140,3 +142,4 @@ class SurfaceMesh:
     tangents: Floats | None = None
     occlusion: Bytes | None = None
     image: Literal["png", "jpeg"] = "png"
+    tint: Floats | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..render.cameras import Cameras, rays
+from .color import tinted
 from .raster import nearest, rasterise
 from .types import SurfaceMesh
 
@@ -56,6 +57,7 @@ class _Skin(NamedTuple):
     last: int
     texture: Tensor | None
     normal_map: Tensor | None
+    tinted: bool
 
 
 class MeshView:
@@ -88,6 +90,9 @@ class MeshView:
         )
         self.tangents = _joined(
             [b[:, :4] if p.tangents is None else p.tangents for p, b in zip(parts, blank, strict=True)], np.float32
+        )
+        self.tints = _joined(
+            [b[:, :3] if p.tint is None else p.tint for p, b in zip(parts, blank, strict=True)], np.float32
         )
         ends = np.cumsum([0, *(len(part.faces) for part in parts)]).tolist()
         self.skins = [_skin(part, *ends[k : k + 2]) for k, part in enumerate(parts) if part.uvs is not None]
@@ -143,6 +148,9 @@ class MeshView:
             uv = at(self.uvs, mine)
             if skin.texture is not None:
                 color[mine] = sample_texture(skin.texture, uv)
+                if skin.tinted:
+                    factor = at(self.tints, mine).numpy()
+                    color[mine] = torch.from_numpy(tinted(color[mine].numpy(), factor)).float()
             if skin.normal_map is not None:
                 tangent, flat = at(self.tangents[:, :3], mine), normal[mine]
                 tangent = F.normalize(tangent - flat * (flat * tangent).sum(-1, keepdim=True), dim=-1)
@@ -175,4 +183,4 @@ def _skin(part: SurfaceMesh, first: int, last: int) -> _Skin:
     texture = None if part.texture is None else torch.from_numpy(part.texture).float() / 255
     mapped = part.normal_map is not None and part.tangents is not None
     fine = torch.from_numpy(part.normal_map).float() / 127.5 - 1 if mapped and part.normal_map is not None else None
-    return _Skin(first, last, texture, fine)
+    return _Skin(first, last, texture, fine, part.tint is not None)

@@ -20,9 +20,10 @@ import numpy as np
 from .. import files
 from ..errors import SettingsError
 from .beside import is_free, mark
-from .clean import is_closed
+from .clean import first_seen, is_closed
 from .gltf import encode_glb
 from .images import encode_image
+from .shade import places
 from .types import Ints, SurfaceMesh
 from .usdz import encode_usdz
 
@@ -57,17 +58,12 @@ def joined(mesh: SurfaceMesh) -> tuple[Ints, Ints]:
         identity = np.arange(len(mesh.vertices))
         return identity, identity
     # the same place with another normal is another vertex: a crease that the author wanted
-    key = np.concatenate([mesh.vertices, mesh.normals], 1)
-    _, first, place = np.unique(key, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order], rank[place.reshape(-1)]
+    return first_seen(places(np.concatenate([mesh.vertices, mesh.normals], 1))[:, None])
 
 
 def watertight(mesh: SurfaceMesh) -> bool:
-    """Whether the mesh is closed once its seams are."""
-    return is_closed(joined(mesh)[1][mesh.faces])
+    """Whether the mesh is closed once its seams and creases are."""
+    return is_closed(places(mesh.vertices)[mesh.faces])
 
 
 def encode_ply(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
@@ -109,7 +105,10 @@ def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> by
     Args:
         materials: name of the MTL file beside it; empty leaves texture coordinates and material out.
     """
-    first, place = joined(mesh)
+    # places, coordinates and normals are numbered apart, so that a closed surface stays closed along seams and creases
+    tones = np.zeros_like(mesh.colors) if materials else mesh.colors
+    first, place = first_seen(places(np.concatenate([mesh.vertices, tones], 1))[:, None])
+    first_normal, normal = first_seen(places(mesh.normals)[:, None])
     lines = ["# Distill3D, y up, colours sRGB"]
     if metadata:
         lines.append(f"# metadata {json.dumps(metadata)}")
@@ -121,15 +120,17 @@ def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> by
         lines += [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z, *_ in corners]
     else:
         lines += [f"v {x:.7g} {y:.7g} {z:.7g} {r:.5f} {g:.5f} {b:.5f}" for x, y, z, r, g, b in corners]
-    lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in mesh.normals[first].tolist()]
-    faces = (place[mesh.faces] + 1).tolist()
+    lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in mesh.normals[first_normal].tolist()]
+    rows = [(place[mesh.faces] + 1).tolist(), (normal[mesh.faces] + 1).tolist()]
     if materials and mesh.uvs is not None:
         lines += [f"vt {u:.7g} {1 - v:.7g}" for u, v in mesh.uvs.tolist()]
         lines.append("usemtl baked")
-        pairs = zip(faces, (mesh.faces + 1).tolist(), strict=True)
-        lines += ["f " + " ".join(f"{v}/{t}/{v}" for v, t in zip(p, q, strict=True)) for p, q in pairs]
+        rows.insert(1, (mesh.faces + 1).tolist())
+        faces = zip(*rows, strict=True)
+        lines += ["f " + " ".join(f"{p}/{t}/{n}" for p, t, n in zip(*face, strict=True)) for face in faces]
     else:
-        lines += [f"f {a}//{a} {b}//{b} {c}//{c}" for a, b, c in faces]
+        faces = zip(*rows, strict=True)
+        lines += ["f " + " ".join(f"{p}//{n}" for p, n in zip(*face, strict=True)) for face in faces]
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
