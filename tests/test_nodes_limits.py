@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import weakref
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import fake_host
@@ -211,3 +211,21 @@ def test_more_than_the_card_has_is_warned_of(
     assert said in caplog.text and report["limits"]["available_gb"] == 7.56
     assert told(optimise(iterations=2, vram_gb=7.5))["limits"]["changes"]
     assert "wanted" not in get("host.stop").BOARD.history("7")["note"]
+
+
+def test_what_is_freed_before_a_run_follows_the_renders_memory_limit(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, vae, freed = get("host.run"), fake_host.Vae(), []
+    manager = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(manager, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(manager, "free_memory", lambda size, device: freed.append(size), raising=False)
+    for gigabytes in (0.5, 1.0):
+        settings = get("settings").assemble(loss(), "draft", bundled=True)
+        settings = get("settings").override(
+            settings, f"resolution = 512\nrender.samples_per_ray = 512\nrender.memory_gb = {gigabytes}"
+        )
+        task = SimpleNamespace(vae=vae, image_size=SIZE)
+        run._reserve(task, settings)(lambda model: None, SimpleNamespace(load_device=torch.device("cuda")))
+        encoder = settings.batch * SIZE**2 * 3 * 4 * 1000 + vae.model_size()
+        assert 0.3e9 * gigabytes < freed[-1] - encoder <= 1.5e9 * gigabytes

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...distill3d.errors import SettingsError
 from ...distill3d.optimize import Distillation, Listener, Settings
 from ...distill3d.optimize.checkpoint import Checkpoint
-from ...distill3d.optimize.fit import TIMED_STEPS, Fit, time_steps
+from ...distill3d.optimize.fit import TIMED_STEPS, Fit, largest_render, time_steps
 from ...distill3d.optimize.guidance import Guidance
 from ...distill3d.prompts import ViewPrompts
 from . import fingerprint
@@ -254,8 +254,7 @@ def reads_one_timestep(model: Any, conds: Mapping[str, Conditioning]) -> bool:
 
 
 def _reserve(task: Task, settings: Settings) -> Callable[..., Any]:
-    rays = settings.batch * max(settings.resolution(i / 10) for i in range(11)) ** 2
-    return reserve(task.vae, settings.batch * task.image_size**2, rays * settings.render.samples_per_ray * 4 * 64)
+    return reserve(task.vae, settings.batch * task.image_size**2, largest_render(settings).bytes)
 
 
 def reserve(vae: Any, pixels: int, more: float = 0) -> Callable[..., Any]:
