@@ -20,9 +20,7 @@ from distill3d.methods.nfsd import NFSD_NEGATIVE, NFSDSettings, nfsd
 from distill3d.methods.sds import SDSSettings, sds
 from distill3d.methods.tbsd import BRIDGE_MODIFIER, TBSDSettings
 from distill3d.methods.weights import weight
-from distill3d.optimize import preset as run_preset
 from distill3d.schedules import Constant, Linear
-from distill3d.two_d import settings_for
 
 LOW = (TIME < 0.2).expand(3, 1, 1, 1)
 
@@ -92,13 +90,6 @@ def test_13_bsd_takes_the_shortest_combination_of_both_terms() -> None:
         mixed = share * g1 + (1 - share) * g2
         assert (dot(got, got) <= dot(mixed, mixed) + 1e-9).all()
     same(bsd(g1, g1, W), W * g1)
-
-
-def test_bridge_takes_its_3d_settings_in_3d_and_those_for_images_in_2d() -> None:
-    in_3d, in_2d = run_preset("draft", "bridge", bundled=False), settings_for("bridge", bundled=False)
-    assert (in_3d.bridge.switch, in_3d.bridge.guidance(0), in_3d.window.maximum(0.5)) == (0.8, 100.0, 0.5)
-    assert in_3d.bridge.source == "target_negative" and not in_3d.bridge.weighted
-    assert in_2d.bridge == preset("BRIDGE", "published-2d").settings
 
 
 def test_bsd_weighs_by_alpha_and_its_2d_preset_scales_both_terms() -> None:

@@ -68,12 +68,11 @@ def _tiny(name: str, method: MethodName) -> Settings:
 
 
 def _full(name: str, method: MethodName) -> Settings:
-    source = published(method, "published-3d" if method == "bridge" else None)
+    source = published(method)
     field = FieldSettings(grid=HashGridSettings.fine()) if name != "draft" else FieldSettings()
     return Settings(
         **_FULL[name],
         method=method,
-        **{method: source.settings},
         window=source.window,
         gradient=source.gradient,
         field=field,

@@ -140,7 +140,7 @@ def settings_for(
     """A method's published window and gradient, with the scales that suit the bundled prior where it is used."""
     source = published(method)
     base = preset("draft", method, bundled=bundled)
-    own = {method: (overrides or {}).get(method, getattr(base, method) if bundled else source.settings)}
+    own = {method: (overrides or {}).get(method, getattr(base, method))}
     return Settings(
         method=base.method,
         window=window or source.window,
