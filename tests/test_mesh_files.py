@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -282,3 +283,13 @@ def test_ply_takes_the_colours_of_a_texture_and_stl_says_what_it_loses(tmp_path:
     assert not any(
         "texture" in text for text in convert_for(".glb", parts, whole, TextureSettings()).report["warnings"]
     )
+
+
+def test_what_trimesh_reads_in_another_way_is_not_told_as_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    box = trimesh.creation.box()
+    text = re.sub(r"facet normal \S+", "facet normal abc", box.export(file_type="stl_ascii"), count=1)
+    (tmp_path / "a.stl").write_text(text)
+    assert read(tmp_path / "a.stl").vertices.max(0) == pytest.approx(box.vertices.max(0))
+    assert not [record for record in caplog.records if record.name == "trimesh"]

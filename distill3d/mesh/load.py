@@ -6,8 +6,10 @@ Only geometry and base colour are read; what else a file has is named in a warni
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -75,10 +77,7 @@ def _contents(path: Path) -> Contents:
     try:
         if path.stat().st_size == 0:
             raise MeshFileError(f"expected a mesh in {path}, but the file is empty (0 bytes): copy or export it again")
-        with (
-            np.errstate(all="ignore"),
-            warnings.catch_warnings(),
-        ):  # places that are not finite are told later, in words
+        with np.errstate(all="ignore"), warnings.catch_warnings(), _unsaid():  # what is not finite is told later
             warnings.filterwarnings("error", "string or file could not be read")  # words among numbers
             return READERS[path.suffix.lower()](path)
     except MeshFileError:
@@ -94,6 +93,18 @@ def _contents(path: Path) -> Contents:
             f"could not read {path}: {what}. It may be damaged, or of another kind than its name says: copy or export "
             "it again"
         ) from error
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Silences trimesh, which logs tracebacks of what it then reads in another way."""
+    log = logging.getLogger("trimesh")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _remarks(path: Path, origin: NDArray[np.float64], contents: Contents, said: Sequence[str]) -> dict[str, Any]:
