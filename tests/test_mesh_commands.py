@@ -16,8 +16,9 @@ import trimesh
 from mesh_fields import poster
 
 from distill3d.cli import main
-from distill3d.cli.interrupts import heard
+from distill3d.interrupts import heard
 from distill3d.mesh import read, write
+from distill3d.mesh.readers import Contents
 
 ENDS = ("interrupted\n", "interrupted: nothing was written\n")
 """What an interrupt says before and in the middle of the work."""
@@ -159,6 +160,21 @@ def test_an_interrupt_that_an_import_swallows_is_heard() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with heard():
             signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def test_an_interrupt_that_a_reader_swallows_is_heard(ball: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reader(path: Path) -> Contents:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        return Contents()
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr("distill3d.mesh.load.READERS", {ball.suffix: reader})
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            read(ball)
     finally:
         signal.signal(signal.SIGINT, usual)
 

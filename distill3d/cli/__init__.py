@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .interrupts import heard
+from ..interrupts import heard
 
 _COMMANDS = {
     "generate": "turn a prompt into a 3D object: a GLB, a contact sheet, a turntable",

@@ -21,7 +21,7 @@ from rich.console import Console
 from .. import prompts, schedules
 from ..errors import Distill3DError, SettingsError
 from ..files import output_error
-from .interrupts import heard
+from ..interrupts import heard
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import MeshFileError
+from ..interrupts import heard
 from .clean import face_areas, unique_rows
 from .color import face_weighted_normals, tinted
 from .readers import READERS, Contents
@@ -77,7 +78,12 @@ def _contents(path: Path) -> Contents:
     try:
         if path.stat().st_size == 0:
             raise MeshFileError(f"expected a mesh in {path}, but the file is empty (0 bytes): copy or export it again")
-        with np.errstate(all="ignore"), warnings.catch_warnings(), _unsaid():  # what is not finite is told later
+        with (
+            heard(),
+            _unsaid(),
+            warnings.catch_warnings(),
+            np.errstate(all="ignore"),
+        ):  # not finite: told later
             warnings.filterwarnings("error", "string or file could not be read")  # words among numbers
             return READERS[path.suffix.lower()](path)
     except MeshFileError:

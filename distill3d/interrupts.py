@@ -1,4 +1,4 @@
-"""Ctrl-C while modules are imported: some packages catch whatever their imports raise, and an interrupt with it."""
+"""Ctrl-C within packages that catch whatever their imports and readers raise, and an interrupt with it."""
 
 from __future__ import annotations
 
