@@ -1,4 +1,4 @@
-"""Ctrl-C within packages that catch whatever their imports and readers raise, and an interrupt with it."""
+"""Ctrl-C where it would be lost, in packages that catch whatever they meet, and where it would leave half a step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,22 @@ def heard() -> Iterator[None]:
 
     An interrupt that is ignored, as below nohup, stays so.
     """
+    with _noted(at_once=True):
+        yield
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """An interrupt within the block is raised at its end: nothing in it stays half done.
+
+    An interrupt that is ignored, as below nohup, stays so.
+    """
+    with _noted(at_once=False):
+        yield
+
+
+@contextlib.contextmanager
+def _noted(at_once: bool) -> Iterator[None]:
     usual = signal.getsignal(signal.SIGINT)
     if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
@@ -22,7 +38,8 @@ def heard() -> Iterator[None]:
 
     def note(number: int, frame: object) -> None:
         came.append(number)
-        raise KeyboardInterrupt
+        if at_once:
+            raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, note)
     try:

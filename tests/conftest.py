@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,35 @@ def make_pipeline() -> Callable[..., Path]:
 def tiny_pipeline(make_pipeline: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random toy pipeline that predicts epsilon. Read only: copy it before you damage it."""
     return make_pipeline(tmp_path_factory.mktemp("prior") / "tiny")
+
+
+@pytest.fixture()
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises ``KeyboardInterrupt``, also where the tests run in the background."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+# ---- nerfacc
+
+
+@pytest.fixture()
+def nerfacc_untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nerfacc_stand_in
+
+    nerfacc_stand_in.forget(monkeypatch)
+
+
+@pytest.fixture()
+def nerfacc_on_cpu(nerfacc_untried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter works on a CPU: nerfacc is the stand-in."""
+    import nerfacc_stand_in
+
+    from distill3d.render import marching
+
+    monkeypatch.setattr(marching, "DEVICES", ("cuda", "cpu"))
+    nerfacc_stand_in.install(monkeypatch)
 
 
 # ---- the nodes on a stand-in host

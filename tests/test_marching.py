@@ -33,19 +33,8 @@ from distill3d.render.volume import RenderSettings, render
 INSTALLED = importlib.util.find_spec("nerfacc") is not None
 CUDA = torch.cuda.is_available()
 needs_nerfacc = pytest.mark.skipif(not INSTALLED, reason="nerfacc is not installed")
+pytestmark = pytest.mark.usefixtures("nerfacc_untried")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not (CUDA and INSTALLED), reason="no CUDA or nerfacc"))]
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in.forget(monkeypatch)
-
-
-@pytest.fixture
-def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The adapter works on a CPU: nerfacc is the stand-in."""
-    monkeypatch.setattr(marching, "DEVICES", ("cuda", "cpu"))
-    stand_in.install(monkeypatch)
 
 
 def adapter(device: str, monkeypatch: pytest.MonkeyPatch) -> Marching:
@@ -112,7 +101,7 @@ def test_what_nerfacc_does_not_do_stays_ours(monkeypatch: pytest.MonkeyPatch) ->
     assert theirs.weigh(torch.rand(0), torch.zeros(0, dtype=torch.long), 0.1, 2)[0].shape == (0,)
 
 
-def test_an_empty_grid_gives_no_samples(on_cpu: None) -> None:
+def test_an_empty_grid_gives_no_samples(nerfacc_on_cpu: None) -> None:
     grid, origin, direction, offset = bundle(40, "cpu")
     grid.set_occupied(torch.zeros_like(grid.occupied))
     points = marching.functions("nerfacc").sample(origin, direction, occupancy=grid, step_size=0.05, offset=offset)
@@ -187,7 +176,7 @@ def test_a_picture_and_its_gradient_are_ours(
     assert calls.count("sample") > (2 if tiles else 0) and calls.count("weigh") > (tiles or pre)
 
 
-def test_a_run_learns_what_ours_learns_says_so_and_may_be_resumed_without(on_cpu: None, tmp_path: Any) -> None:
+def test_a_run_learns_what_ours_learns_says_so_and_may_be_resumed_without(nerfacc_on_cpu: None, tmp_path: Any) -> None:
     names: tuple[marching.MarchingName, ...] = ("auto", "nerfacc")
     runs = [Distillation(make_prior(), "a red ball", SMALL, execution=Execution(marching=n)) for n in names]
     losses = [[run.step().loss for _ in range(5)] for run in runs]

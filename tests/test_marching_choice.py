@@ -16,17 +16,7 @@ from distill3d.optimize import Distillation, Execution
 from distill3d.render import marching
 from distill3d.render.marching import TORCH
 
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in.forget(monkeypatch)
-
-
-@pytest.fixture
-def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The adapter works on a CPU: nerfacc is the stand-in."""
-    monkeypatch.setattr(marching, "DEVICES", ("cuda", "cpu"))
-    stand_in.install(monkeypatch)
+pytestmark = pytest.mark.usefixtures("nerfacc_untried")
 
 
 def test_auto_is_torch_says_why_and_imports_nothing(
@@ -78,7 +68,7 @@ def no_kernels(*_: Any, **__: Any) -> Any:
 
 
 def test_functions_of_none_are_explained_and_what_was_printed_is_told(
-    on_cpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nerfacc_on_cpu: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in.install(monkeypatch, traverse_grids=no_kernels)
     with pytest.raises(BackendError, match=r"compiled part is missing.*nvcc.*it says: NerfAcc: No CUDA") as caught:
@@ -88,7 +78,9 @@ def test_functions_of_none_are_explained_and_what_was_printed_is_told(
     assert marching.choose("cpu") == "torch" and "compiled part" in marching.report("cpu")["nerfacc"]
 
 
-def test_the_true_cause_of_a_failed_compilation_is_raised(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_true_cause_of_a_failed_compilation_is_raised(
+    nerfacc_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: Any, **__: Any) -> Any:
         raise OSError("CUDA_HOME environment variable is not set")
 
@@ -98,7 +90,7 @@ def test_the_true_cause_of_a_failed_compilation_is_raised(on_cpu: None, monkeypa
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_another_release_is_named(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_release_is_named(nerfacc_on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     module = stand_in.install(monkeypatch)
     monkeypatch.delattr(module, "traverse_grids")
     monkeypatch.setattr(marching, "_version", lambda package: "0.3.5")
@@ -123,7 +115,9 @@ def bent(change: Any) -> Any:
         (lambda v, r: {"vals": v, "ray_indices": (r + 1) % marching.RAYS}, "not sorted|leaves out"),
     ],
 )
-def test_wrong_samples_are_refused(change: Any, reason: str, on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_samples_are_refused(
+    change: Any, reason: str, nerfacc_on_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in.install(monkeypatch, traverse_grids=bent(change))
     with pytest.raises(BackendError, match=reason):
         marching.choose("cpu", "nerfacc")
@@ -134,7 +128,7 @@ def test_wrong_samples_are_refused(change: Any, reason: str, on_cpu: None, monke
     [(lambda t: 1.01 * t, "its weight is 1.0e-02 off"), (lambda t: t.detach() + 0 * t, "its density gradient is")],
 )
 def test_wrong_weights_and_gradients_are_refused(
-    change: Any, reason: str, on_cpu: None, monkeypatch: pytest.MonkeyPatch
+    change: Any, reason: str, nerfacc_on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: Any, **named: Any) -> Any:
         transmittance, alpha = stand_in.render_transmittance_from_density(*arguments, **named)
@@ -145,7 +139,7 @@ def test_wrong_weights_and_gradients_are_refused(
         marching.choose("cpu", "nerfacc")
 
 
-def test_a_working_one_is_taken_by_name_and_tried_once(on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_one_is_taken_by_name_and_tried_once(nerfacc_on_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def counted(*arguments: Any, **named: Any) -> Any:

@@ -149,34 +149,28 @@ def test_an_interrupt_in_the_middle_says_that_nothing_was_written(
     assert capsys.readouterr().err.strip().splitlines()[-1] == ENDS[1].strip()
 
 
-def test_an_interrupt_that_an_import_swallows_is_heard() -> None:
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), heard(), contextlib.suppress(BaseException):
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        with heard():
-            pass
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with heard():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, usual)
+def test_an_interrupt_that_an_import_swallows_is_heard(ctrl_c: None) -> None:
+    with pytest.raises(KeyboardInterrupt), heard(), contextlib.suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with heard():
+        pass
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with heard():
+        signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_that_a_reader_swallows_is_heard(ball: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_that_a_reader_swallows_is_heard(
+    ball: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: None
+) -> None:
     def reader(path: Path) -> Contents:
         with contextlib.suppress(BaseException):
             signal.raise_signal(signal.SIGINT)
         return Contents()
 
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("distill3d.mesh.load.READERS", {ball.suffix: reader})
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            read(ball)
-    finally:
-        signal.signal(signal.SIGINT, usual)
+    with pytest.raises(KeyboardInterrupt):
+        read(ball)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_muon_is_torchs_muon() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
-def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
+def test_loop_resumes_both_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ctrl_c: None) -> None:
     target = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
 
     def step_of(folder: Path) -> int:
@@ -230,6 +231,16 @@ def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
         if step == 10:
             raise KeyboardInterrupt
 
+    def within(optimizer: torch.optim.Optimizer) -> None:
+        """Ctrl-C between Muon's half of a step and Adam's."""
+        step = optimizer.step
+
+        def interrupted() -> None:
+            signal.raise_signal(signal.SIGINT)
+            step()
+
+        monkeypatch.setattr(optimizer, "step", interrupted)
+
     whole = stage(20)
     rows = fit(whole, 0, tmp_path / "whole", 5, True)
     halves = stage(20)
@@ -241,6 +252,11 @@ def test_loop_resumes_both_optimizers(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             fit(halves, 0, tmp_path / "halves", 5, True)
         assert step_of(tmp_path / "halves") == kept
+    halves = stage(20)
+    within(halves.optimizer.adam)
+    with pytest.raises(KeyboardInterrupt):
+        fit(halves, 0, tmp_path / "halves", 5, True)
+    assert step_of(tmp_path / "halves") == 18
     halves = stage(20)
     assert fit(halves, 0, tmp_path / "halves", 5, True)[-1]["step"] == rows[-1]["step"] == 20
     assert all(torch.equal(whole.named[k], halves.named[k]) for k in whole.named)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DivergedError
+from ..interrupts import held
 from . import checkpoints
 from .optimizers import Average, MuonAdamW, lr_scale
 
@@ -55,7 +56,7 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train to the last step and leave the averaged weights in the parameters.
 
-    An interrupt keeps the last whole step, unless it comes within the optimizer's own.
+    An interrupt keeps the last whole step.
 
     Returns:
         The log: one row of means a ``LOG_EVERY`` steps.
@@ -71,8 +72,7 @@ def fit(
         first, log.rows, log.sums = _restore(path, stage, average)
         logger.info("%s resumes at step %d of %d", stage.name, first, stage.steps)
     idle = set(stage.named)
-    saved, whole = first, True
-    done = first
+    saved = done = first
     try:
         for step in range(first, stage.steps):
             loss, values = stage.loss(checkpoints.step_generator(seed, stage.name, step), step)
@@ -84,18 +84,17 @@ def fit(
                     f"{len(idle)} of {len(stage.named)}, such as {min(idle)}: part of the network is cut off"
                 )
             scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
-            whole = False
-            norm = stage.optimizer.step(scale, stage.clip)
-            average.update(step)
-            done = step + 1
-            log.add(done, {"loss": loss.detach(), "norm": norm, **values}, scale)
-            whole = True
+            with held():
+                norm = stage.optimizer.step(scale, stage.clip)
+                average.update(step)
+                done = step + 1
+                log.add(done, {"loss": loss.detach(), "norm": norm, **values}, scale)
             if done % checkpoint_every == 0 or done == stage.steps:
                 _save(path, stage, average, done, log)
                 saved = done
             after_step(done, average)
     except KeyboardInterrupt:
-        if whole and done > saved:
+        if done > saved:
             _save(path, stage, average, done, log)
             logger.info("%s is kept at step %d of %d", stage.name, done, stage.steps)
         raise
