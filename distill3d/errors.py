@@ -67,6 +67,17 @@ class OutOfMemoryError(Distill3DError):
     """Memory ran out even with smaller chunks."""
 
 
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error`` is an allocation that failed, on any device torch knows."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
+
+
 class EmptySurfaceError(Distill3DError):
     """A field that holds no surface at the level asked for."""
 

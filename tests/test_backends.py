@@ -181,6 +181,20 @@ def test_a_working_one_is_chosen_and_probed_once(monkeypatch: pytest.MonkeyPatch
     assert backends.report(CPU)["numba"] == "chosen" and backends.report(CPU)["loop"] == "usable"
 
 
+def test_one_that_found_no_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, right = [], interpolate.kernels("loop")
+
+    def forward(*arguments: object) -> Tensor:
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+        return right.forward(*arguments)  # type: ignore[arg-type]
+
+    stand_in(monkeypatch, forward, right.backward)
+    assert [backends.choose(CPU) for _ in range(3)] == ["loop", "numba", "numba"]
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("name", ["triton", "tinycudann", "nonsense"])
 def test_names_that_cannot_work_here_are_refused(name: str) -> None:
     if name == "triton" and INTERPRETED:

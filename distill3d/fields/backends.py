@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import BackendError
+from ..errors import BackendError, is_out_of_memory
 from .interpolate import Route, encode, encode_plain
 from .layout import HashGridSettings, Layout, layout
 
@@ -105,13 +105,16 @@ def _triton_interprets() -> bool:
 
 
 def probe(route: Route, device: torch.device | str) -> Refusal | None:
-    """None when ``route`` works on ``device``, else why not. Tried once for each device and kept."""
+    """None when ``route`` works on ``device``, else why not. Kept for each device, except where memory ran out."""
     device = torch.device(device)
     key = (route, str(device))
     with _lock:
-        if key not in _probed:
-            _probed[key] = _try(route, device)
-        return _probed[key]
+        if key in _probed:
+            return _probed[key]
+        refusal = _try(route, device)
+        if refusal is None or not is_out_of_memory(refusal.error):
+            _probed[key] = refusal
+        return refusal
 
 
 def choose(device: torch.device | str, name: EncoderName = "auto") -> Route:
@@ -135,17 +138,20 @@ def choose(device: torch.device | str, name: EncoderName = "auto") -> Route:
 
 
 def _choose_first(device: torch.device) -> Route:
-    order, refused = ORDER.get(device.type, ELSEWHERE), []
+    order = ORDER.get(device.type, ELSEWHERE)
+    refused: dict[Route, Refusal] = {}
     with _lock:
         for route in order[:-1]:
             refusal = probe(route, device)
             if refusal is None:
                 break
-            refused.append(f"{route}: {refusal.reason}")
+            refused[route] = refusal
         else:
             route = order[-1]
-        _chosen[str(device)] = route
-    why = f"; refused {'; '.join(refused)}" if refused else ""
+        if not any(is_out_of_memory(refusal.error) for refusal in refused.values()):
+            _chosen[str(device)] = route
+    why = "; ".join(f"{name}: {refusal.reason}" for name, refusal in refused.items())
+    why = f"; refused {why}" if why else ""
     logger.info("hash grid on %s: %s%s", device, route, why)
     return route
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..devices import reads_late
-from ..errors import DivergedError, OutOfMemoryError, OutputError
+from ..errors import DivergedError, OutOfMemoryError, OutputError, is_out_of_memory
 from ..fields.background import Background
 from ..fields.density import DensityField
 from ..methods.gradient import surrogate_loss
@@ -37,7 +37,6 @@ from .events import Checkpointed, Event, Listener, Step, Warned
 from .execution import Execution
 from .guards import Guard
 from .guidance import Guidance, Guided
-from .memory import is_out_of_memory
 from .reading import Reading, Values
 from .settings import Settings
 from .stopwatch import Stopwatch

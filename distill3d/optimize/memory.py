@@ -1,4 +1,4 @@
-"""Out of memory, told apart from other errors, and the peak a run reached."""
+"""The peak of memory a run reached."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is an allocation that failed, on any device torch knows."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
 
 
 def _process_peak() -> int | None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import is_out_of_memory
+
 logger = logging.getLogger(__name__)
 
 #: Largest relative difference of an answer or a gradient, by precision.
@@ -48,9 +50,9 @@ class Verified:
             if kind in self._trusted:
                 return self.fast(*arguments)
             wrong = self._difference(arguments)
-        except (MemoryError, torch.cuda.OutOfMemoryError):
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             wrong = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if wrong:
             self.refused = wrong

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..errors import BackendError
+from ..errors import BackendError, is_out_of_memory
 from ..fields.backends import Refusal
 from .composite import visibility
 from .occupancy import OccupancyGrid
@@ -67,15 +67,18 @@ def functions(route: Route) -> Marching:
 
 
 def probe(route: Route, device: torch.device | str) -> Refusal | None:
-    """None when ``route`` works on ``device``, else why not. Tried once for each device and kept."""
+    """None when ``route`` works on ``device``, else why not. Kept for each device, except where memory ran out."""
     device = torch.device(device)
     if route == "torch":
         return None
     key = (route, str(device))
     with _lock:
-        if key not in _probed:
-            _probed[key] = _absent(route, device) or _try(route, device)
-        return _probed[key]
+        if key in _probed:
+            return _probed[key]
+        refusal = _absent(route, device) or _try(route, device)
+        if refusal is None or not is_out_of_memory(refusal.error):
+            _probed[key] = refusal
+        return refusal
 
 
 def choose(device: torch.device | str, name: MarchingName = "auto") -> Route:
