@@ -156,7 +156,9 @@ FULL_RECIPE = TrainPriorSettings(
     text_width=160,
     text_layers=3,
     vocabulary=1024,
-    unet_steps=7_000,
+    unet_batch=96,
+    unet_steps=9_000,
+    unet_constant=0.1,
 )
 """The full world on a CPU: many hours on two cores; it may be stopped at any time and called again."""
 
