@@ -53,8 +53,8 @@ class LoadSD(io.ComfyNode):
             category="Distill3D",
             description=(
                 "The text-to-image model an object is distilled from. The bundled tiny prior needs no "
-                "download and runs on "
-                "a CPU: eight plain solids in eight colours. Any other loader's MODEL, CLIP and VAE work as well."
+                "download and runs on a CPU: twenty kinds of toy objects in eight colours. Any other loader's MODEL, "
+                "CLIP and VAE work as well."
             ),
             search_aliases=["checkpoint", "stable diffusion", "model", "prior", "loader", "tiny"],
             inputs=[

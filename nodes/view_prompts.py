@@ -32,7 +32,7 @@ class ViewPromptsNode(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip='One object, without view words: "a DSLR photo of a corgi". The bundled tiny prior knows '
-                    "eight plain solids in eight colours, for instance a blue torus.",
+                    "twenty kinds of toy objects in eight colours: a blue torus, a striped red cube, a yellow mug.",
                 ),
                 io.String.Input(
                     "negative",

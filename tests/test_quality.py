@@ -63,21 +63,22 @@ def nothing(done: int, total: int) -> None:
     pass
 
 
-def test_the_default_prompts_cover_the_world():
+def test_the_plain_prompts_cover_their_world():
     pairs = [parse_prompt(p) for p in PROMPTS]
     assert len(set(PROMPTS)) == 12 and METHODS == ("sds", "csd", "asd", "tbsd")
     assert {s for s, _ in pairs} == set(SHAPES) and {c for _, c in pairs} == set(COLOURS)
 
 
 def test_the_full_world_s_prompts_were_held_out_from_training():
-    chosen = QualitySettings(world="full").prompts
+    chosen = QualitySettings().prompts
     things = [parse_object(p) for p in chosen]
     assert chosen == FULL_PROMPTS and len(set(chosen)) == 24 and all(o.caption() in chosen for o in things)
     assert all(is_held_out(o) for o in things)
     assert {o.shape for o in things} == set(CATALOGUE) and {o.pattern for o in things} == set(PATTERNS)
     assert {o.colour for o in things} == set(COLOURS) and sum(o.has_front for o in things) == 6
-    own = QualitySettings(world="full", prompts=("a red mug", "a red cube"))
+    own = QualitySettings(world="plain", prompts=("a red mug", "a red cube"))
     assert own.prompts == ("a red mug", "a red cube")
+    assert QualitySettings(world="plain").prompts == PROMPTS
 
 
 @pytest.mark.parametrize(
@@ -89,8 +90,7 @@ def test_the_full_world_s_prompts_were_held_out_from_training():
         ({"methods": ("sdss",)}, "sdss"),
         ({"seeds": ()}, "seeds"),
         ({"processes": -1}, "processes"),
-        ({"prompts": ("a red mug",)}, "--world full"),
-        ({"prompts": ("a striped red mug",), "world": "full"}, "at most one pattern"),
+        ({"prompts": ("a striped red mug",)}, "at most one pattern"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(change, message):

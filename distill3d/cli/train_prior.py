@@ -21,8 +21,8 @@ a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores 
 it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, a model card with recipe,
 curves and measurements, and fails loudly when a gate is missed.
 
---recipe plain is the bundled prior's: eight solids, eight colours. --recipe full (CPU, many hours, resumable) and
---recipe full-cuda (one GPU, one piece) are for the larger world. Every other flag changes the recipe it is given
+--recipe full is the bundled prior's (CPU, many hours, resumable), full-cuda a wider one of the same world for one GPU.
+--recipe plain knows eight solids in eight colours and takes two hours. Every other flag changes the recipe it is given
 with."""
 
 
@@ -30,8 +30,8 @@ with."""
 class TrainPrior:
     """Flags of ``distill3d train-prior``."""
 
-    recipe: str = "plain"
-    """Plain, full or full-cuda: where the defaults of the flags below come from."""
+    recipe: str = "full"
+    """Full, full-cuda or plain: where the defaults of the flags below come from."""
     out: Path = Path("output/tiny-prior")
     """Folder for the prior in diffusers layout; checkpoints lie in its .training folder."""
     seed: int = 0

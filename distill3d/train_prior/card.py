@@ -119,7 +119,7 @@ def write_card(
     lines = [
         _HEAD.format(world=world, size=settings.world.image_size, megabytes=weight / 1e6),
         "![samples](samples.png)\n",
-        f"*One sample of each plain prompt, guidance {gates.guidance:g}, 30 DDIM steps, unselected.*\n",
+        f"*One sample of each of the world's prompts, guidance {gates.guidance:g}, 30 DDIM steps, unselected.*\n",
         "## Prompts it understands",
         *_knows(world),
         "\n## Measured",

@@ -1,7 +1,7 @@
 """Procedural worlds of objects with known truth: shapes, colours, patterns, fronts, captions, and a sphere tracer.
 
-``plain`` is the eight solids in eight colours that the bundled prior was trained on; ``full`` adds six shapes, three
-patterns and six objects with exactly one front.
+``full`` is what the bundled prior was trained on; ``plain`` is the part of it that has eight solids in eight colours, and
+neither patterns nor objects with a front.
 """
 
 from .catalogue import CATALOGUE, FULL_SHAPES, WORLDS, World, solid_of
