@@ -3,10 +3,10 @@
 A classifier is blind off its training distribution: one called a grey ball a cube every time. Prompts of the procedural
 world, "a <colour> <shape>", have a known solid and a known hue, so a field can be measured instead:
 
-shape       volume IoU (the one primary measure) of the field's visible solid with each of the shapes of its world, best over
+shape       volume IoU (the one primary measure) of the field's visible solid with each of its world's shapes, best over
             position, isotropic scale and yaw. The true shape must be the best, by itself good enough, and, the sphere
-            aside, ahead of a plain ball. Volume and not silhouettes, because it separates further: a perfect cube and
-            a ball overlap by 0.73 in volume and by 0.83 in silhouette. Silhouettes must agree too, but do not rank.
+            aside, ahead of a plain ball. Volume and not silhouettes, because it separates further: a perfect cube and a
+            ball overlap by 0.73 in volume and by 0.83 in silhouette. Silhouettes must agree too, but do not rank.
 size        the scale of that pose is near the one the prior was trained on: an object, not a filled box
 silhouette  rendered opacity against the true outline over 12 views, empty outside it and opaque inside; the outline may
             swell by up to 12 % beyond the solid, because grazing rays gather opacity in any soft surface

@@ -162,7 +162,7 @@ FULL_RECIPE = TrainPriorSettings(
     snr_cap=3.0,
     snr_floor=0.06,
 )
-"""The bundled prior's: the full world on a CPU, many hours on two cores; it may be stopped at any time and called again."""
+"""The bundled prior's, the full world: on a CPU many hours on two cores, to be stopped and called again at any time."""
 
 CUDA_RECIPE = replace(
     FULL_RECIPE,

@@ -1,7 +1,7 @@
 """Procedural worlds of objects with known truth: shapes, colours, patterns, fronts, captions, and a sphere tracer.
 
-``full`` is what the bundled prior was trained on; ``plain`` is the part of it that has eight solids in eight colours, and
-neither patterns nor objects with a front.
+``full`` is what the bundled prior was trained on; ``plain`` is a part of it: eight solids in eight
+colours, without patterns and objects with a front.
 """
 
 from .catalogue import CATALOGUE, FULL_SHAPES, WORLDS, World, solid_of
