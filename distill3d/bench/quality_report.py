@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["markdown", "method_sheet", "summarise", "write_report"]
 
 _INK, _GOOD, _BAD, _PAPER = (25, 25, 25), (0, 120, 50), (180, 20, 20), (255, 255, 255)
-_LABEL_WIDTH = 190
+_LABEL_WIDTH = 210
 
 
 def _cell(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -150,8 +150,8 @@ def method_sheet(results: Sequence[Result], folders: Sequence[Path]) -> Image:
         why = [f.split(":")[0] for f in result.get("failures", ["no verdict"])]
         draw.text((8, top + 12), f"{result['prompt']}, seed {result['seed']}", fill=_INK, font=font)
         draw.text((8, top + 32), "pass" if passed else "fail", fill=_GOOD if passed else _BAD, font=font)
-        for k in range(0, len(why), 2):
-            draw.text((8, top + 50 + 8 * k), ", ".join(why[k : k + 2]), fill=_BAD, font=font)
+        for line, k in enumerate(range(0, len(why), 3)):
+            draw.text((8, top + 48 + 14 * line), ", ".join(why[k : k + 3]), fill=_BAD, font=font)
     return sheet
 
 
