@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 TINY = "bundled tiny prior"
+TEXT_WIDTH = 160
+"""Width of the bundled prior's text embeddings; helper_pack/models.py has its own."""
 SECTORS = "side | -180..180 | -90..90 | , side view\nfront | -45..45 | -90..90 | , front view"
 COARSE = "field.grid.levels = 3\nrender.samples_per_ray = 32"
 METHODS: dict[str, dict[str, Any]] = {

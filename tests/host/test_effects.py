@@ -37,7 +37,7 @@ def write_lora(server: Any) -> str:
 
     g = torch.Generator().manual_seed(0)
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
-    weights = {"lora_down.weight": (4, 128), "lora_up.weight": (192, 4)}
+    weights = {"lora_down.weight": (4, graphs.TEXT_WIDTH), "lora_up.weight": (192, 4)}
     folder = server.base / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from graphs import TEXT_WIDTH
 from inside import NEGATIVE, PROMPT, get, inside
 
 
@@ -109,7 +110,7 @@ def test_a_lora_that_comes_as_a_hook_gives_what_the_loaded_one_gives(tiny: Any, 
 
     g = torch.Generator().manual_seed(0)
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_v"
-    shapes = {"lora_down.weight": (4, 128), "lora_up.weight": (192, 4)}
+    shapes = {"lora_down.weight": (4, TEXT_WIDTH), "lora_up.weight": (192, 4)}
     lora = {f"{name}.{key}": torch.randn(shape, generator=g) for key, shape in shapes.items()}
     x, t = torch.randn(2, 4, 16, 16, generator=g), torch.tensor([400, 400])
 
@@ -118,7 +119,7 @@ def test_a_lora_that_comes_as_a_hook_gives_what_the_loaded_one_gives(tiny: Any, 
 
     hooks = comfy.hooks.create_hook_lora(lora=lora, strength_model=1.0, strength_clip=0.0)
     plain = inside(tiny, body, tmp_path)
-    hooked = inside(tiny, body, tmp_path, extras=[[torch.zeros(1, 1, 128), {"hooks": hooks}]])
+    hooked = inside(tiny, body, tmp_path, extras=[[torch.zeros(1, 1, TEXT_WIDTH), {"hooks": hooks}]])
     patched, _ = comfy.sd.load_lora_for_models(tiny.model, None, lora, 1.0, 0.0)
     loaded = inside(SimpleNamespace(**{**vars(tiny), "model": patched}), body, tmp_path)
     torch.testing.assert_close(hooked, loaded, rtol=1e-5, atol=1e-6)
@@ -144,7 +145,7 @@ def test_every_parameterisation_gives_back_the_noise_of_its_own_x0(tiny: Any, tm
             "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
             "in_channels": 4,
             "out_channels": 4,
-            "cross_attention_dim": 128,
+            "cross_attention_dim": TEXT_WIDTH,
         }
     )
     kind_of = getattr(comfy.model_base.ModelType, kind)

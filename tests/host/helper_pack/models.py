@@ -25,7 +25,7 @@ UNET: dict[str, Any] = {
     "transformer_depth": [0, 1],
     "transformer_depth_middle": 1,
     "transformer_depth_output": [1, 1, 0, 0],
-    "context_dim": 128,
+    "context_dim": 160,
     "use_spatial_transformer": True,
     "use_linear_in_transformer": False,
     "use_temporal_attention": False,
