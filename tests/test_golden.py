@@ -1,7 +1,8 @@
 """Our gradients against the official implementations' own: threestudio, ScaleDreamer, CSD's triple guidance.
 
-``golden/make_golden.py`` ran their code on the bundled prior's UNet (a fixed one) and kept what that UNet was asked and
-what it answered; no model is needed here. A row of ours that theirs never asked for has no answer and fails.
+``golden/make_golden.py`` ran their code on the UNet of a bundled prior (the plain world's, a fixed one) and kept what
+that UNet was asked and what it answered; no model is needed here. A row of ours that theirs never asked for has no
+answer and fails.
 """
 
 from __future__ import annotations

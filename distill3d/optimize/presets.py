@@ -34,7 +34,7 @@ _FULL: Mapping[str, Mapping[str, Any]] = {
 
 
 def _tiny(name: str, method: MethodName) -> Settings:
-    """What ``docs/tuning.md`` found for the bundled prior.
+    """What ``docs/tuning.md`` found with the plain world's prior, the bundled one before the full world's.
 
     A coarse grid, because 64-pixel views say nothing of finer detail and only make the surface rough; matter that
     hardens from fog, through which a hole can open, to a solid; the world's own lamp, without which a surface may have

@@ -1,4 +1,5 @@
 """Golden numbers from the official implementations, with the bundled prior's UNet, fixed noise and timesteps.
+The numbers kept here are of the plain world's prior, which was the bundled one then.
 
     python tests/golden/make_golden.py --threestudio CHECKOUT --scaledreamer CHECKOUT --csd CHECKOUT
 
