@@ -347,3 +347,21 @@ def test_prompts_of_the_full_world():
         judge(plain, "a red chair")
     with pytest.raises(SettingsError, match="world='full'"):
         judge(look_at(perfect(Object("sphere", "red")), "plain"), "a red smiley")
+
+
+@pytest.mark.parametrize("prompt", ["a striped green dome", "an orange and white ball"])
+def test_paint_may_hide_on_its_like_and_nothing_else_may(prompt):
+    thing = parse_object(prompt)
+
+    def purer(x):
+        albedo = thing.albedo(x)
+        paint = albedo.amax(-1, keepdim=True) - albedo.amin(-1, keepdim=True) < 0.05
+        return torch.where(paint & (albedo > 0.5), 1.0, albedo)
+
+    def half_hidden(x):
+        return torch.where(x[:, :1] > 0, torch.ones(3), purer(x))
+
+    judgement = judge(look_at(SolidField(thing.sdf, purer)), prompt)
+    assert judgement.measures["visible_on_white"] < 0.6 and judgement.passed, judgement.failures
+    hidden = look_at(SolidField(thing.sdf, half_hidden))
+    assert "two_grounds" in failed(judge(hidden, prompt))

@@ -42,7 +42,8 @@ class Thresholds:
     """A pixel is seen on a background when its largest channel difference from it exceeds this, 38 of 255 levels."""
     minimum_visible: float = 0.90
     """Least share of the opaque pixels that is seen, on white and on dark alike: matter in the background's own colour
-    hides on one of them."""
+    hides on one of them. What is light or dark paint on the true object may hide on its like: that paint stands only
+    0.16 off either ground, and a purer white is no fault."""
     maximum_opacity_error: float = 0.02
     """Most mean difference between the rendered opacity and the one that follows from the white and the dark render;
     5 of 255 levels leaves room for rounding and none for a second picture."""

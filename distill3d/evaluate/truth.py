@@ -46,7 +46,7 @@ from .distance import surface_distance
 from .fit import Fit
 from .fronts import find_fronts
 from .observation import Observation
-from .paint import is_painted, pattern_errors, true_reading
+from .paint import is_painted, paint_shares, pattern_errors, true_reading
 from .roughness import roughness
 from .solidity import relative_solidity
 from .spots import spot_shares
@@ -141,11 +141,13 @@ def _shape(fits: dict[str, Fit], shape: str, t: Thresholds) -> Check:
     return Check("shape", best == shape and own >= t.minimum_iou and ahead, reason)
 
 
-def _two_grounds(seen: Observation, t: Thresholds, measures: dict[str, Any]) -> Check:
+def _two_grounds(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
     error = seen.views.opacity_error()
     white, dark = seen.views.visible(t.visible_contrast)
+    light_paint, dark_paint = paint_shares(thing, t.pale) if is_painted(thing) else (0.0, 0.0)
     measures.update(opacity_error=error, visible_on_white=white, visible_on_dark=dark)
-    good = error <= t.maximum_opacity_error and min(white, dark) >= t.minimum_visible
+    seen_enough = white >= t.minimum_visible - light_paint and dark >= t.minimum_visible - dark_paint
+    good = error <= t.maximum_opacity_error and seen_enough
     return Check("two_grounds", good, f"opacity differs by {error:.3f}, seen on white {white:.0%}, on dark {dark:.0%}")
 
 
@@ -300,5 +302,5 @@ def judge(seen: Observation, prompt: str, thresholds: Thresholds | None = None) 
     else:
         checks = [Check("shape", False, "the field shows no solid object from any side")]
     checks += [_colour(seen, thing, t, measures), _spots(seen, thing, t, measures)]
-    checks += [_two_grounds(seen, t, measures), *_extras(seen, thing, t, measures)]
+    checks += [_two_grounds(seen, thing, t, measures), *_extras(seen, thing, t, measures)]
     return Judgement(prompt, all(c.passed for c in checks), tuple(checks), measures)
