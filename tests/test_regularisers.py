@@ -9,6 +9,7 @@ import torch
 from render_fields import BLACK, Ball, ball_chord, generator
 from torch import Tensor, nn
 
+from distill3d.errors import SettingsError
 from distill3d.render import regularisers
 from distill3d.render.cameras import orbit, rays
 from distill3d.render.shading import Shading, ShadingSettings, irradiance, sample_lights, sample_shading
@@ -49,6 +50,22 @@ def test_lights_stand_near_the_camera_and_scale_with_it():
     assert toward.mean() > 0.5 and (toward > 0).float().mean() == pytest.approx(0.89, abs=0.02)  # Phi(1 / 0.8)
     far = sample_lights(orbit(torch.full((4000,), 30.0), 20, 6.0), generator())
     torch.testing.assert_close(far, 2 * light)
+
+
+def test_lamps_above_stand_within_their_angles_on_the_camera_s_side():
+    settings = ShadingSettings(start=0, albedo_probability=0, lamp="above", lamp_elevation=(25, 75), lamp_azimuth=70)
+    cameras = orbit(torch.full((4000,), 150.0), -10, 3.0)
+    x, y, z = sample_shading(settings, cameras, 0.0, generator()).light.unbind(-1)
+    distance = torch.stack([x, y, z]).norm(dim=0)
+    elevation = torch.rad2deg(torch.asin(y / distance))
+    aside = (torch.rad2deg(torch.atan2(x, z)) - 150 + 180) % 360 - 180
+    for values, low, high in ((distance / 3, 0.8, 1.5), (elevation, 25, 75), (aside, -70, 70)):
+        assert values.min() >= low - 1e-3 and values.max() <= high + 1e-3
+        assert values.mean() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+        assert values.std() == pytest.approx((high - low) / math.sqrt(12), rel=0.05)
+    for wrong in ({"lamp": "below"}, {"lamp_elevation": (75, 25)}, {"lamp_azimuth": 200}):
+        with pytest.raises(SettingsError, match="lamp"):
+            ShadingSettings(**wrong)
 
 
 def test_shading_schedule_has_the_stated_probabilities():

@@ -16,7 +16,7 @@ from ..methods.gradient import GradientSettings
 from ..methods.sds import SDSSettings
 from ..render.shading import ShadingSettings
 from ..render.volume import RenderSettings
-from ..schedules import Constant, Linear, TimestepWindow
+from ..schedules import Constant, Linear, Piecewise, TimestepWindow
 from .settings import LossSettings, MethodName, OptimizerSettings, Settings
 
 PRESETS = ("draft", "standard", "fine")
@@ -33,36 +33,42 @@ _FULL: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_TINY_GUIDANCE = ((0.0, 5.0), (0.4, 5.0), (0.55, 7.5), (1.0, 2.5))
+_TINY_LATEST = ((0.0, 0.98), (0.2, 0.9), (0.4, 0.5), (0.6, 0.35), (1.0, 0.3))
+
+
 def _tiny(name: str, method: MethodName) -> Settings:
-    """What ``docs/tuning.md`` found with the plain world's prior, the bundled one before the full world's.
+    """What ``docs/tuning.md`` found with the bundled prior of the full world.
 
     A coarse grid, because 64-pixel views say nothing of finer detail and only make the surface rough; matter that
-    hardens from fog, through which a hole can open, to a solid; the world's own lamp, without which a surface may have
-    any profile; guidance that falls, because the prior exaggerates corners under a high one; rates that fall, or noise
-    stays; an eps that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps
-    alike, because the low ones sharpen corners; the methods without its noise term do not, which they roughen. ASD
-    takes the largest shift, with which its second prediction steadies as SDS's noise does; the published 0.1 ends in
-    rough surfaces.
+    hardens from fog, through which a hole can open, to a solid; the world's own lamp, which hangs above, because under
+    any other the shape bends until the shade is right; no textureless steps, in which a painted object digs its paint
+    as pits. Timesteps fall below 0.4 by the middle: only those hold paint, faces and thin parts, and higher ones wash
+    them out again; guidance is highest there, where paint needs it, and falls, or noise stays, as do the rates. An eps
+    that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps alike, because the low
+    ones sharpen corners; the methods without its noise term do not, which they roughen. ASD takes the largest shift,
+    with which its second prediction steadies as SDS's noise does; the published 0.1 ends in rough surfaces.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     plain = method == "sds"
+    guidance, less = Piecewise(_TINY_GUIDANCE), Piecewise(tuple((at, -value) for at, value in _TINY_GUIDANCE))
     return Settings(
         **_TINY[name],
         method=method,
-        sds=SDSSettings(Linear(5.0, 1.2)),
-        csd=CSDSettings(target=Linear(6.5, 1.0), null=Linear(-6.5, -1.0)),
-        asd=ASDSettings(Linear(5.0, 1.2), eta=1.0, random=False, t_min=0.02),
-        window=TimestepWindow(Constant(0.02), Linear(0.98, 0.5)),
+        sds=SDSSettings(guidance),
+        csd=CSDSettings(target=guidance, null=less),
+        asd=ASDSettings(guidance, eta=1.0, random=False, t_min=0.02),
+        window=TimestepWindow(Constant(0.02), Piecewise(_TINY_LATEST)),
         field=FieldSettings(grid=grid, blob_density=5.0),
         gradient=GradientSettings("uniform" if plain else "sds"),
         hardness=Linear(1.0, 24.0, begin=0.2, until=0.9),
         render=RenderSettings(samples_per_ray=48, normal_weight=0.01),
         losses=LossSettings(sparsity=Linear(1.0, 0.0, until=0.3), opaque=Linear(0.0, 2.0, begin=0.2)),
         shading=ShadingSettings(
-            start=0.0, albedo_probability=0.1, textureless_probability=0.4, ambient=0.45, diffuse=0.55
+            start=0.0, albedo_probability=0.1, textureless_probability=0.0, ambient=0.45, diffuse=0.55, lamp="above"
         ),
         optimizer=OptimizerSettings(
-            Linear(0.02, 5e-4, begin=0.3), Linear(0.01, 2.5e-4, begin=0.3), eps=0.005 if plain else 0.01
+            Linear(0.02, 5e-4, begin=0.5), Linear(0.01, 2.5e-4, begin=0.5), eps=0.005 if plain else 0.01
         ),
     )
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingsError
-from .cameras import Cameras
+from .cameras import Cameras, orbit
 
 Mode = Literal["albedo", "lambertian", "textureless"]
 
@@ -59,8 +59,16 @@ class ShadingSettings:
     """Light that reaches every point; with the diffuse light it should add up to 1."""
     diffuse: float = 0.9
     """Strength of the point light."""
+    lamp: Literal["camera", "above"] = "camera"
+    """Where the light stands: anywhere around the camera (DreamFusion), or above, within lamp_elevation and
+    lamp_azimuth. Use above for a model whose pictures are lit from above: under a light it does not expect, it bends
+    the shape until the shade is right."""
+    lamp_elevation: tuple[float, float] = (25.0, 75.0)
+    """Lowest and highest elevation in degrees of a light that stands above."""
+    lamp_azimuth: float = 70.0
+    """Most degrees to either side of the camera of a light that stands above."""
     light_spread: float = 0.8
-    """Standard deviation of the light's place around the camera, in camera distances."""
+    """Standard deviation of the place of a light around the camera, in camera distances."""
     light_distance: tuple[float, float] = (0.8, 1.5)
     """Range of the light's distance from the origin, in camera distances."""
 
@@ -72,6 +80,13 @@ class ShadingSettings:
             raise SettingsError("expected ambient, diffuse and light_spread of 0 or more")
         if not 0 < self.light_distance[0] <= self.light_distance[1]:
             raise SettingsError(f"expected light_distance as 0 < low <= high, got {self.light_distance}")
+        if self.lamp not in ("camera", "above"):
+            raise SettingsError(f"expected a lamp at the camera or above, got {self.lamp!r}")
+        if not -90 <= self.lamp_elevation[0] <= self.lamp_elevation[1] <= 90 or not 0 <= self.lamp_azimuth <= 180:
+            raise SettingsError(
+                "expected lamp_elevation as (low, high) within -90..90 and lamp_azimuth within 0..180 degrees, got "
+                f"{self.lamp_elevation} and {self.lamp_azimuth:g}: 25..75 and 70 are usual"
+            )
 
 
 def sample_lights(
@@ -92,6 +107,15 @@ def sample_lights(
     return light
 
 
+def sample_lamps(cameras: Cameras, generator: torch.Generator, settings: ShadingSettings) -> Tensor:
+    """``(B, 3)`` light positions above, uniform in elevation, in azimuth from each camera's, and in distance."""
+    elevation, aside, along = torch.rand(3, len(cameras), generator=generator, device=generator.device)
+    (low, high), (near, far) = settings.lamp_elevation, settings.light_distance
+    azimuth = torch.rad2deg(cameras.azimuth.to(aside)) + settings.lamp_azimuth * (2 * aside - 1)
+    radius = cameras.position.norm(dim=-1).to(along) * (near + (far - near) * along)
+    return orbit(azimuth, low + (high - low) * elevation, radius).position.to(cameras.position)
+
+
 def sample_shading(settings: ShadingSettings, cameras: Cameras, progress: float, generator: torch.Generator) -> Shading:
     """The shading of one training step, one mode for the whole batch.
 
@@ -101,7 +125,10 @@ def sample_shading(settings: ShadingSettings, cameras: Cameras, progress: float,
         progress: 0..1, share of the run that is done.
         generator: the same number of draws is taken from it whatever the outcome.
     """
-    light = sample_lights(cameras, generator, spread=settings.light_spread, distance=settings.light_distance)
+    if settings.lamp == "above":
+        light = sample_lamps(cameras, generator, settings)
+    else:
+        light = sample_lights(cameras, generator, spread=settings.light_spread, distance=settings.light_distance)
     plain, white = torch.rand(2, generator=generator, device=generator.device).tolist()
     if progress < settings.start or plain < settings.albedo_probability:
         return Shading()
