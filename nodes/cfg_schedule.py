@@ -61,7 +61,7 @@ class CFGSchedule(io.ComfyNode):
                     max=1000.0,
                     step=0.1,
                     tooltip="Guidance scale at the start, no unit; 1 is none. SDS on Stable Diffusion wants about 100, "
-                    "ASD 7.5, the bundled tiny prior 5 falling to 1.2.",
+                    "ASD 7.5, the bundled tiny prior about 5.",
                 ),
                 io.Float.Input(
                     "end",

@@ -20,7 +20,7 @@ def _preset(name: str, method: str, bundled: bool) -> Settings:
 
 
 def words(read: Callable[[Settings], Any], methods: Iterable[str]) -> str:
-    """What ``read`` finds in every preset: ``5->1.2 with the bundled prior, 101 with any other MODEL``.
+    """What ``read`` finds in every preset: ``0.005 with the bundled prior, 1e-15 with any other MODEL``.
 
     The usual value comes first; methods and presets that have another follow in brackets.
     """
