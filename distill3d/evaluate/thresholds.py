@@ -2,6 +2,7 @@
 
 ``maximum_roughness`` and ``maximum_spots`` came later, because the eye saw what the rest forgave. They were fixed from
 true objects and made-up faults as well, before any run was judged by them.
+What ``minimum_visible`` allows for paint came after runs were seen: striped domes were refused for a purer white.
 """
 
 from __future__ import annotations
