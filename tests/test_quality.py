@@ -159,11 +159,11 @@ def short(method: str) -> Settings:
 
 def test_short_runs_on_the_bundled_prior_make_the_objects_they_are_asked_for(tmp_path):
     """A small run of the real benchmark: real distillation, the real judge, its fixed thresholds and controls."""
-    chosen = QualitySettings(("a yellow sphere", "an orange cylinder"), ("sds",), out=tmp_path, score=False)
+    chosen = QualitySettings(("a yellow sphere", "a blue capsule"), ("sds",), out=tmp_path, score=False)
     summary = quality.run(chosen, settings_for=short)
     assert [(j["prompt"], j["passed"], j["failures"]) for j in summary["jobs"]] == [
         ("a yellow sphere", True, []),
-        ("an orange cylinder", True, []),
+        ("a blue capsule", True, []),
     ]
     assert all(c["judged"] and not c["taken_for"] for c in summary["controls"].values()), summary["controls"]
     assert summary["methods"]["sds"]["mean_iou"] > 0.8
