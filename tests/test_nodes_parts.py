@@ -312,7 +312,10 @@ def test_what_a_preset_sets_shows_auto_and_what_that_is(pack: ModuleType) -> Non
     assert "auto is 1 with the bundled prior, 0.1 with any other MODEL. Write a number." in fields["eta"].tooltip
     assert fields["random"].options == ["auto", "on", "off"] and "auto is off with" in fields["random"].tooltip
     assert "auto is 0.02 with the bundled prior, none with any other" in fields["t_min"].tooltip
-    assert "auto is piecewise(0.0:5.0, 0.4:5.0, 0.55:7.5, 1.0:2.5) with the bundled prior, 7.5 with" in fields["guidance"].tooltip
+    assert (
+        "auto is piecewise(0.0:5.0, 0.4:5.0, 0.55:7.5, 1.0:2.5) with the bundled prior, 7.5 with"
+        in fields["guidance"].tooltip
+    )
     assert reflect.chosen(asd, dict.fromkeys(fields, " auto ")) == reflect.chosen(asd, {}) == {}
     assert reflect.chosen(asd, dict.fromkeys(fields)) == {}, "the host passes None for what a prompt lacks"
     written = {"eta": "0.1", "random": "on", "t_min": "none", "guidance_over": "iterations"}
