@@ -13,7 +13,8 @@ silhouette  rendered opacity against the true outline over 12 views, empty outsi
 hole        a torus is open when seen from above
 convexity   no bent faces (``solidity``)
 colour      mean hue, a majority of the pixels, and enough saturation
-two_grounds on white and on dark the renders imply the same opacity, and the object is seen on both
+two_grounds on white and on dark the renders imply the same opacity, and the object is seen on both, but
+            for paint that the true object wears, which may hide on its like
 mesh        not empty, one component, and its silhouettes are the field's and the truth's
 surface     Chamfer distance and normals of the exported mesh against the true surface (``distance``)
 roughness   no grain on the exported mesh that the true surface has not (``roughness``)

@@ -43,11 +43,12 @@ def _tiny(name: str, method: MethodName) -> Settings:
     A coarse grid, because 64-pixel views say nothing of finer detail and only make the surface rough; matter that
     hardens from fog, through which a hole can open, to a solid; the world's own lamp, which hangs above, because under
     any other the shape bends until the shade is right; no textureless steps, in which a painted object digs its paint
-    as pits. Timesteps fall below 0.4 by the middle: only those hold paint, faces and thin parts, and higher ones wash
-    them out again; guidance is highest there, where paint needs it, and falls, or noise stays, as do the rates. An eps
-    that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps alike, because the low
-    ones sharpen corners; the methods without its noise term do not, which they roughen. ASD takes the largest shift,
-    with which its second prediction steadies as SDS's noise does; the published 0.1 ends in rough surfaces.
+    as pits. Timesteps fall below 0.5 before the middle: only those hold paint, faces and thin parts, and higher
+    ones wash them out again; guidance is highest there, where paint needs it, and falls, or noise stays, as do the
+    rates. An eps that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps alike,
+    because the low ones sharpen corners; the methods without its noise term do not, which they roughen. ASD takes
+    the largest shift, with which its second prediction steadies as SDS's noise does; the published 0.1 ends in
+    rough surfaces.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     plain = method == "sds"

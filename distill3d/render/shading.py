@@ -81,7 +81,7 @@ class ShadingSettings:
         if not 0 < self.light_distance[0] <= self.light_distance[1]:
             raise SettingsError(f"expected light_distance as 0 < low <= high, got {self.light_distance}")
         if self.lamp not in ("camera", "above"):
-            raise SettingsError(f"expected a lamp at the camera or above, got {self.lamp!r}")
+            raise SettingsError(f"expected a lamp of camera or above, got {self.lamp!r}: camera is DreamFusion's")
         if not -90 <= self.lamp_elevation[0] <= self.lamp_elevation[1] <= 90 or not 0 <= self.lamp_azimuth <= 180:
             raise SettingsError(
                 "expected lamp_elevation as (low, high) within -90..90 and lamp_azimuth within 0..180 degrees, got "
