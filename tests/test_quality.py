@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ pytest.importorskip("diffusers")
 
 from distill3d.bench import quality, quality_job, quality_report  # noqa: E402
 from distill3d.bench.quality import FULL_PROMPTS, METHODS, PROMPTS, QualitySettings  # noqa: E402
-from distill3d.bench.quality_job import RESULT, Job, job_of, perform, read_result  # noqa: E402
+from distill3d.bench.quality_archive import read_archive, take_over, write_archive  # noqa: E402
+from distill3d.bench.quality_job import RESULT, Job, failure, job_of, perform, read_result  # noqa: E402
 from distill3d.bench.quality_summary import THIN  # noqa: E402
 from distill3d.errors import PriorError, SettingsError  # noqa: E402
 from distill3d.evaluate import parse_object, parse_prompt  # noqa: E402
@@ -151,6 +153,13 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, scorers, tm
     again = quality.run(chosen, settings_for=tiny_settings)
     assert (folder / RESULT).stat().st_mtime_ns == before, "a finished job ran again"
     assert again["jobs"] == summary["jobs"]
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("controls.json", "control-scores.json"):
+        shutil.copy(tmp_path / name, elsewhere)
+    shared = replace(chosen, out=elsewhere, earlier=(tmp_path / "results.json",))
+    assert quality.run(shared, settings_for=tiny_settings)["jobs"] == summary["jobs"]
 
 
 def short(method: str) -> Settings:
@@ -339,3 +348,29 @@ def test_thin_parts_are_left_out_of_the_second_chamfer_and_are_those_no_ball_fit
 def test_a_two_faced_head_goes_with_every_run_and_is_refused():
     found = quality_job.controls(TINY, PAIR)["two-faced head"]
     assert found == {"judged": 3, "taken_for": []}
+
+
+def test_a_job_done_elsewhere_is_taken_over_and_only_with_the_same_settings_and_scorer(job, scorers, tmp_path):
+    scored = replace(job, scorer=str(scorers[0]), scorer_key=load_scorer(scorers[0]).fingerprint)
+    first = perform(scored, nothing)
+    archive = write_archive(tmp_path / "published.json", [first, failure(job, "boom")])
+    assert read_archive(archive) == [json.loads(json.dumps(first))]
+
+    here = replace(scored, folder=str(tmp_path / "here"))
+    rescored = replace(here, scorer=str(scorers[1]), scorer_key=load_scorer(scorers[1]).fingerprint)
+    for other in (replace(here, seed=4), replace(here, fingerprint="other"), rescored, replace(here, others=())):
+        assert take_over([other], [archive]) == 0 and not Path(here.folder).exists()
+    assert take_over([here, replace(here, seed=4)], [archive]) == 1 and quality_job.is_done(here)
+    assert read_result(Path(here.folder)) == json.loads(json.dumps(first)) and take_over([here], [archive]) == 0
+    again = perform(rescored, nothing)
+    assert again["judgement"] == first["judgement"] and again["scores"]["sim"] != first["scores"]["sim"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"jobs": []}', '{"settings": {}, "results": [{"settings": "a"}]}'])
+def test_a_file_that_holds_no_results_is_refused_before_any_job(tiny_pipeline, tmp_path, text):
+    wrong = tmp_path / "quality.json"
+    wrong.write_text(text)
+    asked = QualitySettings(out=tmp_path / "q", model=tiny_pipeline, score=False, earlier=(wrong,))
+    with pytest.raises(SettingsError, match=r"expected in --earlier a results\.json"):
+        quality.run(asked)
+    assert not (tmp_path / "q" / "jobs").exists()

@@ -30,6 +30,7 @@ from ..optimize.report import versions
 from ..priors.load import load_prior
 from ..scorer import Loaded, load_scorer
 from ..two_d.latents import choose
+from .quality_archive import ARCHIVE, take_over, write_archive
 from .quality_job import (
     RESULT,
     Job,
@@ -125,6 +126,9 @@ class QualitySettings:
     """Also Sim and R@1, from 120 views of each result; it takes longer than judging does."""
     scorer: Path | None = None
     """Another image-text scorer for Sim and R@1, made by distill3d train-scorer; the bundled one when left out."""
+    earlier: tuple[Path, ...] = ()
+    """Files results.json of runs before or elsewhere. What they hold of the same settings, prior, judge and scorer is
+    not run again, so that several machines can share one benchmark."""
 
     def __post_init__(self) -> None:
         if self.world == "plain" and self.prompts == FULL_PROMPTS:
@@ -314,8 +318,8 @@ def run(
     on_progress: OnProgress = lambda progress: None,
     settings_for: Callable[[str], Settings] | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing, judge, and write into ``out``: ``quality.json``, ``quality.md``, ``comparison.md`` and
-    ``sheet-<method>.png``.
+    """Run what is missing, judge, and write into ``out``: ``quality.json``, ``quality.md``, ``comparison.md``,
+    ``results.json`` and ``sheet-<method>.png``.
 
     Args:
         on_progress: called about once a second and whenever a job moves.
@@ -348,6 +352,7 @@ def _run(
         for method in quality.methods for variant in quality.variants
         for seed in quality.seeds for prompt in quality.prompts
     ]  # fmt: skip
+    take_over(jobs, quality.earlier)
     began = time.monotonic()
     results = run_jobs(jobs, quality.processes or cores(), on_progress)
     about = {
@@ -360,5 +365,6 @@ def _run(
     summary["comparison"] = compare(summary["jobs"])
     write_json(out / "quality.json", summary)
     write_table(out, summary["comparison"])
+    write_archive(out / ARCHIVE, results)
     write_report(out, summary, results, [Path(job.folder) for job in jobs])
     return summary

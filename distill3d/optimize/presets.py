@@ -11,9 +11,14 @@ from ..fields.layout import HashGridSettings
 from ..methods import lookup
 from ..methods import preset as published
 from ..methods.asd import ASDSettings
+from ..methods.bridge import BridgeSettings
+from ..methods.bsd import BSDSettings
 from ..methods.csd import CSDSettings
 from ..methods.gradient import GradientSettings
+from ..methods.nfsd import NFSDSettings
 from ..methods.sds import SDSSettings
+from ..methods.settings import MethodSettings
+from ..methods.tbsd import TBSDSettings
 from ..render.shading import ShadingSettings
 from ..render.volume import RenderSettings
 from ..schedules import Constant, Linear, Piecewise, TimestepWindow
@@ -48,17 +53,26 @@ def _tiny(name: str, method: MethodName) -> Settings:
     rates. An eps that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps alike,
     because the low ones sharpen corners; the methods without its noise term do not, which they roughen. ASD takes
     the largest shift, with which its second prediction steadies as SDS's noise does; the published 0.1 ends in
-    rough surfaces.
+    rough surfaces. The guidance is one for all methods: published scales of 15 to 40 saturate this prior. SDS-Bridge
+    aims at the bare prompt: of its quality words the model reads some as a dark background.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     plain = method == "sds"
     guidance, less = Piecewise(_TINY_GUIDANCE), Piecewise(tuple((at, -value) for at, value in _TINY_GUIDANCE))
+    relatives: Mapping[str, MethodSettings] = {
+        "tbsd": TBSDSettings(omega=guidance),
+        "nfsd": NFSDSettings(guidance),
+        "bridge": BridgeSettings(guidance, k=guidance, target=""),
+        "bsd": BSDSettings(kappa=guidance),
+    }
+    own: dict[str, Any] = {method: relatives[method]} if method in relatives else {}
     return Settings(
         **_TINY[name],
         method=method,
         sds=SDSSettings(guidance),
         csd=CSDSettings(target=guidance, null=less),
         asd=ASDSettings(guidance, eta=1.0, random=False, t_min=0.02),
+        **own,
         window=TimestepWindow(Constant(0.02), Piecewise(_TINY_LATEST)),
         field=FieldSettings(grid=grid, blob_density=5.0),
         gradient=GradientSettings("uniform" if plain else "sds"),
@@ -94,7 +108,7 @@ def preset(name: str, method: str = "sds", *, bundled: bool = True) -> Settings:
 
     Args:
         name: draft, standard or fine.
-        method: sds, csd, asd or tbsd.
+        method: sds, csd, asd, tbsd, nfsd, bridge or bsd.
         bundled: for the bundled tiny prior; False gives the published settings for a Stable Diffusion model.
 
     Raises:

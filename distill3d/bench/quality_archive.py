@@ -1,0 +1,71 @@
+"""``results.json``: every verdict of a quality benchmark in one small file, to publish and to go on from elsewhere.
+
+It holds what the jobs' own ``result.json`` hold, each set of settings once. Fields and pictures stay behind, so a later
+judge cannot judge again what came from such a file: the job is run once more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingsError
+from ..files import make_folder, write_bytes, write_json
+from .quality_job import RESULT, Job, digest, is_done, matches, read_json
+
+ARCHIVE = "results.json"
+
+
+def write_archive(path: Path, results: Sequence[dict[str, Any]]) -> Path:
+    """Write the judged ``results``, one a line, and their settings. Raises ``OutputError``."""
+    settings: dict[str, Any] = {}
+    lines = []
+    for result in results:
+        if result["status"] == "judged":
+            name = digest(result["settings"])
+            settings[name] = result["settings"]
+            lines.append(json.dumps({**result, "settings": name}, allow_nan=False))
+    parts = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in settings.items()]
+    text = f'{{"settings": {{\n{_joined(parts)}}},\n"results": [\n{_joined(lines)}]}}\n'
+    return write_bytes(path, text.encode())
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "".join(f"{line},\n" for line in lines[:-1]) + "".join(f"{line}\n" for line in lines[-1:])
+
+
+def read_archive(path: Path) -> list[dict[str, Any]]:
+    """The results ``write_archive`` wrote.
+
+    Raises:
+        SettingsError: no such file, or not one of these.
+    """
+    found = read_json(path)
+    try:
+        settings = (found or {})["settings"]
+        return [{**result, "settings": settings[result["settings"]]} for result in (found or {})["results"]]
+    except (KeyError, TypeError) as error:
+        raise SettingsError(
+            f"expected in --earlier a {ARCHIVE} that distill3d bench quality wrote, got {path}: "
+            "give the path of such a file"
+        ) from error
+
+
+def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
+    """Give each job that is not done its result from the archives, if one was made with the same settings, prior, judge
+    and scorer; returns how many got one.
+
+    Raises:
+        SettingsError: as ``read_archive``.
+        OutputError: a job's folder cannot be written.
+    """
+    results = [result for path in archives for result in read_archive(path)]
+    taken = 0
+    for job in jobs:
+        found = next((r for r in results if r.get("status") == "judged" and matches(job, r)), None)
+        if found is not None and not is_done(job):
+            write_json(make_folder(Path(job.folder)) / RESULT, found)
+            taken += 1
+    return taken
