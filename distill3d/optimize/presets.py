@@ -53,8 +53,7 @@ def _tiny(name: str, method: MethodName) -> Settings:
     rates. An eps that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps alike,
     because the low ones sharpen corners; the methods without its noise term do not, which they roughen. ASD takes
     the largest shift, with which its second prediction steadies as SDS's noise does; the published 0.1 ends in
-    rough surfaces. The guidance is one for all methods: published scales of 15 to 40 saturate this prior. SDS-Bridge
-    aims at the bare prompt: of its quality words the model reads some as a dark background.
+    rough surfaces. The guidance is one for all methods: published scales of 15 to 40 saturate this prior.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     plain = method == "sds"
@@ -62,7 +61,7 @@ def _tiny(name: str, method: MethodName) -> Settings:
     relatives: Mapping[str, MethodSettings] = {
         "tbsd": TBSDSettings(omega=guidance),
         "nfsd": NFSDSettings(guidance),
-        "bridge": BridgeSettings(guidance, k=guidance, target=""),
+        "bridge": BridgeSettings(guidance, k=guidance),
         "bsd": BSDSettings(kappa=guidance),
     }
     own: dict[str, Any] = {method: relatives[method]} if method in relatives else {}
