@@ -360,7 +360,9 @@ def test_a_job_done_elsewhere_is_taken_over_and_only_with_the_same_settings_and_
     rescored = replace(here, scorer=str(scorers[1]), scorer_key=load_scorer(scorers[1]).fingerprint)
     for other in (replace(here, seed=4), replace(here, fingerprint="other"), rescored, replace(here, others=())):
         assert take_over([other], [archive]) == 0 and not Path(here.folder).exists()
-    assert take_over([here, replace(here, seed=4)], [archive]) == 1 and quality_job.is_done(here)
+    perform(replace(here, seed=4), nothing)
+    assert take_over([here], [archive]) == 1 and quality_job.is_done(here)
+    assert [f.name for f in Path(here.folder).iterdir()] == [RESULT], "the field of another seed stayed"
     assert read_result(Path(here.folder)) == json.loads(json.dumps(first)) and take_over([here], [archive]) == 0
     again = perform(rescored, nothing)
     assert again["judgement"] == first["judgement"] and again["scores"]["sim"] != first["scores"]["sim"]

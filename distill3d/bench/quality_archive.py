@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..files import make_folder, write_bytes, write_json
-from .quality_job import RESULT, Job, digest, is_done, matches, read_json
+from .quality_job import FIELD, PREVIEW, RESULT, Job, digest, is_done, matches, read_json, read_result
+from .scoring import VIEWS_FILE
 
 ARCHIVE = "results.json"
 
@@ -55,7 +56,8 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
 
 def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
     """Give each job that is not done its result from the archives, if one was made with the same settings, prior, judge
-    and scorer; returns how many got one.
+    and scorer; returns how many got one. What another run left in the job's folder goes, or a later judge would take
+    its field for this one's.
 
     Raises:
         SettingsError: as ``read_archive``.
@@ -66,6 +68,11 @@ def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
     for job in jobs:
         found = next((r for r in results if r.get("status") == "judged" and matches(job, r)), None)
         if found is not None and not is_done(job):
-            write_json(make_folder(Path(job.folder)) / RESULT, found)
+            folder = make_folder(Path(job.folder))
+            there = read_result(folder) or {}
+            if any(there.get(key) != found.get(key) for key in ("run_key", "views_key")):
+                for name in (FIELD, PREVIEW, VIEWS_FILE):
+                    (folder / name).unlink(missing_ok=True)
+            write_json(folder / RESULT, found)
             taken += 1
     return taken

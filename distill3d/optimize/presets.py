@@ -53,7 +53,7 @@ def _tiny(name: str, method: MethodName) -> Settings:
     rates. An eps that holds still what hardly any ray sees, or Adam hollows it out. SDS weighs all timesteps alike,
     because the low ones sharpen corners; the methods without its noise term do not, which they roughen. ASD takes
     the largest shift, with which its second prediction steadies as SDS's noise does; the published 0.1 ends in
-    rough surfaces. The guidance is one for all methods: published scales of 15 to 40 saturate this prior.
+    rough surfaces. The guidance, found with SDS, is one for all methods.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     plain = method == "sds"
