@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from types import ModuleType
 import pytest
 
 torch = pytest.importorskip("torch")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = ("a", "red", "blue", "cube", "ball", "front", "view", "side")
 

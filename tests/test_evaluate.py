@@ -17,6 +17,7 @@ from distill3d.evaluate.controls import others  # noqa: E402
 from distill3d.evaluate.fit import Pose, fit, moments  # noqa: E402
 from distill3d.evaluate.solid import Solid, centres, optical_depth, sample_density, solidify  # noqa: E402
 from distill3d.evaluate.solidity import relative_solidity, solidity  # noqa: E402
+from distill3d.evaluate.spots import spot_shares  # noqa: E402
 from distill3d.evaluate.surface import component_sizes, mesh_opacity  # noqa: E402
 from distill3d.evaluate.views import (  # noqa: E402
     fill,
@@ -335,6 +336,16 @@ def test_weights_decide_the_colour_and_grey_has_none():
     assert reading.nearest == "red" and reading.shares["red"] == pytest.approx(0.9)
     grey = read_colour(torch.full((4, 3), 0.5), torch.ones(4), 0.15)
     assert grey.nearest == "none" and grey.saturation == 0
+
+
+def test_near_black_and_near_white_have_no_hue_though_their_saturation_is_high():
+    """Fails where paleness is read from HSV saturation, 0.64 and 0.16 here."""
+    traces = torch.tensor([[0.05, 0.14, 0.12], [0.76, 0.84, 0.90]])
+    assert hue_saturation(traces)[1].min() > 0.15
+    assert read_colour(traces, torch.ones(2), 0.15).nearest == "none"
+    picture, opacity = traces[None, None], torch.ones(1, 1, 2)
+    assert spot_shares(picture, opacity, "red", 0.15, painted=True).item() == 0
+    assert spot_shares(picture, opacity, "red", 0.15, painted=False).item() == 1
 
 
 def test_solidity_of_boxes_and_of_a_cross():

@@ -19,13 +19,23 @@ def hue_saturation(rgb: Tensor) -> tuple[Tensor, Tensor]:
     >>> hue_saturation(torch.tensor([0.0, 1.0, 1.0]))[0].item()
     180.0
     """
-    high, low = rgb.amax(-1), rgb.amin(-1)
-    chroma = (high - low).clamp(min=1e-8)
+    high, span = rgb.amax(-1), chroma(rgb)
+    step = span.clamp(min=1e-8)
     r, g, b = rgb.unbind(-1)
-    sector = torch.where(
-        high == r, ((g - b) / chroma) % 6, torch.where(high == g, (b - r) / chroma + 2, (r - g) / chroma + 4)
-    )
-    return (60 * sector) % 360, (high - low) / high.clamp(min=1e-8)
+    from_green, from_blue = (b - r) / step + 2, (r - g) / step + 4
+    sector = torch.where(high == r, ((g - b) / step) % 6, torch.where(high == g, from_green, from_blue))
+    return (60 * sector) % 360, span / high.clamp(min=1e-8)
+
+
+def chroma(rgb: Tensor) -> Tensor:
+    """Largest minus smallest channel of colours ``(..., 3)``, in [0, 1]: how far a colour is from grey.
+
+    Unlike saturation it does not call a blackish or whitish pixel colourful for a trace of colour.
+
+    >>> chroma(torch.tensor([0.0, 0.125, 0.125])).item()
+    0.125
+    """
+    return rgb.amax(-1) - rgb.amin(-1)
 
 
 def hue_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -66,7 +76,7 @@ def hue_of(colour: str) -> Tensor:
 
 
 def read_colour(rgb: Tensor, weight: Tensor, pale: float) -> ColourReading:
-    """Read colours ``(..., 3)`` in [0, 1] with weights ``(...,)``, at least one of them above 0."""
+    """Read colours ``(..., 3)`` in [0, 1] with weights ``(...,)``, one or more above 0; pale is chroma below ``pale``."""
     rgb, weight = rgb.reshape(-1, 3), weight.reshape(-1)
     hue, saturation = hue_saturation(rgb)
     total = weight.sum().clamp(min=1e-8)
@@ -74,6 +84,6 @@ def read_colour(rgb: Tensor, weight: Tensor, pale: float) -> ColourReading:
     strength = weight * saturation
     mean = math.degrees(math.atan2(float((strength * angle.sin()).sum()), float((strength * angle.cos()).sum()))) % 360
     distances = torch.stack([hue_distance(hue, hue_of(name)) for name in COLOURS])
-    votes = torch.zeros(len(COLOURS)).index_add(0, distances.argmin(0), weight * (saturation >= pale))
+    votes = torch.zeros(len(COLOURS)).index_add(0, distances.argmin(0), weight * (chroma(rgb) >= pale))
     shares = {name: float(share) for name, share in zip(COLOURS, votes / total, strict=True)}
     return ColourReading(mean, float((weight * saturation).sum() / total), shares)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..world.catalogue import CATALOGUE, WORLDS
 from ..world.objects import Object
 from ..world.trace import looks
-from .colour import ColourReading, hue_saturation, read_colour
+from .colour import ColourReading, chroma, read_colour
 from .fit import Pose
 from .views import SIZE, Views, from_object, judging_cameras
 
@@ -41,7 +41,7 @@ def paint_shares(thing: Object, pale: float) -> tuple[float, float]:
     """Shares of what one sees of the true object that are light and dark paint: pale pixels above and below grey."""
     albedo, alpha = _shown(thing, Pose(0.0, 0.0, 0.0, 1.0, 0.0))
     rgb = albedo.permute(0, 2, 3, 1)
-    paint = (hue_saturation(rgb)[1] < pale) * alpha
+    paint = (chroma(rgb) < pale) * alpha
     light = rgb.mean(-1) > 0.5
     return float((paint * light).sum() / alpha.sum()), float((paint * ~light).sum() / alpha.sum())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .colour import hue_distance, hue_of, hue_saturation
+from .colour import chroma, hue_distance, hue_of, hue_saturation
 
 FAR = 40.0
 """Degrees of hue. Twice what the mean hue may be off; of the eight colours only the nearest neighbours (25 to 28
@@ -24,11 +24,11 @@ def spot_shares(rgb: Tensor, opacity: Tensor, colour: str, pale: float, painted:
         rgb: ``(B, H, W, 3)`` the object's own colour in [0, 1].
         opacity: ``(B, H, W)``; 0.05 and less is air.
         colour: a key of ``COLOURS``.
-        pale: saturation below which a pixel has no hue.
+        pale: chroma below which a pixel has no hue.
         painted: whether pixels without a hue may belong to the object.
     """
-    hue, saturation = hue_saturation(rgb)
-    bare = saturation < pale
+    hue, _ = hue_saturation(rgb)
+    bare = chroma(rgb) < pale
     spot = torch.where(bare, torch.full_like(bare, not painted), hue_distance(hue, hue_of(colour)) > FAR)
     weight = opacity * (opacity > 0.05)
     return (weight * spot).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)

@@ -2,7 +2,8 @@
 
 ``maximum_roughness`` and ``maximum_spots`` came later, because the eye saw what the rest forgave. They were fixed from
 true objects and made-up faults as well, before any run was judged by them.
-What ``minimum_visible`` allows for paint came after runs were seen: striped domes were refused for a purer white.
+What ``minimum_visible`` allows for paint came after runs were seen: striped domes were refused for a purer white. So
+did chroma in place of saturation for ``pale``; the number stayed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Thresholds:
     minimum_saturation: float = 0.25
     """Least mean saturation (HSV) of the object's pixels: half of the palest true colour's, pink at 0.55."""
     pale: float = 0.15
-    """A pixel with less saturation than this has no hue to speak of."""
+    """A pixel with less chroma (largest minus smallest channel) than this has no hue to speak of: paint has none, the
+    eight colours 0.55 to 0.95. Saturation, asked at first, called the near-black eyes of a smiley teal."""
     visible_contrast: float = 0.15
     """A pixel is seen on a background when its largest channel difference from it exceeds this, 38 of 255 levels."""
     minimum_visible: float = 0.90
