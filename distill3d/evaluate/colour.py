@@ -76,7 +76,10 @@ def hue_of(colour: str) -> Tensor:
 
 
 def read_colour(rgb: Tensor, weight: Tensor, pale: float) -> ColourReading:
-    """Read colours ``(..., 3)`` in [0, 1] with weights ``(...,)``, any above 0; pale is chroma below ``pale``."""
+    """Read colours ``(..., 3)`` in [0, 1] with weights ``(...,)``, at least one of them above 0.
+
+    A pixel whose chroma is below ``pale`` votes for no colour.
+    """
     rgb, weight = rgb.reshape(-1, 3), weight.reshape(-1)
     hue, saturation = hue_saturation(rgb)
     total = weight.sum().clamp(min=1e-8)
