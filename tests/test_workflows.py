@@ -38,6 +38,12 @@ def test_nothing_a_saved_workflow_relies_on_has_changed(release: schemas.Release
     assert set(release) == set(old), "run `python tools/schemas.py` after adding a node"
 
 
+def test_the_english_texts_are_those_of_the_schemas() -> None:
+    """Tooltips name the presets' values; the file was once left behind when those changed."""
+    written = json.loads(schemas.ENGLISH.read_text(encoding="utf-8"))
+    assert written == {s.node_id: schemas.english(s) for s in schemas.schemas()}, "run `python tools/schemas.py`"
+
+
 def test_the_check_sees_a_lost_a_moved_and_a_retyped_input(release: schemas.Release) -> None:
     def changed(**inputs: str) -> schemas.Release:
         return {"N": {"inputs": inputs, "outputs": [["MESH", "mesh"]]}}

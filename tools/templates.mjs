@@ -53,8 +53,8 @@ export const TEMPLATES = {
 Press Run, watch the sheet grow in NeRF Optimizer, press *Stop & keep* when it is good enough.
 
 **What good looks like**: one closed object of the right colour from all four sides, opacity white inside and black outside.
-The bundled prior knows sphere, cube, cylinder, cone, torus, pyramid, capsule and octahedron in red, orange, yellow, green, cyan,
-blue, purple and pink. Its cubes are bent.`),
+The bundled prior knows fourteen shapes in eight colours, bare, striped, dotted or checkered, and six objects with a front: the help
+page of Load SD names them. Mugs, bowls and chairs come out filled.`),
     },
   },
   "standard-sd15": {
@@ -117,11 +117,11 @@ abstract; on the bundled prior its quality words mean nothing.`, [0, 200]),
       load: load(TINY),
       prompts: prompts("a green cone", [0, 180]),
       strength: { type: "Distill3D_CFGSchedule", at: [440, -460],
-        widgets: { start: 0, end: 1, shape: "cosine", over: "timesteps" }, size: [320, 400] },
+        widgets: { start: 1, end: 0, shape: "linear", over: "timesteps" }, size: [320, 400] },
       freeu: { type: "Distill3D_FreeUPatch", at: [440, 20], wires: { model: ["load", 0], schedule: ["strength", 0] },
-        widgets: { version: "v2", b1: 1.1, b2: 1.1, s1: 0.9, s2: 0.9 } },
+        widgets: { version: "v2", b1: 1.4, b2: 1.6, s1: 1, s2: 1 } },
       cfg: { type: "Distill3D_CFGSchedule", at: [440, 360],
-        widgets: { start: 5, end: 1.2, shape: "linear", over: "iterations" }, size: [320, 400] },
+        widgets: { start: 7.5, end: 4.5, shape: "linear", over: "iterations" }, size: [320, 400] },
       loss: loss({ method: "SDS" }, [860, 0], ["freeu", 0], { cfg: ["cfg", 0] }),
       nerf: nerf({ preset: "draft" }, [1280, 0]),
       turn: { type: "Distill3D_RenderTurntable", widgets: { frames: 16, size: 128 }, wires: { field: ["nerf", 0] },
@@ -132,8 +132,8 @@ abstract; on the bundled prior its quality words mean nothing.`, [0, 200]),
 
 **Hardware** any CPU. **Time** as a draft: about two minutes of one free core. **Model** the bundled tiny prior.
 
-The guidance scale falls over the run; FreeU grows with the diffusion timestep, so that it works where shape is decided and leaves
-fine detail alone. The end points are ours.
+The guidance scale falls over the run, which sets the size early and keeps the surface smooth late. FreeU is strong at low noise, where
+texture forms, and off at high noise, where shape is decided. The direction of both is that of arXiv 2505.19868 as we read it; the end points are ours.
 
 **What good looks like**: a cone with a point, one colour, nothing floating. Set both schedules to constant to see the difference.`),
     },
