@@ -42,6 +42,7 @@ class Panel {
     this.points = [];
     this.note = "";
     this.running = false;
+    this.saved = 0;
     this.root = element("div", {
       display: "flex", flexDirection: "column", gap: "4px", width: "100%", height: "100%", minHeight: "150px",
       boxSizing: "border-box", padding: "4px", color: "var(--input-text, #ddd)", font: "12px sans-serif",
@@ -94,10 +95,12 @@ class Panel {
     this.fit();
   }
 
-  /** Room for everything that is shown, on a canvas; with Vue nodes the page sees to it and `y` is not set. */
+  /** Room for everything that is shown; a node that was never drawn has no `y` yet. */
   fit() {
     const least = (this.widget?.y ?? 0) + heightOf(this) + 12;
-    if (this.widget?.y > 0 && this.node.size[1] < least) this.node.setSize([this.node.size[0], least]);
+    if (!(this.widget?.y > 0) || this.node.size[1] >= least) return;
+    this.node.setSize([this.node.size[0], least]);
+    this.node.setDirtyCanvas(true, true); // an idle canvas is not drawn again by itself
   }
 
   add(point) {
@@ -173,6 +176,11 @@ app.registerExtension({
       setValue: () => {},
     });
     widget.serialize = false;
+    const configured = node.onConfigure;
+    node.onConfigure = function (saved, ...rest) {
+      panel.saved = saved.size?.[1] ?? 0;
+      return configured?.call(this, saved, ...rest);
+    };
     const removed = node.onRemoved;
     node.onRemoved = function (...rest) {
       panel.remove();
@@ -183,6 +191,10 @@ app.registerExtension({
 
   loadedGraphNode(node) {
     if (node.comfyClass !== NODE) return;
-    panels.get(node)?.restore().catch(() => {});
+    const panel = panels.get(node);
+    if (!panel) return;
+    // reading a menu's choice shrinks the node to its least size, and with it the picture a user had made larger
+    if (node.size[1] < panel.saved) node.setSize([node.size[0], panel.saved]);
+    panel.restore().catch(() => {});
   },
 });

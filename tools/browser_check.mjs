@@ -1,6 +1,7 @@
 // Runs a template in a real Chromium and looks: node tools/browser_check.mjs URL OUT [iterations] [litegraph|vue] [make]
 // "make" first makes the templates anew in the same page, "pictures" makes the help pages' pictures at the end.
 // Start ComfyUI without --disable-api-nodes: its page then refuses the viewer the textures inside a GLB.
+// The README's picture is OUT/litegraph-row.png of a run with 0 iterations, which leaves the template as it is.
 // Fails loudly when a node or widget is missing, or when preview, chart or viewer stay empty.
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -19,6 +20,7 @@ if (make === "make") {
   await page.setViewportSize({ width: 1600, height: 900 });
 }
 const problems = [];
+const HEIGHT = 820; // of NeRF Optimizer, so that its picture is large
 
 for (const file of readdirSync(join(root, "workflows")).filter((name) => name.endsWith(".json"))) {
   const workflow = JSON.parse(readFileSync(join(root, "workflows", file), "utf8"));
@@ -34,7 +36,7 @@ for (const file of readdirSync(join(root, "workflows")).filter((name) => name.en
 }
 
 const draft = JSON.parse(readFileSync(join(root, "workflows", "quick-draft.json"), "utf8"));
-await page.evaluate(async ([graph, steps]) => {
+await page.evaluate(async ([graph, steps, height]) => {
   const { app } = window;
   await app.loadGraphData(graph);
   await new Promise((done) => setTimeout(done, 300));
@@ -53,7 +55,7 @@ await page.evaluate(async ([graph, steps]) => {
     const mesh = app.graph.nodes.find((n) => n.type === "Distill3D_MeshExport");
     mesh.widgets.find((w) => w.name === "resolution").value = 48;
   }
-  node.setSize([360, 820]);
+  node.setSize([360, height]);
   const boxes = app.graph.nodes.map((n) => [...n.pos, ...n.size]);
   app.canvas.ds.scale = 0.74;
   app.canvas.ds.offset = [40 - Math.min(...boxes.map((b) => b[0])), 90 - Math.min(...boxes.map((b) => b[1]))];
@@ -64,7 +66,7 @@ await page.evaluate(async ([graph, steps]) => {
   }
   app.api.addEventListener("b_preview_with_metadata", () => { window.seen.preview = (window.seen.preview ?? 0) + 1; });
   await app.queuePrompt(0, 1);
-}, [draft, Number(iterations)]);
+}, [draft, Number(iterations), HEIGHT]);
 
 const began = Date.now();
 await page.waitForFunction(() => window.seen["distill3d.step"]?.iteration > 12, null, { timeout: 1_800_000 });
@@ -89,8 +91,17 @@ if (!state.seen.preview) problems.push("no preview came");
 if (renderer === "vue" && state.sheets !== 1) problems.push(`NeRF Optimizer shows ${state.sheets} pictures, not one`);
 if (errors.some((text) => text.includes("Couldn't load texture")))
   problems.push("the viewer shows the mesh without its texture: start ComfyUI without --disable-api-nodes, which blocks it");
+await page.evaluate(() => {
+  const { ds } = window.app.canvas;
+  ds.scale = 0.88; // from Distill Loss to the viewer
+  ds.offset = [90 / ds.scale - 440, 150 / ds.scale];
+  window.app.canvas.setDirty(true, true);
+});
+await page.waitForTimeout(8000);
+await page.screenshot({ path: join(out, `${renderer}-row.png`), clip: { x: 70, y: 100, width: 1480, height: 790 } });
 const kept = await afterReload();
-if (!kept.picture || !/done/.test(kept.words)) problems.push(`after a reload: ${JSON.stringify(kept)}`);
+if (!kept.picture || !/done/.test(kept.words) || kept.node < HEIGHT || kept.panel < 300)
+  problems.push(`after a reload: ${JSON.stringify(kept)}`);
 writeFileSync(join(out, `${renderer}.json`), JSON.stringify({ ...state, errors, problems,
   seconds: (Date.now() - began) / 1000 }, null, 1));
 if (make === "pictures") await makeAll(page, ["pictures"]);
@@ -110,5 +121,7 @@ async function afterReload() {
   return page.evaluate(() => ({
     picture: document.querySelector(".distill3d-picture")?.offsetHeight > 60,
     words: document.querySelector(".distill3d-summary")?.textContent ?? "",
+    node: window.app.graph.nodes.find((n) => n.type === "Distill3D_NeRFOptimizer").size[1],
+    panel: document.querySelector(".distill3d-panel")?.offsetHeight,
   }));
 }
