@@ -132,6 +132,26 @@ def test_perp_neg_and_a_cfg_patch_together_are_the_sum_by_hand(
     )
 
 
+@pytest.mark.parametrize("shift", [0, 5])
+def test_a_cfg_patch_leaves_alone_what_is_not_guided(pack: ModuleType, shift: int) -> None:
+    """ASD's second prediction, which shares the target's row where the shift is 0, and the figures about the model."""
+    schedules = importlib.import_module("pack.distill3d.schedules")
+    settings = settings_of("ASD", get("types").Plan(schedules.Constant(SCALE)))
+    z, eps = numbers(1)
+    at = torch.zeros(1), torch.zeros(1), 0.5, drawn(eps, [40], [40 + shift])
+    got = guidance(settings, patched=True).at(z, *at, diagnose=True)
+    assert got.evaluations == (3 if shift else 2)
+    s, later = (float(fake_host.EPS.sigmas[t]) for t in (40, 40 + shift))
+    x, x_later = noised(z[0], eps[0], s), noised(z[0], eps[0], later)
+    second = (x_later - dream(x_later, later, vector("front"))) / later
+    guided = by_hand(z[0], eps[0], 40, vector("front"), [], patched=True) + s**2 / (1 + s**2) * eps[0]
+    torch.testing.assert_close(got.gradient[0], guided - s**2 / (1 + s**2) * second, rtol=1e-4, atol=1e-4)
+    error = ((x - dream(x, s, vector("front"))) / s - eps[0]).square().mean()
+    assert got.errors[0][1] == pytest.approx(float(error), rel=1e-4)
+    plain = guidance(settings, patched=False).at(z, *at, diagnose=True)
+    assert got.diagnostics == pytest.approx(plain.diagnostics, rel=1e-5)
+
+
 @pytest.mark.parametrize("patched", [False, True])
 @pytest.mark.parametrize("method", ["SDS", "ASD", "NFSD"])
 def test_a_schedule_over_timesteps_gives_each_sample_its_own_scale(
@@ -246,4 +266,4 @@ def test_a_patch_that_cannot_act_is_never_skipped_in_silence(pack: ModuleType) -
     x = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     text = made.prior.embed([""]).expand(2, -1, -1)
     with pytest.raises(errors.PriorError, match="take the patch off"):
-        made.prior.predict_noise(x, torch.tensor([4, 5]), text)
+        made.prior.predict_guided(x, torch.tensor([4, 5]), text)

@@ -74,21 +74,20 @@ class ASDSettings(MethodSettings):
 
 
 class ASD(Method[ASDSettings]):
-    """Three evaluations: target and negative at t, target at t+ (two with eta = 0, where the last equals the first)."""
+    """Three evaluations: target and negative at t, target at t+, which is made once where no sample is shifted."""
 
     name = "ASD"
     presets: ClassVar[Mapping[str, Preset[Any]]] = {"published": Preset(ASDSettings(), WINDOWS["sliding"])}
     perp_neg = 0.5
 
     def evaluations(self, progress: float) -> tuple[Evaluation, ...]:
-        return (TARGET, NEGATIVE, SHIFTED) if self.settings.eta > 0 else (TARGET, NEGATIVE)
+        return TARGET, NEGATIVE, SHIFTED
 
     def gradient(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, w: Tensor, progress: float, time: Tensor | None = None
     ) -> Tensor:
-        e_y_plus = e[SHIFTED] if self.settings.eta > 0 else e[TARGET]
         s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
-        return asd(guided_target(e), e[NEGATIVE], e_y_plus, w, beside(s, eps))
+        return asd(guided_target(e), e[NEGATIVE], e[SHIFTED], w, beside(s, eps))
 
     def shift(self, t: Tensor, t_min: int, generator: torch.Generator, T: int = 1000) -> Tensor:
         u = torch.rand(t.shape, generator=generator, device=generator.device) if self.settings.random else None

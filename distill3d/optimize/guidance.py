@@ -12,7 +12,7 @@ from torch import Tensor
 from ..devices import upload
 from ..errors import SettingsError
 from ..methods import diagnostics
-from ..methods.base import TARGET
+from ..methods.base import TARGET, Evaluation
 from ..methods.gradient import process
 from ..methods.weights import weight
 from ..priors.base import Prior
@@ -105,7 +105,8 @@ class Guidance:
         alpha, sigma = (upload(v, device) for v in prior.alpha_sigma(t))
         time = t.to(alpha.dtype) / prior.T
         rows = self.conditions.rows(azimuth.cpu(), elevation.cpu(), progress, t, t_plus, time)
-        e = {}
+        e: dict[Evaluation, Tensor] = {}
+        measured = e
         if len(rows):
             sample = torch.tensor(rows.sample, dtype=torch.long)
             at = torch.where(torch.tensor(rows.shifted), t_plus[sample], t[sample])
@@ -113,17 +114,20 @@ class Guidance:
             sample = upload(sample, device)
             x = a * latents[sample] + s * eps[sample]
             more = {"samples": rows.sample} if getattr(prior, "takes_samples", False) else {}
-            predicted = self._denoiser().predict_noise(x, at, self.conditions.embeddings(rows), **more)
-            e = self.conditions.collect(rows, predicted, progress)
+            plain, guided = self._predict(x, at, self.conditions.embeddings(rows), more)
+            measured = e = self.conditions.collect(rows, plain, progress)
+            if guided is not plain:
+                e = self.conditions.collect(rows, guided, progress)
+                e |= {evaluation: e_plus for evaluation, e_plus in measured.items() if evaluation.shifted}
 
         times = time.reshape(-1, 1, 1, 1)
         raw = method.gradient(e, eps, weight(settings.gradient.weighting, alpha, sigma), progress, times)
         figures: dict[str, float] = {}
         errors: tuple[tuple[int, float], ...] = ()
         if diagnose and e:
-            figures = diagnostics.figures(e, eps) | method.diagnostics(e, eps, progress, times)
+            figures = diagnostics.figures(measured, eps) | method.diagnostics(e, eps, progress, times)
             if TARGET in e:
-                errors = tuple(zip(t.tolist(), diagnostics.noise_error(e[TARGET], eps).tolist(), strict=True))
+                errors = tuple(zip(t.tolist(), diagnostics.noise_error(measured[TARGET], eps).tolist(), strict=True))
         return Guided(
             gradient=process(raw, settings.gradient, progress),
             finite=torch.isfinite(raw).all(),
@@ -134,7 +138,17 @@ class Guidance:
             errors=errors,
         )
 
-    def _denoiser(self) -> Prior:
-        patchable: Any = self.prior
-        patched: Prior = patchable.with_freeu(self.settings.freeu) if self.settings.freeu.enabled else self.prior
-        return patched
+    def _predict(self, x: Tensor, at: Tensor, cond: Tensor, more: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The predictions as the model gives them, and as a patch on guidance has them: the same where there is none.
+
+        A patch is meant for what is guided. ASD's second prediction is not, and shares its row with the target where
+        the shift is 0; nor is what is measured.
+        """
+        prior: Any = self.prior
+        if self.settings.freeu.enabled:
+            prior = prior.with_freeu(self.settings.freeu)
+        if getattr(prior, "guide", None) is not None:
+            plain, guided = prior.predict_guided(x, at, cond, **more)
+            return plain, guided
+        plain = prior.predict_noise(x, at, cond, **more)
+        return plain, plain

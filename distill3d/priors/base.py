@@ -21,7 +21,9 @@ class Prior(Protocol):
 
     Nothing here is a parameter of the optimisation: only ``encode`` passes gradients, and only to the images.
 
-    One with a true ``takes_samples`` is told by ``predict_noise(..., samples=...)`` which sample each row is of.
+    One with a true ``takes_samples`` is told by ``predict_noise(..., samples=...)`` which sample each row is of. One
+    whose ``guide`` is not None changes guided predictions, and is asked by ``predict_guided`` of the same arguments for
+    both: the plain predictions and the changed ones.
     """
 
     @property

@@ -134,9 +134,24 @@ class HostPrior:
 
         Raises:
             ValueError: shapes that do not agree.
-            PriorError: finite inputs and a non-finite answer, where it is looked at; or a guide and no positive and
-                negative side by side.
+            PriorError: finite inputs and a non-finite answer, where it is looked at.
         """
+        return self._predictions(x_t, t, cond, samples, None)[0]
+
+    @torch.no_grad()
+    def predict_guided(
+        self, x_t: Tensor, t: Tensor, cond: Tensor, samples: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Prior``: ``predict_noise``, and the same with the positive predictions as ``guide`` changes them.
+
+        Raises:
+            ValueError, PriorError: as ``predict_noise``; and no positive and negative prediction side by side.
+        """
+        return self._predictions(x_t, t, cond, samples, self.guide)
+
+    def _predictions(
+        self, x_t: Tensor, t: Tensor, cond: Tensor, samples: Sequence[int] | None, guide: Guide | None
+    ) -> tuple[Tensor, Tensor]:
         if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4:
             raise ValueError(
                 f"expected x_t (N, C, h, w), t (N,) and cond (N, 1, 3) with one N, got {tuple(x_t.shape)}, "
@@ -153,15 +168,16 @@ class HostPrior:
             for a, b in itertools.pairwise(cuts)
         ]
         x0 = torch.cat(parts)
-        if self.guide is not None:
-            x0 = self._guided(self.guide, x0, x, t, s, texts, rows)
-        out = self.space.noise(x, x0, s)
-        if self._looks() and not torch.isfinite(out).all() and torch.isfinite(x_t).all():
+        plain = self.space.noise(x, x0, s)
+        guided = plain
+        if guide is not None:
+            guided = self.space.noise(x, self._guided(guide, x0, x, t, s, texts, rows), s)
+        if self._looks() and not torch.isfinite(guided).all() and torch.isfinite(x_t).all():
             raise PriorError(
                 "the MODEL answered finite input with non-finite noise: float16 overflows in some models. Start the "
                 "host with --force-fp32, or load the model in bf16 or fp32"
             )
-        return out
+        return plain, guided
 
     def _looks(self) -> bool:
         """Whether this answer is to be looked at; every one on a CPU. A run's guard sees all of them."""
@@ -186,7 +202,8 @@ class HostPrior:
         if size == 0:
             raise PriorError(
                 "the MODEL has a patch that acts on guidance, such as RescaleCFG, and this step asks for no positive "
-                "and negative prediction side by side: take the patch off, or use SDS or ASD"
+                "and negative prediction side by side: take the patch off, or use SDS or ASD with a negative prompt "
+                "that is not the prompt itself"
             )
 
         def conds(r: slice) -> list[list[Cond]] | None:
