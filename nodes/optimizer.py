@@ -152,12 +152,13 @@ class NeRFOptimizer(io.ComfyNode):
             resume=resume.checkpoint if resume else None,
             limits=limits.Limits(float(vram_gb or 0), float(time_budget or 0)),
         )
-        facts = {"method": loss.method.upper(), "prompt": loss.prompts.views.prompt, "note": assembled.unused(loss)}
-        if facts["note"]:
-            log.warning(facts["note"])
+        note = assembled.unused(loss, settings)
+        facts = {"method": loss.method.upper(), "prompt": loss.prompts.views.prompt, "note": note}
+        if note:
+            log.warning(note)
         node = str(cls.hidden.unique_id)
         with Watch(node, settings.iterations, facts) as watch, folders.kept_if_used(folder):
-            recorder, estimates = Recorder(), Estimates(task, watch, facts["note"])
+            recorder, estimates = Recorder(), Estimates(task, watch, note)
             finish = partial(_finish, recorder=recorder, estimates=estimates)
             field, images, sheet, text = distill(
                 task,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..distill3d.errors import SettingsError
 from ..distill3d.methods import METHODS, GradientSettings
-from ..distill3d.optimize import Settings, preset
+from ..distill3d.optimize import Settings, preset, remarks
 from ..distill3d.schedules import Schedule, TimestepWindow, parse
 from . import reflect
 from .host.guidance import guides_throughout, has_patches
@@ -55,15 +55,15 @@ def _takes(loss: Loss, plan: Plan) -> bool:
     return "guidance" in known and (plan.over == "iterations" or "guidance_over" in known)
 
 
-def unused(loss: Loss) -> str:
-    """What of the graph has no effect with this method, in words; empty for nothing."""
+def unused(loss: Loss, settings: Settings) -> str:
+    """What of the graph has no effect with this method, or an unwanted one, in words; empty for nothing."""
     name, found = loss.method.upper(), []
     if loss.plan is not None and not _takes(loss, loss.plan):
         over = " over timesteps" if "guidance" in reflect.defaults(loss.settings_type) else ""
         found.append(f"{name} has no guidance scale{over}: the CFG schedule is not used")
     if has_patches(loss.model.model_options) and not guides_throughout(loss.settings_type):
         found.append(f"{name} combines predictions without CFG: the MODEL's RescaleCFG or other CFG patch is not used")
-    return "; ".join(found)
+    return "; ".join([*found, *remarks([settings], loss.prompts.views.negative)])
 
 
 def schedule(name: str, text: str) -> Schedule:

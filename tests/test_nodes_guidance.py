@@ -250,8 +250,11 @@ def test_the_host_s_model_is_asked_without_waiting(
 def test_a_patch_that_cannot_act_is_never_skipped_in_silence(pack: ModuleType) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
     types, schedules = get("types"), importlib.import_module("pack.distill3d.schedules")
-    unused = get("settings").unused
     patcher = model()
+
+    def unused(made: Any) -> str:
+        return str(get("settings").unused(made, get("settings").assemble(made, "draft", bundled=False)))
+
     for method in ("SDS", "CSD"):
         assert unused(loss(method, patcher=patcher)) == ""
     patcher.model_options["sampler_post_cfg_function"] = [rescale]

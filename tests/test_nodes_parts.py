@@ -152,7 +152,9 @@ def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:
     assert full.sds.guidance(0) == 101
     cfg = get("types").Plan(schedules.Linear(20, 10))
     assert settings.assemble(loss(cfg=cfg), "draft", bundled=True).sds.guidance(0.5) == 15
-    assert "not used" in settings.unused(loss("CSD", cfg=cfg))
+    assert settings.unused(loss(), made) == ""
+    csd = loss("CSD", cfg=cfg)
+    assert "not used" in settings.unused(csd, settings.assemble(csd, "draft", bundled=True))
     more = (
         "losses.sparsity = 0->20  # haze\n\nbackground.mode = white\nfield.grid.levels = 3\ncameras.elevation = -5..40"
     )

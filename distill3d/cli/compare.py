@@ -17,7 +17,7 @@ from rich.console import Console
 from ..errors import CheckpointError, Distill3DError, SettingsError
 from ..files import make_folder, write_json
 from ..locks import claimed
-from ..optimize import Distillation, Settings, compared, report
+from ..optimize import Distillation, Settings, compared, remarks, report
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..plots import stack
@@ -71,6 +71,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
         refuse_used(first.out)
     if not 16 <= first.size <= 1024:
         raise SettingsError(f"expected pictures of 16 to 1024 pixels, got {first.size}: 160 is usual")
+    runs = [replace(flags[method].settings, method=method) for method in methods]  # type: ignore[arg-type]
+    app.warn(console, remarks(runs, first.source.negative))
     with console.status("loading the model"):
         prior = first.source.load()
     folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")

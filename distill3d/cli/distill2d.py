@@ -26,7 +26,7 @@ from ..methods.nfsd import NFSDSettings
 from ..methods.perp_neg import PerpNegSettings
 from ..methods.sds import SDSSettings
 from ..methods.tbsd import TBSDSettings
-from ..optimize import preset
+from ..optimize import preset, remarks
 from ..priors.base import Prior
 from ..priors.freeu import FreeUSettings
 from ..render.pictures import write_png
@@ -112,6 +112,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
             app.warn(console, ["the toy has no words: the prompt is not used"])
         prior, start = mixture_prior(), ring(flags.settings.batch)
     else:
+        app.warn(console, remarks(chosen.values(), negative))
         with console.status("loading the model"):
             prior = flags.source.load()
     task = Task(prompt, negative, flags.seed, flags.settings, chosen, plane=toy)

@@ -17,7 +17,7 @@ from ..files import make_folder
 from ..locks import claimed
 from ..mesh import MeshSettings, TextureSettings
 from ..methods import METHODS
-from ..optimize import PRESETS, Distillation, Execution, Settings, preset
+from ..optimize import PRESETS, Distillation, Execution, Settings, preset, remarks
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..optimize.fit import check_limits, continued, cost_of, fit, time_steps
@@ -113,6 +113,7 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
     _check(flags, resumed is not None)
     if resumed and (flags.time_budget, flags.vram_gb) != (None, resume.kept(resumed[1], Generate, KEPT).get("vram_gb")):
         raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
+    app.warn(console, remarks([flags.settings], flags.negative))
     with console.status("loading the model"):
         prior = load_prior(
             flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer, encoder=flags.encoder

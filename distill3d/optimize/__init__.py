@@ -4,6 +4,7 @@ from .events import Checkpointed, Event, Listener, Step, Warned
 from .execution import Execution
 from .loop import Distillation
 from .presets import PRESETS, preset
+from .remarks import remarks
 from .settings import Settings
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Step",
     "Warned",
     "preset",
+    "remarks",
 ]

@@ -16,6 +16,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ...distill3d.methods import METHODS
+from ...distill3d.optimize import remarks
 from ...distill3d.priors.base import Prior
 from ...distill3d.render.pictures import to_uint8
 from ...distill3d.two_d.bench import Comparison, Task, compare
@@ -167,8 +168,10 @@ def picture_of(prior: Prior, model: Any) -> Picture | None:
 
 
 def unused(task: Task, model: Any) -> str:
-    """What of the graph has no effect with some of the methods, in words; empty for nothing."""
+    """What of the graph has no effect with some of the methods, or an unwanted one, in words; empty for nothing."""
+    found = remarks(task.chosen.values(), task.negative)
     without = [name.upper() for name in task.chosen if not guides_throughout(METHODS[name.upper()].settings)]
-    if not without or not has_patches(model.model_options):
-        return ""
-    return f"{', '.join(without)}: no CFG over the whole run, so the MODEL's RescaleCFG or other CFG patch is not used"
+    if without and has_patches(model.model_options):
+        names = ", ".join(without)
+        found.append(f"{names}: no CFG over the whole run, so the MODEL's RescaleCFG or other CFG patch is not used")
+    return "; ".join(found)
