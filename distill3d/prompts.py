@@ -97,7 +97,7 @@ def make_sectors(front: float = 45.0, back: float = 45.0, overhead: float = 60.0
 
 DEFAULT_SECTORS = make_sectors()
 NARROW_SECTORS = make_sectors(front=30.0, back=30.0)
-"""The thresholds of the VSD, ASD and CSD configurations."""
+"""The thresholds of the VSD, CSD, ASD and SDS-Bridge configurations."""
 
 
 def _span(text: str) -> tuple[float, float]:

@@ -439,5 +439,5 @@ DYNAMIC_GUIDANCE: dict[str, Schedule] = {
     "stable-diffusion": Linear(101.0, 61.0),
     "deepfloyd": Linear(21.0, 13.0),
 }
-"""Guidance that falls over the run: a large scale sets the size early, a smaller one smooths the surface late (the
-direction of arXiv 2505.19868; the end points, about 0.6 of the start, are ours)."""
+"""Guidance that falls over the run: a large scale sets the size early, a smaller one smooths the surface late. That it
+falls we infer from those effects, which are arXiv 2505.19868's; the end points, about 0.6 of the start, are ours."""

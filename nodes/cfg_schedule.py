@@ -26,10 +26,10 @@ def _ramp() -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Share of the run at which the change begins, 0..1.",
+            tooltip="Share of the run, or of t / T, at which the change begins, 0..1.",
         ),
         io.Float.Input(
-            "until", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the run at which it ends, above begin."
+            "until", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share at which it ends, above begin."
         ),
     ]
 
@@ -39,13 +39,13 @@ class CFGSchedule(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         option = io.DynamicCombo.Option
         at = io.Float.Input(
-            "at", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Share of the run of the jump, 0..1."
+            "at", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="Share of the run, or of t / T, of the jump, 0..1."
         )
         curve = io.Curve.Input(
             "curve",
             socketless=False,
             default=[(0.0, 0.0), (1.0, 1.0)],
-            tooltip="Left to right is the run, bottom to top the way from start to end.",
+            tooltip="Left to right is the run, or t from clean to noise; bottom to top the way from start to end.",
         )
         return io.Schema(
             node_id="Distill3D_CFGSchedule",
@@ -69,7 +69,8 @@ class CFGSchedule(io.ComfyNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Guidance scale at the end. Lower than the start calms colours late in the run.",
+                    tooltip="Guidance scale at the end. Lower than the start calms the surface late in the run (our "
+                    "reading of arXiv 2505.19868; the end points are ours).",
                 ),
                 io.DynamicCombo.Input(
                     "shape",

@@ -58,8 +58,8 @@ def _shared() -> list[Any]:
             min=0,
             max=2**31 - 1,
             control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="One start, one set of timesteps and one noise for all methods. Same seed, same device: same "
-            "pictures.",
+            tooltip="One start and one noise for all methods, and the same timesteps where their windows agree. Same "
+            "seed, same device: same pictures.",
         ),
     ]
 

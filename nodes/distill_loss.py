@@ -156,7 +156,7 @@ class DistillLoss(io.ComfyNode):
         )
 
 
-PUBLISHED = "what was published with the method: 0.5 for ASD, 3 for CSD, 1 for the others"
+PUBLISHED = "what was published with the method: 1 for SDS, 0.5 for ASD, 3 for CSD; 1, our choice, for the others"
 
 
 def perp_neg_input() -> Any:

@@ -21,7 +21,7 @@ class FreeUPatch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         def factor(name: str, default: float, text: str) -> Any:
-            tip = f"{text} No unit, 0 to 3; 1 changes nothing."
+            tip = f"{text} No unit; 1 changes nothing."
             return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tip)
 
         return io.Schema(
@@ -29,7 +29,7 @@ class FreeUPatch(io.ComfyNode):
             display_name="FreeU Patch",
             category="Distill3D",
             description=(
-                "FreeU weighs a UNet's backbone against its skip connections: cleaner structure at no cost. With a "
+                "FreeU weighs a UNet's backbone against its skip connections, at no cost. With a "
                 "schedule it fades with the diffusion timestep; each view of a batch has its own."
             ),
             search_aliases=["freeu", "free lunch", "dynamic freeu"],
@@ -43,7 +43,11 @@ class FreeUPatch(io.ComfyNode):
                     default="v2",
                     tooltip="v2 scales the backbone where it is strong, v1 everywhere. v2 is the gentler one.",
                 ),
-                factor("b1", 1.3, "Backbone of the deepest stage. More: stronger structure, smoother surfaces."),
+                factor(
+                    "b1",
+                    1.3,
+                    "Backbone of the deepest stage. More: more texture detail; far above 1, defects of shape.",
+                ),
                 factor("b2", 1.4, "Backbone of the stage after it."),
                 factor("s1", 0.9, "Low frequencies of the deepest stage's skip. Less: fewer repeated details."),
                 factor("s2", 0.2, "Low frequencies of the next stage's skip."),

@@ -15,6 +15,8 @@ from distill3d.methods import METHODS, lookup
 from distill3d.methods.asd import ASDSettings
 from distill3d.methods.base import dot
 from distill3d.methods.bridge import BridgeSettings
+from distill3d.methods.csd import CSDSettings
+from distill3d.methods.gradient import GradientSettings
 from distill3d.methods.perp_neg import PerpNegSettings, blend, correction, perpendicular
 from distill3d.methods.tbsd import TBSDSettings
 from distill3d.optimize.guidance import Draw, Guidance
@@ -123,6 +125,54 @@ def test_a_batch_is_the_sum_of_its_samples(method: str, perp_neg: bool) -> None:
         rows += alone.evaluations
     one_shared = perp_neg  # seen straight from the front the target is a view's own text: alone, that row is shared
     assert whole.evaluations - rows in ((0, 1) if one_shared else (0,))
+
+
+class Recorded(Distinct):
+    """Keeps what it was asked."""
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        self.x_t, self.t, self.cond = x_t, t, cond
+        return super().predict_noise(x_t, t, cond)
+
+
+def test_6_shifted_latents_carry_the_same_noise() -> None:
+    prior = Recorded()
+    guidance = guidance_of("asd", prior)
+    latents, drawn = state(3)
+    guidance.at(latents, torch.zeros(3), torch.zeros(3), 0.5, drawn)
+    assert prior.t.tolist() == [*drawn.t.tolist(), *drawn.t.tolist(), *drawn.t_plus.tolist()]
+    alpha, sigma = alpha_sigma(alphas_cumprod(), prior.t)
+    noise = (prior.x_t - alpha * latents.repeat(3, 1, 1, 1)) / sigma
+    torch.testing.assert_close(noise, drawn.eps.repeat(3, 1, 1, 1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(prior.cond[:3], prior.cond[6:]) and not torch.equal(prior.cond[:3], prior.cond[3:6])
+
+
+@pytest.mark.parametrize("negative", ["", "blurry"])
+def test_5_asd_at_the_lower_end_of_the_window_is_guidance_minus_one_times_csd(negative: str) -> None:
+    """There is no room for a shift there, and a step costs two evaluations a sample."""
+    latents, drawn = state(3)
+    view = torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3)
+    t = torch.full((3,), 500)
+    t_plus = lookup("asd").method(ASDSettings()).shift(t, 500, torch.Generator().manual_seed(0))
+    at = Draw(t, t_plus, drawn.eps)
+    asd = guidance_of("asd", Distinct(), negative).at(latents, *view, 0.0, at)
+    weights = {"csd": CSDSettings(negative=-1, null=0)}
+    csd = guidance_of("csd", Distinct(), negative, **weights).at(latents, *view, 0.0, at)
+    torch.testing.assert_close(asd.gradient, 6.5 * csd.gradient, rtol=1e-4, atol=1e-5)
+    assert asd.evaluations == csd.evaluations == 6
+
+
+def test_7_asd_s_weight_is_of_t_not_of_the_shifted_timestep() -> None:
+    latents, drawn = state(3)
+    far = Draw(drawn.t, drawn.t + 100, drawn.eps)
+    made = [
+        guidance_of("asd", Distinct(), gradient=GradientSettings(weighting)).at(
+            latents, torch.zeros(3), torch.zeros(3), 0.5, far
+        )
+        for weighting in ("sds", "uniform")
+    ]
+    sigma = alpha_sigma(alphas_cumprod(), far.t)[1]
+    torch.testing.assert_close(made[0].gradient, sigma**2 * made[1].gradient)
 
 
 PLAIN = {"sds": 2, "csd": 2, "asd": 3, "tbsd": 3, "nfsd": 3, "bridge": 2, "bsd": 2}

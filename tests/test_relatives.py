@@ -11,7 +11,7 @@ from test_methods import D_CLS, E_0, E_N, E_PLUS, E_Y, EPS, GNP, PREDICTIONS, TI
 
 from distill3d.errors import SettingsError
 from distill3d.methods import create, preset
-from distill3d.methods.asd import ASDSettings
+from distill3d.methods.asd import SHIFTED, ASDSettings
 from distill3d.methods.base import NEGATIVE, NULL, PERP, TARGET, dot, mgda_weight
 from distill3d.methods.bridge import BridgeSettings, bridge
 from distill3d.methods.bsd import BSDSettings, bsd
@@ -74,7 +74,9 @@ def test_bridge_texts_name_the_target_and_the_source() -> None:
     texts = create("BRIDGE").texts("a cube, front view", "ugly")
     assert texts["target"] == "a cube, front view, detailed high resolution, high quality, sharp"
     assert texts["target_negative"] == f"a cube, front view, {BRIDGE_MODIFIER}"
-    given = create("BRIDGE", BridgeSettings(given="a toy of {prompt}, blurry", target=""))
+    released = preset("BRIDGE", "published-3d").settings
+    assert create("BRIDGE", released).texts("a cube", "")["target"] == "a cube, ."
+    given = create("BRIDGE", BridgeSettings(given="a toy of {prompt}, blurry", modifier="", target=""))
     assert given.texts("a cube", "")["target_negative"] == "a toy of a cube, blurry"
     assert given.texts("a cube", "")["target"] == "a cube"
 
@@ -172,8 +174,8 @@ def test_tbsd_reports_the_texture_term_of_samples_that_have_one() -> None:
 
 
 def test_14_tbsd_with_the_negative_prompt_given_whole() -> None:
-    texts = make(given="a plastic {prompt}").texts("cube, side view", "")
-    assert texts["target_negative"] == "a plastic cube, side view" and texts["modifier"] == BRIDGE_MODIFIER
+    texts = make(given="a plastic {prompt}", modifier="").texts("cube, side view", "")
+    assert texts["target_negative"] == "a plastic cube, side view"
 
 
 # ---- ASD's constant, guidance over timesteps, Perp-Neg inside the methods
@@ -209,7 +211,7 @@ def test_15_perp_neg_adds_w_s_accum_to_guided_terms_and_w_accum_to_csd() -> None
         method = create(name)
         same(method.gradient(e, EPS, W, 0.5, TIME) - method.gradient(PREDICTIONS, EPS, W, 0.5, TIME), W * scale * accum)
     still = create("ASD", ASDSettings(eta=0.0))
-    same(still.gradient(e, EPS, W, 0.5), W * (E_N + 7.5 * (E_Y + accum - E_N) - E_Y))
+    same(still.gradient(e | {SHIFTED: E_Y}, EPS, W, 0.5), W * (E_N + 7.5 * (E_Y + accum - E_N) - E_Y))
     assert create("CSD").reference(0.0) == NEGATIVE and create("TBSD").reference(0.0) == NULL
 
 

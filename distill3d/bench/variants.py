@@ -30,7 +30,8 @@ SCALES = {
     "bridge": ("guidance", "k"),
     "bsd": ("kappa",),
 }
-"""What sets a method's strength: its guidance scale, and for methods without one what rescales them."""
+"""What sets a method's strength: its guidance scale; for CSD and TBSD, which have none, what rescales the gradient; for
+BSD the scale of the prompt's direction."""
 FALL = (1.25, 0.75)
 """Start and end of the falling guidance relative to its mean: an end at 0.6 of the start, our end points."""
 
@@ -81,7 +82,7 @@ VARIANTS: dict[str, Callable[[Settings], Settings]] = {
     "perp-neg": _perp_neg,
 }
 """``static-cfg`` holds the preset's guidance at its mean over the run, ``dynamic-cfg`` lets it fall to 0.6 of its start
-with the same mean; ``freeu`` has its published factors at every timestep, ``dynamic-freeu`` at low noise only."""
+with the same mean; ``freeu`` has Stable Diffusion 2.1's b at every timestep, ``dynamic-freeu`` at low noise only."""
 
 
 def check_variants(names: Sequence[str]) -> None:

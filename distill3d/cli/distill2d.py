@@ -41,8 +41,9 @@ from .progress import PLAIN_EVERY, clock
 from .resume import REPORT, refuse_used
 from .stopping import stopped_by_signals
 
-DESCRIPTION = """Optimise a picture directly with any method, all methods beside each other on the same start, timesteps
-and noise: the quickest way to see a method or to check a prompt before a 3D run.
+DESCRIPTION = """Optimise a picture directly with any method, all methods beside each other from the same start and
+noise: the quickest way to see a method or to check a prompt before a 3D run. Timesteps are the same where the methods'
+windows are; --window gives all of them one.
 
 It writes sheet.png (one row a method, from start to end), curves.png (gradient norms, terms, noise-prediction error and
 all methods' gradients at one state over the timestep), report.json, and prints a table. Ctrl-C stops and writes what is

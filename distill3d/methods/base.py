@@ -88,7 +88,7 @@ class Method(ABC, Generic[S]):
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Preset[Any]]]
-    """Published combinations; the first is the default."""
+    """Combinations, published ones unless they say otherwise; the first is the default."""
     perp_neg: ClassVar[float] = 1.0
     """Weight of Perp-Neg's correction in the published code of this method; 1 where there is none."""
 

@@ -17,7 +17,7 @@ from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, guided_target
 from .sds import sds
-from .settings import MethodSettings
+from .settings import MethodSettings, check_not_negative
 from .tbsd import BRIDGE_MODIFIER, SourceKind, check_given, source_texts
 
 
@@ -37,7 +37,8 @@ class BridgeSettings(MethodSettings):
     guidance: Schedule = field(default=Constant(40.0))
     """Guidance scale s of the first stage, which is SDS; 40 on images, 100 in 3D as published."""
     k: Schedule = field(default=Constant(40.0))
-    """Strength of the second stage, no unit; 40 on images, 1 in 3D, where that stage has no timestep weight."""
+    """Strength of the second stage, no unit, 0 or more; 40 on images, 1 in 3D, where that stage has no timestep
+    weight."""
     switch: float = 0.5
     """Share of the run after which the second stage begins, 0 to 1. Starting with it harms the shape."""
     weighted: bool = True
@@ -59,6 +60,7 @@ class BridgeSettings(MethodSettings):
         if self.source not in ("target_negative", "modifier"):
             raise SettingsError(f"expected source as target_negative or modifier, got {self.source!r}: choose one")
         check_given(self)
+        check_not_negative("k", self.k)
 
 
 class Bridge(Method[BridgeSettings]):
@@ -69,7 +71,7 @@ class Bridge(Method[BridgeSettings]):
         "published-2d": Preset(BridgeSettings()),
         "published-3d": Preset(
             BridgeSettings(
-                Constant(100.0), Constant(1.0), switch=0.8, weighted=False, target="", source="target_negative"
+                Constant(100.0), Constant(1.0), switch=0.8, weighted=False, target=".", source="target_negative"
             ),
             WINDOWS["annealed"],
         ),

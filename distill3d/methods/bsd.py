@@ -17,7 +17,7 @@ from ..errors import SettingsError
 from ..schedules import Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, dot, guided_target, mgda_weight
 from .gradient import GradientSettings
-from .settings import MethodSettings
+from .settings import MethodSettings, check_not_negative
 
 
 def bsd(g1: Tensor, g2: Tensor, w: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class BSDSettings(MethodSettings):
     """Settings of BSD."""
 
     kappa: Schedule = field(default=Constant(15.0))
-    """Scale of the classifier direction; 15 in the authors' 3D code, 1 on images."""
+    """Scale of the classifier direction, 0 or more; 15 in the authors' 3D code, 1 on images."""
     denoise: float = 1.0
     """Scale of the unconditional prediction, above 0; 1 in the authors' 3D code, 0.018 on images, 1.25 in auto."""
     auto: bool = False
@@ -54,6 +54,7 @@ class BSDSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_not_negative("kappa", self.kappa)
         if not self.denoise > 0:
             raise SettingsError(f"expected denoise above 0, got {self.denoise}: the authors have 1, 0.018 and 1.25")
 

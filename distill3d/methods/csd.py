@@ -64,11 +64,12 @@ class CSDSettings(MethodSettings):
 
 
 class CSD(Method[CSDSettings]):
-    """Two evaluations, three with a negative prompt. There is no CFG scale; a factor would only rescale G."""
+    """Two evaluations, three with a negative weight and prompt. A CFG scale there is not; a factor would only
+    rescale G."""
 
     name = "CSD"
     presets: ClassVar[Mapping[str, Preset[Any]]] = {
-        "published": Preset(CSDSettings()),
+        "plain": Preset(CSDSettings()),
         "annealed-negative": Preset(
             CSDSettings(negative=Linear(0, -1, until=0.5), null=Linear(-1, 0, until=0.5)),
             WINDOWS["halved"],
@@ -81,8 +82,8 @@ class CSD(Method[CSDSettings]):
             GradientSettings("uniform", normalise="std"),
         ),
     }
-    """``annealed-negative`` and ``refine`` are the released stages of 10,000 iterations: DeepFloyd IF, then SD;
-    ``mvdream`` is the authors' multi-view branch."""
+    """``plain`` is eq. 7 with the code's own defaults; ``annealed-negative`` and ``refine`` are the released stages of
+    10,000 iterations: DeepFloyd IF, then SD; ``mvdream`` is the authors' multi-view branch."""
     perp_neg = 3.0
 
     def _weighted(self, progress: float) -> tuple[tuple[Evaluation, float], ...]:

@@ -51,7 +51,7 @@ class GradientSettings(MethodSettings):
     """Largest size of a gradient element, above 0, over the run; none by default. Try 2->8 when colours burn out."""
     normalise: Normalise = "none"
     """none; norm (the batch's gradient has length 1, as CSD on pixels); std (unit spread per channel, CSD on MVDream).
-    With norm or std a CFG scale changes the direction only."""
+    With norm a CFG scale changes the direction only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

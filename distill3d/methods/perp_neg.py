@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..schedules import Schedule
 from .base import dot
-from .settings import MethodSettings
+from .settings import MethodSettings, check_not_negative
 
 VIEWS = ("side", "front", "back")
 Curve = tuple[float, float, float]
@@ -52,8 +52,9 @@ class PerpNegSettings(MethodSettings):
     """Blend the view prompts over the azimuth and push away from wrong views, for objects with a front. Costs two more
     evaluations a view. Needs sectors named front, side and back."""
     strength: Schedule | None = None
-    """Weight of the push over the run, no unit. None takes the method's published one: SDS 1, ASD 0.5, CSD 3, 1 for
-    those published without. At 0 the prompts are still blended and nothing more is evaluated."""
+    """Weight of the push over the run, no unit, 0 or more. None takes the method's published one: SDS 1, ASD 0.5,
+    CSD 3, and 1, our choice, for those published without. At 0 the prompts are still blended and nothing more is
+    evaluated."""
     f_sb: Curve = (1.0, 0.5, -0.606)
     """Push away from the side while the view turns from side to back: a, b, c."""
     f_fsb: Curve = (1.0, 0.5, 0.967)
@@ -65,8 +66,13 @@ class PerpNegSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.strength is not None:
+            check_not_negative("strength", self.strength)
         for name in ("f_sb", "f_fsb", "f_fs", "f_sf"):
-            curve = tuple(float(v) for v in getattr(self, name))
+            try:
+                curve = tuple(float(v) for v in getattr(self, name))
+            except (TypeError, ValueError):
+                curve = ()
             if len(curve) != 3 or not all(map(math.isfinite, curve)):
                 raise SettingsError(
                     f"expected {name} as three numbers a, b, c, got {getattr(self, name)}: try 1 0.5 -0.606"

@@ -33,7 +33,8 @@ class SDSSettings(MethodSettings):
 
     guidance: Schedule = field(default=Constant(101.0))
     """Guidance scale s, no unit, 1 = none; DreamFusion's w = 100 is s = 1 + w = 101. DeepFloyd IF takes 21, the
-    bundled tiny prior far less. Larger: bigger object, stronger colours, rougher surface; 101->61 calms the end."""
+    bundled tiny prior far less. Larger: bigger object, stronger colours, rougher surface; 101->61 calms the end (our
+    reading of arXiv 2505.19868)."""
     guidance_over: Over = "iterations"
     """What the guidance schedule runs over: iterations (0 is the start of the run), or timesteps (0 is a clean
     picture, 1 is pure noise)."""

@@ -34,9 +34,21 @@ class MethodSettings:
         """The settings ``to_json`` wrote; missing fields keep their defaults.
 
         Raises:
-            SettingsError: a field these settings do not have.
+            SettingsError: a field these settings do not have, or a value it cannot hold.
         """
         known = [f.name for f in dataclasses.fields(cls)]
         if unknown := sorted(set(data) - set(known)):
             raise SettingsError(f"expected {cls.__name__} with {', '.join(known)}, got {', '.join(unknown)}: remove it")
-        return cls(**data)
+        try:
+            return cls(**data)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(
+                f"expected {cls.__name__} such as {cls().to_json()}, got {dict(data)} ({error}): "
+                "write values of the same kinds"
+            ) from error
+
+
+def check_not_negative(name: str, schedule: Schedule) -> None:
+    """Raises ``SettingsError`` unless a strength is 0 or more over the whole run: below, it would push away."""
+    if (least := min(schedule(i / 100) for i in range(101))) < 0:
+        raise SettingsError(f"expected {name} of 0 or more throughout, got {least:g} in {schedule}: 0 is off")

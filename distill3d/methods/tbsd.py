@@ -19,7 +19,7 @@ from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, beside, dot, guided_target, mgda_weight
 from .sds import sds
-from .settings import MethodSettings
+from .settings import MethodSettings, check_not_negative
 
 BRIDGE_MODIFIER = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 """SDS-Bridge's description of what a distilled picture looks like when it goes wrong."""
@@ -41,17 +41,17 @@ class Source(Protocol):
 
 
 def source_texts(prompt: str, negative: str, settings: Source) -> dict[str, str]:
-    """Text of the two sources of a bridge: the modifier alone, and with the target in it.
+    """Text of the source of a bridge, by its kind: written out, or the modifier alone or behind the target.
 
     Raises:
-        SettingsError: neither a modifier nor a negative prompt.
+        SettingsError: no text written out, and neither a modifier nor a negative prompt.
     """
+    if given := settings.given.strip():
+        return {"target_negative": given.replace("{prompt}", prompt)}
     modifier = settings.modifier.strip() or negative.strip()
     if not modifier:
         raise SettingsError("expected a modifier or a negative prompt, got neither: write e.g. 'blurry'")
-    given = settings.given.strip()
-    with_target = given.replace("{prompt}", prompt) if given else f"{prompt}, {modifier}"
-    return {"target_negative": with_target, "modifier": modifier}
+    return {"target_negative": f"{prompt}, {modifier}", "modifier": modifier}
 
 
 def check_given(settings: Source) -> None:
@@ -93,9 +93,11 @@ class TBSDSettings(MethodSettings):
     """Settings of TBSD-P. The numbers are ours; the paper's were not available."""
 
     omega: Schedule = field(default=Constant(7.5))
-    """Strength of the whole gradient, no unit, above 0. Has no effect when the gradient is normalised."""
+    """Strength of the whole gradient, no unit, 0 or more; guidance scale of an opening with sds. Elsewhere it has no
+    effect on a gradient that is normalised to length 1."""
     a: Schedule = field(default=Constant(0.0))
-    """Target information put back into the texture term, 0 to 1. Raise it when the shape melts late in the run."""
+    """Target information put back into the texture term, 0 or more; 1 is all of it. Raise it when the shape melts late
+    in the run."""
     start: float = 0.0
     """Share of the run after which texture begins to count, 0 to 1; until then it is CSD and one evaluation cheaper."""
     end: float = 1.0
@@ -120,8 +122,8 @@ class TBSDSettings(MethodSettings):
     kappa: float = 1.0
     """Scale of the shape term, above 0, before the two are balanced."""
     opening: Literal["csd", "sds"] = "csd"
-    """The method until start: csd (omega times it), or sds with omega as guidance scale, like SDS-Bridge's opening.
-    sds needs a start above 0."""
+    """The method until start: csd (times omega and kappa), or sds with omega as guidance scale, like SDS-Bridge's
+    opening. sds needs a start above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,6 +140,8 @@ class TBSDSettings(MethodSettings):
                 "expected a start above 0 for an opening with sds, got 0, which leaves no opening: try 0.3"
             )
         check_given(self)
+        check_not_negative("omega", self.omega)
+        check_not_negative("a", self.a)
         if not self.kappa > 0:
             raise SettingsError(f"expected kappa above 0, got {self.kappa}: 1 leaves the shape term as it is")
         if self.weight is not None and not all(0 <= self.weight(i / 100) <= 1 for i in range(101)):

@@ -19,6 +19,7 @@ from ..methods.nfsd import NFSDSettings
 from ..methods.sds import SDSSettings
 from ..methods.settings import MethodSettings
 from ..methods.tbsd import TBSDSettings
+from ..prompts import DEFAULT_SECTORS, NARROW_SECTORS
 from ..render.shading import ShadingSettings
 from ..render.volume import RenderSettings
 from ..schedules import Constant, Linear, Piecewise, TimestepWindow
@@ -92,6 +93,7 @@ def _full(name: str, method: MethodName) -> Settings:
         method=method,
         window=source.window,
         gradient=source.gradient,
+        sectors=NARROW_SECTORS if method in ("csd", "asd", "bridge") else DEFAULT_SECTORS,
         field=field,
         render=RenderSettings(samples_per_ray=128 if name == "draft" else 256),
         losses=LossSettings(sparsity=Constant(1.0), opaque=Linear(0.0, 0.1, begin=0.5), orientation=Linear(0.01, 1.0)),
@@ -105,7 +107,8 @@ def preset(name: str, method: str = "sds", *, bundled: bool = True) -> Settings:
     Args:
         name: draft, standard or fine.
         method: sds, csd, asd, tbsd, nfsd, bridge or bsd.
-        bundled: for the bundled tiny prior; False gives the published settings for a Stable Diffusion model.
+        bundled: for the bundled tiny prior; False gives each method's published scale, window, weighting and
+            sectors, for a Stable Diffusion model.
 
     Raises:
         SettingsError: an unknown preset or method.

@@ -1,4 +1,6 @@
-"""FreeU over the diffusion timestep, for diffusers UNets. https://arxiv.org/abs/2309.11497, scheduled as in 2505.19868.
+"""FreeU over the diffusion timestep, for diffusers UNets. https://arxiv.org/abs/2309.11497.
+
+That it follows the timestep is arXiv 2505.19868's; direction, form and end points of the schedule are ours.
 
 At the input of every decoder layer, before the backbone features h and the skip features are joined, half the channels
 of h are raised by b and the lowest frequencies of the skip are lowered by s. Here b and s are schedules over t / T and

@@ -1,6 +1,6 @@
 """One method's gradient pushed straight into latents or pixels: the quickest look at a method or a prompt.
 
-The same seed gives every method the same start, timesteps and noise; what differs is the method alone.
+The same seed gives every method the same start and noise, and the same timesteps where their windows agree.
 """
 
 from __future__ import annotations
