@@ -271,6 +271,18 @@ def test_rows_of_an_evaluation_stay_together_in_the_samples_order() -> None:
     assert still.sample == [0, 1, 2] * 2, "no shift at all is the target again"
 
 
+def test_what_only_perp_neg_reads_is_no_part_of_the_gradient_in_the_figures() -> None:
+    """The sample from overhead has no prediction of it: its zeros would be measured as one."""
+    latents, drawn = state(2)
+    view = torch.zeros(2), torch.tensor([0.0, math.radians(80)])
+    got = guidance_of("csd", Distinct(), perp_neg=ON).at(latents, *view, 0.5, drawn, diagnose=True)
+    assert "norm/view" in got.diagnostics and "norm/negative" not in got.diagnostics
+    weights = {"csd": CSDSettings(negative=-0.5, null=-0.5)}
+    read = guidance_of("csd", Distinct(), perp_neg=ON, **weights).at(latents, *view, 0.5, drawn, diagnose=True)
+    plain = guidance_of("csd", Distinct(), **weights).at(latents, *view, 0.5, drawn, diagnose=True)
+    assert read.diagnostics["norm/negative"] == pytest.approx(plain.diagnostics["norm/negative"])
+
+
 def test_diagnostics_name_norms_angles_and_the_error_of_every_view() -> None:
     latents, drawn = state(2)
     angle = torch.tensor([0.3, 2.5])

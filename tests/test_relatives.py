@@ -17,6 +17,7 @@ from distill3d.methods.bridge import BridgeSettings, bridge
 from distill3d.methods.bsd import BSDSettings, bsd
 from distill3d.methods.csd import csd
 from distill3d.methods.nfsd import NFSD_NEGATIVE, NFSDSettings, nfsd
+from distill3d.methods.perp_neg import PerpNegSettings
 from distill3d.methods.sds import SDSSettings, sds
 from distill3d.methods.tbsd import BRIDGE_MODIFIER, TBSDSettings
 from distill3d.methods.weights import weight
@@ -229,6 +230,14 @@ def test_15_perp_neg_adds_w_s_accum_to_guided_terms_and_w_accum_to_csd() -> None
         (lambda: TBSDSettings(opening="vsd"), "csd or sds"),
         (lambda: TBSDSettings(opening="sds"), "start above 0"),
         (lambda: TBSDSettings(given="a plastic {prompt}", source="modifier"), "given with source target_negative only"),
+        (lambda: TBSDSettings(omega=Linear(7.5, -1)), "omega of 0 or more throughout, got -1 in"),
+        (lambda: TBSDSettings(a=-0.5), "a of 0 or more"),
+        (lambda: BSDSettings(kappa=-3), "kappa of 0 or more"),
+        (lambda: BridgeSettings(k=-1), "k of 0 or more"),
+        (lambda: PerpNegSettings(strength=-1), "strength of 0 or more"),
+        (lambda: PerpNegSettings(f_sb="abc"), "f_sb as three numbers"),  # type: ignore[arg-type]
+        (lambda: PerpNegSettings(f_fs=None), "f_fs as three numbers"),  # type: ignore[arg-type]
+        (lambda: ASDSettings.from_json({"eta": "0.1"}), "ASDSettings such as .* got {'eta': '0.1'}"),
         (lambda: BridgeSettings(given="blurry", source="modifier"), "given with source target_negative only"),
         (lambda: TBSDSettings(kappa=0), "kappa"),
         (lambda: TBSDSettings(weight="0->2"), "from 0 to 1"),

@@ -35,6 +35,7 @@ class Rows:
         sample: the sample each row belongs to; ``text`` what it is conditioned on; ``shifted`` whether at t+.
         places: for every evaluation, each sample's row, -1 where it has none.
         view_places: the same for each of Perp-Neg's two views to avoid; ``view_weights`` ``(B, 2)``.
+        reference: the same for what Perp-Neg's directions start from.
     """
 
     timesteps: Sequence[int]
@@ -45,6 +46,7 @@ class Rows:
     places: dict[Evaluation, list[int]] = field(default_factory=dict)
     view_places: list[list[int]] = field(default_factory=list)
     view_weights: list[list[float]] = field(default_factory=list)
+    reference: list[int] = field(default_factory=list)
     _known: dict[tuple[int, int, Text], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -137,9 +139,11 @@ class Conditions:
         rows.view_weights = [
             [strength * w for _, w in b.avoid] if b is not None and strength else [0.0, 0.0] for b in blends
         ]
-        if reference not in rows.places:
+        if reference in rows.places:
+            rows.reference = rows.places[reference]
+        else:
             pairs = zip(views, blends, pushed, strict=True)
-            rows.places[reference] = rows.add([self._text(reference, v, b) if p else None for v, b, p in pairs])
+            rows.reference = rows.add([self._text(reference, v, b) if p else None for v, b, p in pairs])
         for k in range(2):
             names = [self._named(b.avoid[k][0]) if b is not None and strength else None for b in blends]
             rows.view_places.append(rows.add([None if n is None else (n, n, 1.0) for n in names]))
@@ -156,13 +160,13 @@ class Conditions:
             return self._mix(self.table[first], self.table[second], share)
         return share * self.table[first] + (1 - share) * self.table[second]
 
-    def collect(self, rows: Rows, predicted: Tensor, progress: float) -> dict[Evaluation, Tensor]:
+    def collect(self, rows: Rows, predicted: Tensor) -> dict[Evaluation, Tensor]:
         """Predictions of the rows ``(N, C, h, w)`` -> each evaluation ``(B, C, h, w)``, zeros where left out."""
         e = {evaluation: _gather(predicted, places) for evaluation, places in rows.places.items()}
         if rows.view_places:
             avoid = torch.stack([_gather(predicted, places) for places in rows.view_places], 1)
             weights = upload(torch.tensor(rows.view_weights, dtype=predicted.dtype), predicted.device)
-            e[PERP] = perp_neg.correction(e[TARGET], e[self.method.reference(progress)], avoid, weights)
+            e[PERP] = perp_neg.correction(e[TARGET], _gather(predicted, rows.reference), avoid, weights)
         return e
 
 

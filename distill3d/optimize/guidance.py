@@ -115,9 +115,9 @@ class Guidance:
             x = a * latents[sample] + s * eps[sample]
             more = {"samples": rows.sample} if getattr(prior, "takes_samples", False) else {}
             plain, guided = self._predict(x, at, self.conditions.embeddings(rows), more)
-            measured = e = self.conditions.collect(rows, plain, progress)
+            measured = e = self.conditions.collect(rows, plain)
             if guided is not plain:
-                e = self.conditions.collect(rows, guided, progress)
+                e = self.conditions.collect(rows, guided)
                 e |= {evaluation: e_plus for evaluation, e_plus in measured.items() if evaluation.shifted}
 
         times = time.reshape(-1, 1, 1, 1)
