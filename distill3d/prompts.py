@@ -44,14 +44,18 @@ class Sector:
                 low, high = math.nan, math.nan
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise SettingsError(
-                    f"expected the {axis} of sector {self.name!r} as (low, high) degrees with low < high, got {pair}"
+                    f"expected the {axis} of sector {self.name!r} as (low, high) degrees with low < high, got {pair}: "
+                    "write e.g. -45..45"
                 )
             object.__setattr__(self, axis, (low, high))
         if self.azimuth[1] - self.azimuth[0] > 360:
-            raise SettingsError(f"expected sector {self.name!r} to span at most 360 degrees, got {self.azimuth}")
+            raise SettingsError(
+                f"expected sector {self.name!r} to span at most 360 degrees, got {self.azimuth}: write -180..180"
+            )
         if not -90 <= self.elevation[0] < self.elevation[1] <= 90:
             raise SettingsError(
-                f"expected the elevation of sector {self.name!r} within -90..90 degrees, got {self.elevation}"
+                f"expected the elevation of sector {self.name!r} within -90..90 degrees, got {self.elevation}: "
+                "write e.g. 60..90"
             )
         for part in ("name", "suffix", "prefix"):
             if not isinstance(getattr(self, part), str):

@@ -313,7 +313,9 @@ def from_json(data: Mapping[str, Any]) -> Schedule:
         raise
     except (TypeError, ValueError):
         names = ", ".join(f.name for f in dataclasses.fields(kind))  # type: ignore[arg-type]
-        raise SettingsError(f"expected the fields {names} for a {data['kind']} schedule, got {fields}") from None
+        raise SettingsError(
+            f"expected the fields {names} for a {data['kind']} schedule, got {fields}: fix the file"
+        ) from None
 
 
 def from_iterations(value: float | Sequence[float], total: int, steps_per_epoch: int | None = None) -> Schedule:
@@ -342,7 +344,8 @@ def from_iterations(value: float | Sequence[float], total: int, steps_per_epoch:
         entries = [0, *entries]
     if len(entries) < 4 or len(entries) % 2:
         raise SettingsError(
-            f"expected a number, [v0, v1, s1], [s0, v0, v1, s1] or [s0, v0, v1, s1, v2, s2, ...], got {entries}"
+            f"expected a number, [v0, v1, s1], [s0, v0, v1, s1] or [s0, v0, v1, s1, v2, s2, ...], got {entries}: "
+            "write e.g. [0, 0.98, 0.5, 5000]"
         )
     steps = [entries[0], *entries[3::2]]
     values = [entries[1], *entries[2::2]]

@@ -57,6 +57,14 @@ def test_16_v2_scale_lies_between_one_and_b_and_reaches_both_for_each_sample() -
     assert torch.equal(backbone(flat, column(1.6), "v2"), flat), "no 0 / 0 where features are level"
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_half_precision_loses_no_more_than_its_last_bit(version: str, dtype: torch.dtype) -> None:
+    h, b = features(2, 40, 9, 9).to(dtype), column(1.31, 1.07)
+    exact = backbone(h.double(), b.double(), version)
+    torch.testing.assert_close(backbone(h, b, version).double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
 def test_16_skip_filter_has_its_gains_by_frequency() -> None:
     """s at 0, (1 + s) / 2 at the neighbours but one diagonal, 1 beyond: waves through the filter, in closed form."""
     y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")

@@ -137,11 +137,14 @@ class QualitySettings:
         for name in ("prompts", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
-                raise SettingsError(f"expected {name} without repetition and at least one, got {values}")
+                raise SettingsError(
+                    f"expected {name} without repetition and at least one, got {values}: leave out what is twice"
+                )
         world_of(self.prompts)
         if self.processes < 0:
             raise SettingsError(f"expected processes of 0 or more, got {self.processes}: 0 uses every core")
         check_variants(self.variants)
+        preset(self.preset)
 
 
 @dataclass(frozen=True)

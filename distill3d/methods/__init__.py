@@ -66,7 +66,7 @@ def lookup(name: str) -> Entry:
     """
     entry = METHODS.get(str(name).strip().upper())
     if entry is None:
-        raise SettingsError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+        raise SettingsError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}; write one of them")
     return entry
 
 
@@ -79,7 +79,7 @@ def preset(name: str, which: str | None = None) -> Preset[Any]:
     presets = lookup(name).method.presets
     which = which or next(iter(presets))
     if which not in presets:
-        raise SettingsError(f"unknown preset {which!r} of {name}: expected one of {', '.join(presets)}")
+        raise SettingsError(f"unknown preset {which!r} of {name}: expected one of {', '.join(presets)}; choose one")
     return presets[which]
 
 

@@ -15,7 +15,19 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, beside, check_over, guided_target, scale_at
+from .base import (
+    NEGATIVE,
+    TARGET,
+    Evaluation,
+    Method,
+    Over,
+    Preset,
+    beside,
+    check_over,
+    guided_target,
+    mean_scale,
+    scale_at,
+)
 from .settings import MethodSettings
 
 SHIFTED = Evaluation("target", shifted=True)
@@ -97,5 +109,4 @@ class ASD(Method[ASDSettings]):
     def diagnostics(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
     ) -> dict[str, float]:
-        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
-        return {"guidance": float(torch.as_tensor(s, dtype=torch.float64).mean())}
+        return {"guidance": mean_scale(self.settings.guidance, self.settings.guidance_over, progress, time)}

@@ -63,6 +63,11 @@ def scale_at(schedule: Schedule, over: str, progress: float, time: Tensor | None
     return torch.tensor(values, dtype=time.dtype, device=time.device).reshape(time.shape)
 
 
+def mean_scale(schedule: Schedule, over: str, progress: float, time: Tensor | None) -> float:
+    """``scale_at``, averaged over the samples: what is logged. Raises as it does."""
+    return float(torch.as_tensor(scale_at(schedule, over, progress, time), dtype=torch.float64).mean())
+
+
 def beside(value: float | Tensor, like: Tensor) -> float | Tensor:
     """A scale or a flag that was found on the host, on the device of ``like``, which nobody waits for."""
     return upload(value, like.device) if isinstance(value, Tensor) else value

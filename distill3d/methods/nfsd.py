@@ -16,7 +16,19 @@ from torch import Tensor
 from ..devices import upload
 from ..errors import SettingsError
 from ..schedules import Constant, Schedule
-from .base import NULL, TARGET, Evaluation, Method, Over, Preset, beside, check_over, guided_target, scale_at
+from .base import (
+    NULL,
+    TARGET,
+    Evaluation,
+    Method,
+    Over,
+    Preset,
+    beside,
+    check_over,
+    guided_target,
+    mean_scale,
+    scale_at,
+)
 from .settings import MethodSettings
 
 POOR = Evaluation("modifier")
@@ -94,8 +106,7 @@ class NFSD(Method[NFSDSettings]):
     def diagnostics(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
     ) -> dict[str, float]:
-        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
         return {
-            "guidance": float(torch.as_tensor(s, dtype=torch.float64).mean()),
+            "guidance": mean_scale(self.settings.guidance, self.settings.guidance_over, progress, time),
             "low_noise_share": float(self._low(time).double().mean()),
         }

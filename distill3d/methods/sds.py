@@ -9,11 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..schedules import WINDOWS, Constant, Schedule
-from .base import NEGATIVE, TARGET, Evaluation, Method, Over, Preset, beside, check_over, guided_target, scale_at
+from .base import (
+    NEGATIVE,
+    TARGET,
+    Evaluation,
+    Method,
+    Over,
+    Preset,
+    beside,
+    check_over,
+    guided_target,
+    mean_scale,
+    scale_at,
+)
 from .gradient import GradientSettings
 from .settings import MethodSettings
 
@@ -67,5 +78,4 @@ class SDS(Method[SDSSettings]):
     def diagnostics(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None
     ) -> dict[str, float]:
-        s = scale_at(self.settings.guidance, self.settings.guidance_over, progress, time)
-        return {"guidance": float(torch.as_tensor(s, dtype=torch.float64).mean())}
+        return {"guidance": mean_scale(self.settings.guidance, self.settings.guidance_over, progress, time)}

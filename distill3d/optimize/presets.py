@@ -114,6 +114,6 @@ def preset(name: str, method: str = "sds", *, bundled: bool = True) -> Settings:
         SettingsError: an unknown preset or method.
     """
     if name not in PRESETS:
-        raise SettingsError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}")
+        raise SettingsError(f"unknown preset {name!r}: expected one of {', '.join(PRESETS)}; choose one")
     known = cast(MethodName, lookup(method).method.name.lower())
     return (_tiny if bundled else _full)(name, known)

@@ -34,17 +34,18 @@ def backbone(h: Tensor, b: Tensor, version: str = "v2") -> Tensor:
     """The first half of the channels of ``(N, C, H, W)`` raised by ``b`` ``(N, 1, 1, 1)``; the rest untouched.
 
     v1: ``h b``. v2: ``h (1 + (b - 1) m)`` with m the mean over all channels, scaled to 0..1 for each sample, so that
-    only where the features are strong are they raised. b = 1 gives h back exactly. FreeU, eq. 2 and its code.
+    only where the features are strong are they raised. b = 1 gives h back exactly. Computed in float32. FreeU, eq. 2
+    and its code.
     """
     half = h.shape[1] // 2
-    factor = b.to(h.dtype)
+    factor = b.float()
     if version == "v2":
-        m = h.mean(1, keepdim=True)
+        m = h.float().mean(1, keepdim=True)
         low, high = m.amin((2, 3), keepdim=True), m.amax((2, 3), keepdim=True)
         span = high - low
         m = torch.where(span > 0, (m - low) / torch.where(span > 0, span, 1), 0)
         factor = 1 + (factor - 1) * m
-    return torch.cat([h[:, :half] * factor, h[:, half:]], 1)
+    return torch.cat([(h[:, :half].float() * factor).to(h.dtype), h[:, half:]], 1)
 
 
 def skip(features: Tensor, s: Tensor) -> Tensor:

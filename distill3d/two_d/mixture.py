@@ -59,7 +59,9 @@ def check_toy(run: Settings2D, chosen: Iterable[Settings], negative: str = "") -
     if negative:
         raise SettingsError(f"expected no negative prompt with the toy, got {negative!r}: leave it out")
     if run.space != "latent" or run.view != "none":
-        raise SettingsError(f"expected space latent and view none with the toy, got {run.space} and {run.view}")
+        raise SettingsError(
+            f"expected space latent and view none with the toy, got {run.space} and {run.view}: leave both out"
+        )
     for settings in chosen:
         if settings.perp_neg.enabled or settings.freeu.enabled:
             raise SettingsError(
