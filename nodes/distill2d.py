@@ -169,7 +169,8 @@ class Distill2D(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What to move away from; empty is the usual choice.",
+                    tooltip="What to move away from; empty is the usual choice. Read by SDS and ASD, by CSD with a "
+                    "negative weight, and by TBSD and SDS-Bridge with an empty modifier.",
                 ),
                 *_shared(),
                 *_run_inputs(Settings2D(), "iterations", "batch", "space", "view", "rate", "start"),
