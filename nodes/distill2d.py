@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..distill3d.errors import SettingsError
 from ..distill3d.methods import METHODS
-from ..distill3d.optimize import Settings
+from ..distill3d.optimize import Settings, remarks
 from ..distill3d.schedules import WINDOWS
 from ..distill3d.two_d import TARGET_TEXT, mixture_prior, pictures
 from ..distill3d.two_d.bench import Comparison, Task, compare
@@ -170,7 +170,7 @@ class Distill2D(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip="What to move away from; empty is the usual choice. Read by SDS and ASD, by CSD with a "
-                    "negative weight, and by TBSD and SDS-Bridge with an empty modifier.",
+                    "negative weight or Perp-Neg, and by TBSD and SDS-Bridge with an empty modifier.",
                 ),
                 *_shared(),
                 *_run_inputs(Settings2D(), "iterations", "batch", "space", "view", "rate", "start"),
@@ -275,6 +275,8 @@ class Toy2D(io.ComfyNode):
             TARGET_TEXT, "", seed, run_settings(run, TOY), choices(methods, window, more, bundled=False), plane=True
         )
         check_toy(task.run, task.chosen.values())
+        if note := "; ".join(remarks(task.chosen.values(), "")):
+            log.warning(note)
         seen = _progress(cls, task)
         with torch.inference_mode(False), torch.enable_grad():
             done = compare(
@@ -286,4 +288,4 @@ class Toy2D(io.ComfyNode):
                 on_look=seen.on_look,
             )
         sheet = tensor_of(pictures.trajectories(done.results))
-        return io.NodeOutput(sheet, *_told(done), ui=ui.PreviewImage(sheet, cls=cls))
+        return io.NodeOutput(sheet, *_told(done, note), ui=ui.PreviewImage(sheet, cls=cls))

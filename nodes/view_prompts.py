@@ -40,8 +40,8 @@ class ViewPromptsNode(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip="What to move away from, for instance blurry, oversaturated. Empty is the usual choice. It "
-                    "gets no view words. Read by SDS and ASD, by CSD with a negative weight, and by TBSD and "
-                    "SDS-Bridge with an empty modifier.",
+                    "gets no view words. Read by SDS and ASD, by CSD with a negative weight or Perp-Neg, and by "
+                    "TBSD and SDS-Bridge with an empty modifier.",
                 ),
                 io.String.Input(
                     "sectors",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..distill3d.errors import Distill3DError
+from ..distill3d.methods import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,8 @@ def input_name(setting: str) -> str:
         return INPUTS[setting]
     if owner in OWNERS:
         return f"{name} of {OWNERS[owner]}"
+    if owner.upper() in METHODS:
+        return f"{name} of Distill Loss, or {setting} in more of Distill 2D"
     return f"texture_{name} of Mesh Export" if owner == "texture" else f"{setting} (preset custom, more)"
 
 

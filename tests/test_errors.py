@@ -98,10 +98,12 @@ def test_a_name_that_a_node_gives_is_an_input_there(pack: ModuleType) -> None:
     """``more`` takes every setting it is said to take, and the inputs of other nodes are there."""
     schemas = {node.define_schema().display_name: node.define_schema() for node in get("extension").NODES}
     inputs = {name: {item.id for item in schema.inputs} for name, schema in schemas.items()}
+    (methods,) = (item for item in schemas["Distill Loss"].inputs if item.id == "method")
+    inputs["Distill Loss"] |= {item.id for option in methods.options for item in option.inputs}
     for _, setting in advices():
         told = get("words").input_name(setting)
         if " of " in told:
-            name, _, node = told.partition(" of ")
+            name, _, node = told.partition(", or ")[0].partition(" of ")
             assert name in inputs[node], told
         elif told.endswith("more)"):
             plain = importlib.import_module("pack.distill3d.optimize").Settings()

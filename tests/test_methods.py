@@ -314,7 +314,7 @@ def test_tbsd_texts_embed_the_target_or_not() -> None:
     texts = make_tbsd().texts("a cube, front view", "ugly")
     assert texts["target_negative"] == f"a cube, front view, {BRIDGE_MODIFIER}" and texts["modifier"] == BRIDGE_MODIFIER
     assert make_tbsd(modifier="").texts("a cube", "ugly")["target_negative"] == "a cube, ugly"
-    with pytest.raises(SettingsError, match="modifier or a negative prompt"):
+    with pytest.raises(SettingsError, match=r"no modifier and no negative prompt: write some into tbsd\.modifier"):
         make_tbsd(modifier=" ").texts("a cube", "")
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from distill3d.errors import SettingsError
 from distill3d.methods import METHODS
 from distill3d.methods import preset as published
 from distill3d.methods.asd import ASDSettings
 from distill3d.methods.bridge import BridgeSettings
+from distill3d.methods.bsd import BSDSettings
 from distill3d.methods.csd import CSDSettings
 from distill3d.methods.perp_neg import PerpNegSettings
 from distill3d.methods.tbsd import TBSDSettings
@@ -21,7 +23,7 @@ from distill3d.optimize import Settings, preset, remarks
 from distill3d.optimize.guidance import Draw, Guidance
 from distill3d.priors.load import load_prior
 from distill3d.prompts import DEFAULT_SECTORS, ViewPrompts
-from distill3d.schedules import Constant, Linear
+from distill3d.schedules import Constant, Cosine, Linear
 
 NEGATIVE = "blurry, gloomy"
 PUSHED = Settings(perp_neg=PerpNegSettings(enabled=True))
@@ -36,6 +38,9 @@ CASES: Mapping[str, Settings] = {
     ),
     "SDS-Bridge from the negative prompt": Settings(method="bridge", bridge=BridgeSettings(modifier="")),
     "SDS-Bridge in its first stage": Settings(method="bridge", bridge=BridgeSettings(modifier="", switch=1.0)),
+    "CSD with a Perp-Neg that does not push": Settings(
+        method="csd", perp_neg=PerpNegSettings(enabled=True, strength=Constant(0.0))
+    ),
     "ASD without a shift": Settings(method="asd", asd=ASDSettings(eta=0.0)),
 }
 
@@ -80,3 +85,32 @@ def test_csd_s_weights_are_looked_at() -> None:
     assert not said(noise, CSDSettings(target=Linear(1, 2), null=Linear(-1, -2)))
     refine = published("csd", "refine").settings
     assert said(empty, refine) and not said(empty, refine, NEGATIVE) and not said(empty, CSDSettings())
+    crossing = CSDSettings(Cosine(1, -1), Cosine(-0.3, 0.3), Cosine(-0.7, 0.7))
+    assert not said(noise, crossing, NEGATIVE)
+
+
+def test_steps_that_a_run_makes_are_looked_at() -> None:
+    def said(iterations: int, switch: float) -> bool:
+        bridge = BridgeSettings(modifier="", switch=switch)
+        return remarks([Settings(method="bridge", bridge=bridge, iterations=iterations)], NEGATIVE) != []
+
+    assert said(10, 0.95) and not said(2000, 0.95) and not said(2000, 0.9995) and said(2000, 0.9996)
+
+
+def test_strengths_that_move_the_wrong_way_and_weights_of_nothing_are_told() -> None:
+    wrong = {
+        "TBSD: omega below 0": Settings(method="tbsd", tbsd=TBSDSettings(omega=Linear(7.5, -1))),
+        "TBSD: a below 0": Settings(method="tbsd", tbsd=TBSDSettings(a=Constant(-0.5))),
+        "BSD: kappa below 0": Settings(method="bsd", bsd=BSDSettings(kappa=Constant(-3))),
+        "BRIDGE: k below 0": Settings(method="bridge", bridge=BridgeSettings(k=Constant(-1))),
+        "SDS: a Perp-Neg strength below 0": Settings(perp_neg=PerpNegSettings(True, Constant(-1))),
+        "CSD: every weight is 0": Settings(method="csd", csd=CSDSettings(Constant(0), Constant(0), Constant(0))),
+    }
+    for text, settings in wrong.items():
+        (told,) = remarks([settings], "")
+        assert told.startswith(text)
+
+
+def test_texts_that_a_method_lacks_are_refused_before_another_has_run() -> None:
+    with pytest.raises(SettingsError, match=r"into bridge\.modifier"):
+        remarks([Settings(), Settings(method="bridge", bridge=BridgeSettings(modifier=" "))], "")

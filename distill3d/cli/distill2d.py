@@ -105,6 +105,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         )
         for name in methods
     }
+    app.warn(console, remarks(chosen.values(), negative))
     prior: Prior
     start: Tensor | None = None
     if toy:
@@ -113,7 +114,6 @@ def run(arguments: Sequence[str], console: Console) -> int:
             app.warn(console, ["the toy has no words: the prompt is not used"])
         prior, start = mixture_prior(), ring(flags.settings.batch)
     else:
-        app.warn(console, remarks(chosen.values(), negative))
         with console.status("loading the model"):
             prior = flags.source.load()
     task = Task(prompt, negative, flags.seed, flags.settings, chosen, plane=toy)

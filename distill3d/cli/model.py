@@ -25,8 +25,8 @@ class ModelFlags:
     model: Path | None = None
     """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
     negative: str = ""
-    """What to move away from, for instance "blurry, oversaturated". Read by SDS and ASD, by CSD with a negative weight,
-    and by TBSD and SDS-Bridge with an empty modifier."""
+    """What to move away from, for instance "blurry, oversaturated". Read by SDS and ASD, by CSD with a negative weight
+    or Perp-Neg, and by TBSD and SDS-Bridge with an empty modifier."""
     device: str = "auto"
     """One of auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

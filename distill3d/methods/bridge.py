@@ -17,7 +17,7 @@ from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, guided_target
 from .sds import sds
-from .settings import MethodSettings, check_not_negative
+from .settings import MethodSettings
 from .tbsd import BRIDGE_MODIFIER, SourceKind, check_given, source_texts
 
 
@@ -60,7 +60,6 @@ class BridgeSettings(MethodSettings):
         if self.source not in ("target_negative", "modifier"):
             raise SettingsError(f"expected source as target_negative or modifier, got {self.source!r}: choose one")
         check_given(self)
-        check_not_negative("k", self.k)
 
 
 class Bridge(Method[BridgeSettings]):
@@ -98,7 +97,9 @@ class Bridge(Method[BridgeSettings]):
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:
         words = self.settings.target.strip()
-        texts = super().texts(prompt, negative) | source_texts(prompt, negative, self.settings)
+        texts = super().texts(prompt, negative) | source_texts(
+            prompt, negative, self.settings, "write some into {bridge.modifier}, such as 'blurry'"
+        )
         return texts | {"target": f"{prompt}, {words}" if words else prompt}
 
     def diagnostics(

@@ -17,7 +17,7 @@ from ..errors import SettingsError
 from ..schedules import Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, dot, guided_target, mgda_weight
 from .gradient import GradientSettings
-from .settings import MethodSettings, check_not_negative
+from .settings import MethodSettings
 
 
 def bsd(g1: Tensor, g2: Tensor, w: Tensor) -> Tensor:
@@ -54,7 +54,6 @@ class BSDSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative("kappa", self.kappa)
         if not self.denoise > 0:
             raise SettingsError(f"expected denoise above 0, got {self.denoise}: the authors have 1, 0.018 and 1.25")
 

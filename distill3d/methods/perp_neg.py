@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import SettingsError
 from ..schedules import Schedule
 from .base import dot
-from .settings import MethodSettings, check_not_negative
+from .settings import MethodSettings
 
 VIEWS = ("side", "front", "back")
 Curve = tuple[float, float, float]
@@ -66,8 +66,6 @@ class PerpNegSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.strength is not None:
-            check_not_negative("strength", self.strength)
         for name in ("f_sb", "f_fsb", "f_fs", "f_sf"):
             try:
                 curve = tuple(float(v) for v in getattr(self, name))

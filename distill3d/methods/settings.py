@@ -41,14 +41,10 @@ class MethodSettings:
             raise SettingsError(f"expected {cls.__name__} with {', '.join(known)}, got {', '.join(unknown)}: remove it")
         try:
             return cls(**data)
-        except (TypeError, ValueError) as error:
+        except SettingsError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
             raise SettingsError(
                 f"expected {cls.__name__} such as {cls().to_json()}, got {dict(data)} ({error}): "
                 "write values of the same kinds"
             ) from error
-
-
-def check_not_negative(name: str, schedule: Schedule) -> None:
-    """Raises ``SettingsError`` unless a strength is 0 or more over the whole run: below, it would push away."""
-    if (least := min(schedule(i / 100) for i in range(101))) < 0:
-        raise SettingsError(f"expected {name} of 0 or more throughout, got {least:g} in {schedule}: 0 is off")

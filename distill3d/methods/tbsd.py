@@ -19,7 +19,7 @@ from ..errors import SettingsError
 from ..schedules import WINDOWS, Constant, Schedule
 from .base import NULL, TARGET, Evaluation, Method, Preset, beside, dot, guided_target, mgda_weight
 from .sds import sds
-from .settings import MethodSettings, check_not_negative
+from .settings import MethodSettings
 
 BRIDGE_MODIFIER = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 """SDS-Bridge's description of what a distilled picture looks like when it goes wrong."""
@@ -40,17 +40,17 @@ class Source(Protocol):
     def source(self) -> SourceKind: ...
 
 
-def source_texts(prompt: str, negative: str, settings: Source) -> dict[str, str]:
+def source_texts(prompt: str, negative: str, settings: Source, advice: str) -> dict[str, str]:
     """Text of the source of a bridge, by its kind: written out, or the modifier alone or behind the target.
 
     Raises:
-        SettingsError: no text written out, and neither a modifier nor a negative prompt.
+        SettingsError: no text written out, and neither a modifier nor a negative prompt; with ``advice``.
     """
     if given := settings.given.strip():
         return {"target_negative": given.replace("{prompt}", prompt)}
     modifier = settings.modifier.strip() or negative.strip()
     if not modifier:
-        raise SettingsError("expected a modifier or a negative prompt, got neither: write e.g. 'blurry'")
+        raise SettingsError("expected words for poor quality, got no modifier and no negative prompt: ", advice=advice)
     return {"target_negative": f"{prompt}, {modifier}", "modifier": modifier}
 
 
@@ -140,8 +140,6 @@ class TBSDSettings(MethodSettings):
                 "expected a start above 0 for an opening with sds, got 0, which leaves no opening: try 0.3"
             )
         check_given(self)
-        check_not_negative("omega", self.omega)
-        check_not_negative("a", self.a)
         if not self.kappa > 0:
             raise SettingsError(f"expected kappa above 0, got {self.kappa}: 1 leaves the shape term as it is")
         if self.weight is not None and not all(0 <= self.weight(i / 100) <= 1 for i in range(101)):
@@ -212,7 +210,9 @@ class TBSD(Method[TBSDSettings]):
         return opening if p == 0 else G
 
     def texts(self, prompt: str, negative: str) -> dict[str, str]:
-        return super().texts(prompt, negative) | source_texts(prompt, negative, self.settings)
+        return super().texts(prompt, negative) | source_texts(
+            prompt, negative, self.settings, "write some into {tbsd.modifier}, such as 'blurry'"
+        )
 
     def diagnostics(
         self, e: Mapping[Evaluation, Tensor], eps: Tensor, progress: float, time: Tensor | None = None

@@ -57,7 +57,7 @@ def from_json(cls: type[T], data: Any, prefix: str = "") -> T:
         )
     try:
         return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in data.items()})
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise SettingsError(
             f"could not read the settings of {cls.__name__} at {prefix or 'the top'}: {error}"
         ) from error

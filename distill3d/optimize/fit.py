@@ -132,7 +132,8 @@ def field_bytes(settings: Settings) -> int:
 
 def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:
     """Estimated peak of a step. The UNet's rows and the render's backward pass are not alive together."""
-    rows = 3 * settings.batch if max_batch is None else min(max_batch, 3 * settings.batch)
+    rows = (5 if settings.perp_neg.enabled else 3) * settings.batch
+    rows = rows if max_batch is None else min(max_batch, rows)
     kept = cost.weights + field_bytes(settings) + settings.batch * cost.encoder
     return (kept + max(rows * cost.row, largest_render(settings).bytes)) / 1e9 + RESERVE_GB
 

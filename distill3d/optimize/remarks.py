@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ..methods.base import TARGET
 from ..methods.csd import CSDSettings
+from ..schedules import Schedule
 from .settings import Settings
 
-_MOMENTS = tuple(i / 200 for i in range(200))
+STRENGTHS = ("omega", "a", "k", "kappa")
+"""Settings of methods that move toward the prompt where they are above 0."""
 
 
 def remarks(runs: Iterable[Settings], negative: str) -> list[str]:
     """Sentences for a user, each beginning with the methods it is about; none for nothing to tell.
 
-    They tell of a negative prompt that is not read, of CSD's negative weight without a negative prompt, and of CSD's
-    weights that let plain noise in.
+    They tell of a negative prompt that is not read, of strengths below 0, of runs in which nothing is evaluated, of
+    CSD's negative weight without a negative prompt, and of CSD's weights that let plain noise in.
+
+    Raises:
+        SettingsError: texts that a method lacks, which would stop it at its first step.
     """
     found: dict[str, list[str]] = {}
     for settings in runs:
@@ -24,17 +30,32 @@ def remarks(runs: Iterable[Settings], negative: str) -> list[str]:
 
 
 def _about(settings: Settings, negative: str) -> Iterator[str]:
-    method = settings.make_method()
-    if negative.strip():
-        kinds = {evaluation.prompt for moment in _MOMENTS for evaluation in method.evaluations(moment)}
-        if settings.perp_neg.enabled:
-            kinds |= {method.reference(moment).prompt for moment in _MOMENTS}
-        one, other = (method.texts("object", text) for text in (negative, f"{negative}, {negative}"))
-        if all(one[kind] == other[kind] for kind in kinds):
+    method, moments = settings.make_method(), [i / settings.iterations for i in range(settings.iterations)]
+    texts = method.texts("object", negative)
+    push = settings.perp_neg.strength
+    kinds = set()
+    for moment in moments:
+        evaluations = method.evaluations(moment)
+        kinds |= {evaluation.prompt for evaluation in evaluations}
+        if settings.perp_neg.enabled and TARGET in evaluations and (push is None or push(moment)):
+            kinds.add(method.reference(moment).prompt)
+    if not kinds:
+        yield "every weight is 0, so the model is never asked and the prompt has no part in the result"
+    elif negative.strip():
+        other = method.texts("object", f"{negative}, {negative}")
+        if all(texts[kind] == other[kind] for kind in kinds):
             yield "the negative prompt is not read with these settings"
     own = method.settings
+    for name in STRENGTHS:
+        schedule = getattr(own, name, None)
+        if isinstance(schedule, Schedule) and min(map(schedule, moments)) < 0:
+            yield f"{name} below 0 moves away from the prompt"
+    if settings.perp_neg.enabled and push is not None and min(map(push, moments)) < 0:
+        yield "a Perp-Neg strength below 0 moves toward the views it should avoid"
     if isinstance(own, CSDSettings):
-        if not negative.strip() and any(own.negative(moment) for moment in _MOMENTS):
+        if not negative.strip() and any(map(own.negative, moments)):
             yield "without a negative prompt, the negative weight is one more for the empty text"
-        if any(abs(own.target(p) + own.negative(p) + own.null(p)) > 1e-3 * abs(own.target(p)) for p in _MOMENTS):
+        weights = [[schedule(moment) for schedule in (own.target, own.negative, own.null)] for moment in moments]
+        largest = max(sum(map(abs, three)) for three in weights)
+        if any(abs(sum(three)) > 1e-3 * largest for three in weights):
             yield "the three weights do not add up to 0, so a part of the plain noise comes in"
