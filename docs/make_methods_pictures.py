@@ -2,15 +2,17 @@
 
 ``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
 minutes on one core. The figures of that page are in both runs' ``report.json``: ``--keep`` leaves the runs there.
+``--quality DIR``, a folder of ``distill3d bench quality --methods all``, makes the picture of its objects instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from distill3d.cli import main
 from distill3d.methods.perp_neg import PerpNegSettings, blend
@@ -36,7 +38,7 @@ def schedules() -> None:
         for name, weight in blend(azimuth, settings).avoid:
             weights[name].append((float(azimuth), weight))
     images = [
-        DYNAMIC_GUIDANCE["stable-diffusion"].plot("dynamic CFG (end points ours)", y="guidance scale s"),
+        DYNAMIC_GUIDANCE["stable-diffusion"].plot("dynamic CFG (direction and end points ours)", y="guidance scale s"),
         dynamic(1.4, 1.6).plot("dynamic FreeU (direction and end points ours)"),
         WINDOWS["sliding"].plot("ASD's sliding window"),
         chart(weights, title="Perp-Neg: weight of the views to avoid", x="azimuth, degrees", size=(480, 240)),
@@ -65,10 +67,35 @@ def runs(iterations: str, keep: Path | None) -> None:
                 (DOCS / f"methods-{target}-{kind}.png").write_bytes((out / source / f"{kind}.png").read_bytes())
 
 
+def objects(folder: Path, seed: int = 0) -> None:
+    """A row a method, a column a prompt: each result of one seed, from its side; a red line below what failed."""
+    results = [
+        r for r in json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] if r["seed"] == seed
+    ]
+    methods, prompts = (list(dict.fromkeys(r[key] for r in results)) for key in ("method", "prompt"))
+    side, left = 96, 70
+    picture = Image.new("RGB", (left + side * len(prompts), (side + 6) * len(methods)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    for result in results:
+        row, column = methods.index(result["method"]), prompts.index(result["prompt"])
+        job = f"{result['method']}-{'-'.join(result['prompt'].split())}-{seed}"
+        x, y = left + side * column, (side + 6) * row
+        with Image.open(folder / "jobs" / job / "preview.png") as views:
+            picture.paste(views.convert("RGB").crop((side, 0, 2 * side, side)), (x, y))
+        draw.text((4, y + side // 2 - 8), result["method"].upper(), fill="black", font=font)
+        if not result["passed"]:
+            draw.line([(x + 8, y + side), (x + side - 8, y + side)], fill="#c00000", width=2)
+    write_png(DOCS / "methods-3d.png", picture)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", default="120")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--quality", type=Path)
     flags = parser.parse_args()
-    schedules()
-    runs(flags.iterations, flags.keep)
+    if flags.quality:
+        objects(flags.quality)
+    else:
+        schedules()
+        runs(flags.iterations, flags.keep)
