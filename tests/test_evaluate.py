@@ -20,7 +20,9 @@ from distill3d.evaluate.solidity import relative_solidity, solidity  # noqa: E40
 from distill3d.evaluate.spots import spot_shares  # noqa: E402
 from distill3d.evaluate.surface import component_sizes, mesh_opacity  # noqa: E402
 from distill3d.evaluate.views import (  # noqa: E402
+    LEAST_AIR,
     fill,
+    gaps,
     haze,
     hole_radius,
     judging_cameras,
@@ -33,6 +35,7 @@ from distill3d.mesh import MeshSettings  # noqa: E402
 from distill3d.render.occupancy import OccupancyGrid  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
 from distill3d.world import COLOURS, SHAPES, Object  # noqa: E402
+from distill3d.world.catalogue import WORLDS, solid_of  # noqa: E402
 
 COARSE = {"render_settings": RenderSettings(samples_per_ray=80), "mesh_settings": MeshSettings(resolution=64)}
 PAIRS = tuple(zip(SHAPES, COLOURS, strict=True))
@@ -335,7 +338,7 @@ def test_weights_decide_the_colour_and_grey_has_none():
     reading = read_colour(torch.stack([red, blue]), torch.tensor([0.9, 0.1]), 0.15)
     assert reading.nearest == "red" and reading.shares["red"] == pytest.approx(0.9)
     grey = read_colour(torch.full((4, 3), 0.5), torch.ones(4), 0.15)
-    assert grey.nearest == "none" and grey.saturation == 0
+    assert grey.nearest == "none" and grey.chroma == 0
 
 
 def test_near_black_and_near_white_have_no_hue_though_their_saturation_is_high():
@@ -418,6 +421,23 @@ def test_haze_and_fill_look_two_pixels_away_from_the_outline():
     assert haze(opacity, truth) == pytest.approx(0.25) and fill(opacity, truth) == pytest.approx(0.25)
     opacity[:, 3:17, 3:17] = 1
     assert haze(opacity, truth) == pytest.approx(0.25) and fill(opacity, truth) == 1
+
+
+def test_gaps_are_what_a_hull_holds_beyond_the_outline():
+    """An L of 20 pixels: its hull is cut by the line from tip to tip, and two pixels along either leg are left out."""
+    truth = torch.zeros(2, 24, 24)
+    truth[0, 2:22, 2:6] = 1
+    truth[0, 18:22, 2:22] = 1
+    x, y = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="xy")
+    within = (x >= 8) & (y <= 15) & ((x - 5) <= (y - 2))
+    assert (gaps(truth)[0] == within).float().mean() > 0.97 and not gaps(truth)[1].any()
+    shown = {shape for shape in WORLDS["full"].words if gap_share(solid_of(shape)) >= LEAST_AIR}
+    assert shown == {"arch", "arrow", "chair", "cross", "star", "torus"}
+
+
+def gap_share(shape):
+    truth = true_opacity(shape, Pose(0.0, 0.0, 0.0, 1.0, 0.2), judging_cameras())
+    return float(gaps(truth).sum() / truth.sum())
 
 
 def test_only_the_torus_has_a_hole():

@@ -40,7 +40,6 @@ from .quality_job import (
     is_done,
     job_of,
     judge_key,
-    matches,
     perform,
     read_json,
     read_result,
@@ -136,10 +135,10 @@ class QualitySettings:
         object.__setattr__(self, "methods", choose(self.methods))
         for name in ("prompts", "seeds"):
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise SettingsError(
-                    f"expected {name} without repetition and at least one, got {values}: leave out what is twice"
-                )
+            if not values:
+                raise SettingsError(f"expected at least one of {name}, got none: leave --{name} out for the default")
+            if len(set(values)) != len(values):
+                raise SettingsError(f"expected {name} without repetition, got {values}: leave out what is twice")
         world_of(self.prompts)
         if self.processes < 0:
             raise SettingsError(f"expected processes of 0 or more, got {self.processes}: 0 uses every core")
@@ -198,7 +197,7 @@ class _Board:
             Progress(
                 len(found),
                 len(self.jobs),
-                sum(r["status"] != "judged" for r in found),
+                sum(r["status"] == "failed" for r in found),
                 sum(bool(r.get("passed")) for r in found),
                 tuple((r.job.name, r.share) for r in self.running.values()),
                 time.monotonic() - self.began,
@@ -222,7 +221,10 @@ def _child(job: Job, sender: Connection) -> None:
 
     def report(done: int, total: int) -> None:
         if done % 5 == 0 or done == total:
-            sender.send(done / total)
+            try:
+                sender.send(done / total)
+            except OSError as error:
+                raise SystemExit("the benchmark that started this job is gone") from error
 
     perform(job, report)
 
@@ -241,7 +243,7 @@ def _finish(running: _Running) -> dict[str, Any]:
     running.process.join()
     job = running.job
     result = read_result(Path(job.folder))
-    if running.process.exitcode == 0 and result is not None and matches(job, result):
+    if running.process.exitcode == 0 and result is not None:
         return result
     code = running.process.exitcode or 0
     cause = f"was ended by signal {-code}, most often for want of memory" if code < 0 else f"ended with status {code}"
@@ -258,8 +260,21 @@ def _listen(running: _Running) -> None:
         running.receiver.close()
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, notify: OnProgress) -> list[dict[str, Any]]:
-    """Results of all jobs, in their order; those already done are read. Children end with an interrupt of this one."""
+def run_jobs(
+    jobs: Sequence[Job],
+    processes: int,
+    notify: OnProgress,
+    keep: Callable[[list[dict[str, Any]]], object] = lambda results: None,
+) -> list[dict[str, Any]]:
+    """Results of all jobs, in their order; those already done are read. Children end with an interrupt of this one.
+
+    Args:
+        keep: given all results there are, at the start and after each job.
+    """
+
+    def found() -> list[dict[str, Any]]:
+        return [board.results[job.folder] for job in jobs if job.folder in board.results]
+
     board = _Board(jobs, notify)
     waiting = []
     for job in jobs:
@@ -269,6 +284,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, notify: OnProgress) -> list[di
             waiting.append(job)
     waiting.reverse()
     board.tell()
+    keep(found())
     try:
         while waiting or board.running:
             while waiting and len(board.running) < processes:
@@ -282,12 +298,13 @@ def run_jobs(jobs: Sequence[Job], processes: int, notify: OnProgress) -> list[di
                 if running.process.exitcode is not None:
                     board.results[folder] = _finish(running)
                     del board.running[folder]
+                    keep(found())
             board.tell()
     finally:
         for running in board.running.values():
             running.process.terminate()
             running.process.join()
-    return [board.results[job.folder] for job in jobs]
+    return found()
 
 
 def _cached(path: Path, key: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -304,8 +321,9 @@ def _controls(settings: Settings, prompts: tuple[str, ...], out: Path, scorer: L
     """The controls' outcome; each with Sim and R@1 where the scorer was asked of it."""
     about = [to_json(settings.field), to_json(settings.render), settings.occupancy_resolution]
     judged = _cached(
-        out / "controls.json", digest([*about, judge_key(prompts)]), "controls", lambda: controls(settings, prompts)
-    )
+        out / "controls.json", digest([*about, prompts, judge_key(world_of(prompts))]), "controls",
+        lambda: controls(settings, prompts),
+    )  # fmt: skip
     if scorer is None:
         return judged
     model = scorer.scorer
@@ -357,17 +375,19 @@ def _run(
     ]  # fmt: skip
     take_over(jobs, quality.earlier)
     began = time.monotonic()
-    results = run_jobs(jobs, quality.processes or cores(), on_progress)
+    results = run_jobs(
+        jobs, quality.processes or cores(), on_progress, lambda found: write_archive(out / ARCHIVE, found)
+    )
     about = {
         "preset": quality.preset if settings_for is None else None, "prompts": list(quality.prompts),
         "world": world_of(quality.prompts),
         "seeds": list(quality.seeds), "prior": fingerprint, "scorer": scorer.fingerprint if scorer else None,
         "seconds": time.monotonic() - began, "versions": versions(),
     }  # fmt: skip
-    summary = summarise(results, _controls(of_method(quality.methods[0]), quality.prompts, out, scorer), about)
+    scored = results if scorer else [{**result, "scores": None} for result in results]
+    summary = summarise(scored, _controls(of_method(quality.methods[0]), quality.prompts, out, scorer), about)
     summary["comparison"] = compare(summary["jobs"])
     write_json(out / "quality.json", summary)
     write_table(out, summary["comparison"])
-    write_archive(out / ARCHIVE, results)
     write_report(out, summary, results, [Path(job.folder) for job in jobs])
     return summary

@@ -1,7 +1,7 @@
 """``results.json``: every verdict of a quality benchmark in one small file, to publish and to go on from elsewhere.
 
-It holds what the jobs' own ``result.json`` hold, each set of settings once. Fields and pictures stay behind, so a later
-judge cannot judge again what came from such a file: the job is run once more.
+It holds what the jobs' own ``result.json`` hold, each set of settings once, and not what is to be tried again. Fields
+and pictures stay behind, so a later judge cannot judge again what came from such a file: the job is run once more.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..files import make_folder, write_bytes, write_json
-from .quality_job import FIELD, PREVIEW, RESULT, Job, digest, is_done, matches, read_json, read_result
+from .quality_job import RESULT, Job, digest, is_done, matches, read_json, read_result
 from .scoring import VIEWS_FILE
 
 ARCHIVE = "results.json"
 
 
 def write_archive(path: Path, results: Sequence[dict[str, Any]]) -> Path:
-    """Write the judged ``results``, one a line, and their settings. Raises ``OutputError``."""
+    """Write the outcomes among ``results``, one a line, and their settings. Raises ``OutputError``."""
     settings: dict[str, Any] = {}
     lines = []
     for result in results:
-        if result["status"] == "judged":
+        if result["status"] != "failed":
             name = digest(result["settings"])
             settings[name] = result["settings"]
             lines.append(json.dumps({**result, "settings": name}, allow_nan=False))
@@ -43,6 +43,8 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
     Raises:
         SettingsError: no such file, or not one of these.
     """
+    if not path.is_file():
+        raise SettingsError(f"expected in --earlier a file {ARCHIVE}, and there is none at {path}: correct the path")
     found = read_json(path)
     try:
         settings = (found or {})["settings"]
@@ -56,8 +58,7 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
 
 def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
     """Give each job that is not done its result from the archives, if one was made with the same settings, prior, judge
-    and scorer; returns how many got one. What another run left in the job's folder goes, or a later judge would take
-    its field for this one's.
+    and scorer; returns how many got one. Views that were taken otherwise go, or a later scorer would read them.
 
     Raises:
         SettingsError: as ``read_archive``.
@@ -66,13 +67,11 @@ def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
     results = [result for path in archives for result in read_archive(path)]
     taken = 0
     for job in jobs:
-        found = next((r for r in results if r.get("status") == "judged" and matches(job, r)), None)
+        found = next((r for r in results if matches(job, r)), None)
         if found is not None and not is_done(job):
             folder = make_folder(Path(job.folder))
-            there = read_result(folder) or {}
-            if any(there.get(key) != found.get(key) for key in ("run_key", "views_key")):
-                for name in (FIELD, PREVIEW, VIEWS_FILE):
-                    (folder / name).unlink(missing_ok=True)
+            if (read_result(folder) or {}).get("views_key") != found.get("views_key"):
+                (folder / VIEWS_FILE).unlink(missing_ok=True)
             write_json(folder / RESULT, found)
             taken += 1
     return taken

@@ -1,8 +1,8 @@
 """One job of the quality benchmark, in a process of its own: distil, keep the field, judge it, leave a JSON.
 
-The job's folder holds ``result.json`` (written last), ``field.safetensors``, ``preview.png`` and ``views.png``. A field
-that was distilled with the same settings is judged again without distilling when only the judge has changed, and scored
-again without judging when only the scorer has.
+The job's folder holds ``result.json`` (written last), ``field.safetensors``, ``preview.png`` and ``views.png``, and has
+the hash of all that decides the field in its name, so that nothing of another run lies in it. A kept field is judged
+again without distilling when only the judge has changed, and scored again without judging when only the scorer has.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load as load_tensors
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
 from .. import __version__
-from ..errors import Distill3DError
-from ..evaluate import Thresholds, accepts, grey_ball, judge, observe, parse_object, two_faced, world_of
-from ..evaluate.controls import HEADS, PLUGGED, ROUGH, others, plugged, rough
+from ..errors import Distill3DError, DivergedError, PriorError
+from ..evaluate import Thresholds, accepts, grey_ball, judge, observe, parse_object, world_of
+from ..evaluate.controls import SPOILED, others
 from ..evaluate.observation import Observation
 from ..fields.density import DensityField
 from ..files import make_folder, write_bytes, write_json
@@ -40,11 +40,13 @@ from ..scorer import VIEWS, load_scorer
 from .scoring import SCORE_VERSION, VIEWS_FILE, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
-JUDGE_VERSION = 5
+JUDGE_VERSION = 6
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
-VERDICT = ("passed", "failures", "judgement", "shuffled_prompts", "taken_for", "judging_seconds")
-"""What a result says of the judge's work."""
+VERDICT = ("passed", "failures", "judgement", "others", "judging_seconds")
+"""What a result says of the judge's work; ``others`` says of each other prompt whether it was taken for that."""
+FACTS = ("minutes", "seconds", "peak_memory_bytes", "occupancy", "skipped", "warnings")
+"""What it says of the run that made the field."""
 
 Report = Callable[[int, int], None]
 
@@ -56,7 +58,7 @@ class Job:
     Attributes:
         settings: a run's ``Settings`` as JSON.
         fingerprint: the prior's.
-        others: the prompts its result must be refused for.
+        others: the other prompts of the benchmark, for which its result must be refused.
         scorer: file of the image-text scorer, the bundled one when None; ``scorer_key`` is its fingerprint, empty when
             nothing is to be scored.
     """
@@ -88,7 +90,7 @@ class Job:
 
     def judge_key(self) -> str:
         """Hash of all that decides the verdict on it."""
-        return judge_key(self.others)
+        return judge_key(self.world)
 
     def views_key(self) -> str:
         """Hash of all that decides the views that are scored."""
@@ -96,7 +98,7 @@ class Job:
 
     def score_key(self) -> str:
         """Hash of all that decides their scores."""
-        return digest([self.views_key(), self.scorer_key, self.prompt, self.others])
+        return digest([self.views_key(), self.scorer_key, self.prompt, self.world])
 
     def keys(self) -> dict[str, str]:
         """All of them that apply, as a result carries them."""
@@ -104,9 +106,9 @@ class Job:
         return {"run_key": self.run_key(), "judge_key": self.judge_key(), **scored}
 
 
-def judge_key(prompts: tuple[str, ...]) -> str:
-    """Hash of the judge itself and of the prompts it compares a field with."""
-    return digest([asdict(Thresholds()), prompts, JUDGE_VERSION])
+def judge_key(world: str) -> str:
+    """Hash of the judge itself and of the world whose shapes it compares a field with."""
+    return digest([asdict(Thresholds()), world, JUDGE_VERSION])
 
 
 def digest(value: Any) -> str:
@@ -129,47 +131,57 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def is_done(job: Job) -> bool:
-    """Whether the job's folder holds a verdict made with exactly these settings and this judge."""
+    """Whether the job's folder holds an outcome made with exactly these settings and this judge."""
     result = read_result(Path(job.folder))
-    return result is not None and result.get("status") == "judged" and matches(job, result)
+    return result is not None and matches(job, result)
 
 
 def matches(job: Job, result: Mapping[str, Any]) -> bool:
-    """Whether a result was made with exactly this job's settings, judge and scorer."""
-    return all(result.get(name) == key for name, key in job.keys().items())
+    """Whether a result is an outcome of exactly this job's settings, judge and scorer; of a run that lost its object,
+    of the settings."""
+    keys = job.keys()
+    if result.get("status") == "lost":
+        return result.get("run_key") == keys["run_key"]
+    return result.get("status") == "judged" and all(result.get(name) == key for name, key in keys.items())
 
 
-def failure(job: Job, error: str) -> dict[str, Any]:
-    """The result of a job that ended without a verdict."""
+def failure(job: Job, error: str, status: str = "failed") -> dict[str, Any]:
+    """The result of a job that has no verdict: it ``failed`` and is to be tried again, or its object is ``lost``."""
     return {
-        "status": "failed", "prompt": job.prompt, "method": job.method, "seed": job.seed,
-        **job.keys(), "error": error,
+        "status": status, "prompt": job.prompt, "method": job.method, "seed": job.seed,
+        "run_key": job.run_key(), "prior": job.fingerprint, "settings": job.settings, "error": error,
     }  # fmt: skip
 
 
-def _keep(job: Job, field: DensityField, occupancy: OccupancyGrid) -> None:
+def _keep(job: Job, field: DensityField, occupancy: OccupancyGrid, facts: Mapping[str, Any]) -> None:
     tensors = {f"field.{k}": v.cpu().contiguous() for k, v in field.state_dict().items()}
     tensors |= {f"occupancy.{k}": v.cpu().contiguous() for k, v in occupancy.state_dict().items()}
-    write_bytes(Path(job.folder) / FIELD, save_tensors(tensors, metadata={"run_key": job.run_key()}))
+    metadata = {"run_key": job.run_key(), "facts": json.dumps(facts)}
+    write_bytes(Path(job.folder) / FIELD, save_tensors(tensors, metadata=metadata))
 
 
-def _kept(job: Job, settings: Settings) -> tuple[DensityField, OccupancyGrid] | None:
-    """The field an earlier run with the same settings left behind."""
-    earlier = read_result(Path(job.folder))
-    path = Path(job.folder) / FIELD
-    same = earlier is not None and earlier.get("status") == "judged" and earlier["run_key"] == job.run_key()
-    if not same or not path.is_file():
-        return None
-    tensors = load_tensors(path.read_bytes())
+def _kept(job: Job, settings: Settings) -> tuple[DensityField, OccupancyGrid, dict[str, Any]] | None:
+    """The field that these settings made before, and the facts of its run; None for none that can be read."""
     field = DensityField(settings.field, generator=torch.Generator().manual_seed(0))
     occupancy = OccupancyGrid(settings.occupancy_resolution)
-    for prefix, module in (("field.", field), ("occupancy.", occupancy)):
-        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-    return field, occupancy
+    try:
+        with safe_open(Path(job.folder) / FIELD, "pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["run_key"] != job.run_key():
+            return None
+        facts = json.loads(metadata["facts"])
+        for prefix, module in (("field.", field), ("occupancy.", occupancy)):
+            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return None
+    return field, occupancy, facts
 
 
 def _distil(job: Job, settings: Settings, report: Report) -> tuple[DensityField, OccupancyGrid, dict[str, Any]]:
     prior = load_prior(job.model, device=job.device)
+    if prior.fingerprint != job.fingerprint:
+        raise PriorError(_changed("prior"))
     run = Distillation(prior, job.prompt, settings, seed=job.seed)
 
     def listen(event: object) -> None:
@@ -189,11 +201,17 @@ def _distil(job: Job, settings: Settings, report: Report) -> tuple[DensityField,
     return run.field.cpu(), run.occupancy.cpu(), facts
 
 
+def _changed(what: str) -> str:
+    return f"expected the {what} that the benchmark began with, and its file has changed since: run it again"
+
+
 def perform(job: Job, report: Report) -> dict[str, Any]:
     """Do the job and write its folder; returns the result. Anything that goes wrong becomes a result too."""
     folder = make_folder(Path(job.folder))
     try:
         result = _perform(job, folder, report)
+    except DivergedError as error:
+        result = failure(job, str(error), "lost")
     except Distill3DError as error:
         result = failure(job, str(error))
     except Exception as error:
@@ -205,13 +223,11 @@ def perform(job: Job, report: Report) -> dict[str, Any]:
 def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
     settings = from_json(Settings, job.settings)
     kept = _kept(job, settings)
-    earlier = {} if kept is None else read_result(folder) or {}
+    earlier = (read_result(folder) or {}) if kept else {}
     if kept is None:
-        field, occupancy, facts = _distil(job, settings, report)
-        _keep(job, field, occupancy)
-    else:
-        field, occupancy = kept
-        facts = {k: earlier[k] for k in ("minutes", "seconds", "peak_memory_bytes", "occupancy", "skipped", "warnings")}
+        kept = _distil(job, settings, report)
+        _keep(job, *kept)
+    field, occupancy, facts = kept
     field.requires_grad_(False)
     if earlier.get("judge_key") == job.judge_key():
         verdict = {k: earlier[k] for k in VERDICT}
@@ -239,8 +255,10 @@ def _scores(
     pictures = read_views(path) if earlier.get("views_key") == job.views_key() else None
     if pictures is None:
         pictures = views_of(field, occupancy, settings.render, path)
-    scorer = load_scorer(None if job.scorer is None else Path(job.scorer)).scorer
-    return scores(scorer, pictures, job.prompt, job.others, job.world)
+    loaded = load_scorer(None if job.scorer is None else Path(job.scorer))
+    if loaded.fingerprint != job.scorer_key:
+        raise PriorError(_changed("scorer"))
+    return scores(loaded.scorer, pictures, job.prompt, job.others, job.world)
 
 
 def _verdict(job: Job, settings: Settings, field: DensityField, occupancy: OccupancyGrid) -> dict[str, Any]:
@@ -249,11 +267,11 @@ def _verdict(job: Job, settings: Settings, field: DensityField, occupancy: Occup
         field, occupancy=occupancy, render_settings=settings.render, mesh_settings=MeshSettings(), world=job.world
     )
     judgement = judge(seen, job.prompt)
-    taken_for = [p for p in job.others if accepts(seen, p)]
+    taken_for = {p: accepts(seen, p) for p in job.others}
     judged_in = time.monotonic() - began
     return {
         "passed": judgement.passed, "failures": list(judgement.failures), "judgement": judgement.to_json(),
-        "shuffled_prompts": len(job.others), "taken_for": taken_for, "judging_seconds": judged_in,
+        "others": taken_for, "judging_seconds": judged_in,
     }  # fmt: skip
 
 
@@ -268,8 +286,7 @@ def _preview(folder: Path, settings: Settings, field: DensityField, occupancy: O
 def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
     """Fields that no prompt may accept: how many each was wrongly taken for.
 
-    An untrained field and a grey ball are judged for every prompt; a head with a face on either side, in three colours,
-    for the smiley of its colour; a cylinder with grain and a torus with a plug for what they would be without.
+    An untrained field and a grey ball are judged for every prompt, spoiled objects for what they would be without.
     """
     generator = torch.Generator().manual_seed(0)
     untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
@@ -283,11 +300,9 @@ def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
     for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
         seen = seen_by_judge(field, world_of(prompts))
         found[name] = {"judged": len(prompts), "taken_for": [p for p in prompts if accepts(seen, p)]}
-    heads = [(p, seen_by_judge(two_faced(parse_object(p)), "full")) for p in HEADS]
-    found["two-faced head"] = {"judged": len(heads), "taken_for": [p for p, seen in heads if accepts(seen, p)]}
-    for name, prompt, spoil in (("rough cylinder", ROUGH, rough), ("plugged torus", PLUGGED, plugged)):
-        seen = seen_by_judge(spoil(parse_object(prompt)), "plain")
-        found[name] = {"judged": 1, "taken_for": [prompt] if accepts(seen, prompt) else []}
+    for name, (spoil, wanted) in SPOILED.items():
+        taken = [p for p in wanted if accepts(seen_by_judge(spoil(parse_object(p)), world_of([p])), p)]
+        found[name] = {"judged": len(wanted), "taken_for": taken}
     return found
 
 
@@ -295,10 +310,11 @@ def job_of(
     prompt: str, method: str, seed: int, settings: Settings, prompts: tuple[str, ...], fingerprint: str,
     *, model: Path | None, device: str, folder: Path, scorer: Path | None = None, scorer_key: str = "",
 ) -> Job:  # fmt: skip
-    """A job from settings objects; its folder is ``folder`` plus a name made of its prompt, method and seed."""
-    slug = f"{method}-{'-'.join(prompt.lower().split())}-{seed}"
-    return Job(
+    """A job from settings objects; ``folder`` holds its folder, named by its prompt, method, seed and run key."""
+    job = Job(
         prompt, method, seed, to_json(settings), fingerprint, others(prompt, prompts),
-        None if model is None else str(model), device, str(folder / slug),
+        None if model is None else str(model), device, str(folder),
         None if scorer is None else str(scorer), scorer_key,
     )  # fmt: skip
+    name = f"{method}-{'-'.join(prompt.lower().split())}-{seed}-{job.run_key()[:8]}"
+    return replace(job, folder=str(folder / name))

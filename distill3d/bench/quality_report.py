@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluate import world_of
 from ..files import write_bytes
 from ..render.pictures import write_png
+from ..scorer import CORPUS
 from .quality_job import PREVIEW
-from .quality_summary import Result, order, summarise
+from .quality_summary import NO_VERDICT, Result, order, summarise
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,10 +31,10 @@ def _cell(lines: Sequence[Mapping[str, Any]]) -> str:
         if line["passed"]:
             parts.append(f"pass ({line['iou']:.2f})")
         elif line["status"] != "judged":
-            parts.append("no verdict")
+            parts.append(line["failures"][0].split(":")[0])
         else:
             why = ", ".join(f.split(":")[0] for f in line["failures"])
-            parts.append(f"fail: {why}" + ("" if line["iou"] is None else f" ({line['iou']:.2f})"))
+            parts.append(f"fail: {why} ({line['iou']:.2f})")
     return "<br>".join(parts)
 
 
@@ -54,7 +56,7 @@ _ROWS = (
     ("spots, worst view", "spots", ".1%"),
     ("shape right", "shape_right", ".0%"),
     ("hue right", "hue_right", ".0%"),
-    ("one front", "one_front", ".0%"),
+    ("one front, where it should be", "one_front", ".0%"),
     ("Janus rate", "janus", ".0%"),
     ("Sim", "sim", ".3f"),
     ("Sim of the true objects", "true_sim", ".3f"),
@@ -80,6 +82,9 @@ def _with_spread(figure: Mapping[str, Any], form: str) -> str:
 def _totals(methods: Mapping[str, Any]) -> list[list[str]]:
     totals = methods.values()
     table = [["**passed**", *(f"**{t['passed']} of {t['of']}**" for t in totals)]]
+    for words, name in (("no object", "without_object"), ("no verdict, not in the means", "without_verdict")):
+        if any(t[name] for t in totals):
+            table.append([words, *(str(t[name]) for t in totals)])
     for words, name, form in _ROWS:
         figures = [t["figures"][name] for t in totals]
         if any(f["mean"] is not None for f in figures):
@@ -122,9 +127,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if any(f["deviation"] is not None for f in figures):
         legend += " After ±: standard deviation between the means of the seeds."
     if any(t["figures"]["sim"]["mean"] is not None for t in methods.values()):
+        captions = len(CORPUS[world_of(order(jobs, "prompt"))])
         legend += (
-            " Sim and R@1: mean cosine with the own caption, and share of 120 views nearest to it of all captions of "
-            "the world, by a small trained scorer; it decides nothing."
+            " Sim and R@1: mean cosine with the own caption, and share of 120 views nearest to it among the "
+            f"{captions} captions of the prompts' world, by a small trained scorer; "
+            "it decides nothing."
         )
     parts = [_rows(table), [legend], _rows(_goals(methods)), _rows(_refusals(summary["controls"]))]
     return "\n".join(line for part in parts for line in [*part, ""])
@@ -147,7 +154,7 @@ def method_sheet(results: Sequence[Result], folders: Sequence[Path]) -> Image:
         if preview:
             sheet.paste(preview, (_LABEL_WIDTH, top))
         passed = bool(result.get("passed"))
-        why = [f.split(":")[0] for f in result.get("failures", ["no verdict"])]
+        why = [f.split(":")[0] for f in result.get("failures", [NO_VERDICT.get(result["status"], "")])]
         draw.text((8, top + 12), f"{result['prompt']}, seed {result['seed']}", fill=_INK, font=font)
         draw.text((8, top + 32), "pass" if passed else "fail", fill=_GOOD if passed else _BAD, font=font)
         for line, k in enumerate(range(0, len(why), 3)):

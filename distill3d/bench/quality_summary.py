@@ -1,4 +1,8 @@
-"""What the quality benchmark found, as one JSON object: figures of each job, each method, each seed, and the goals."""
+"""What the quality benchmark found, as one JSON object: figures of each job, each method, each seed, and the goals.
+
+A run whose object vanished or filled the view is an outcome of its method, not a job to be left out: it has an IoU of 0
+and nothing right. What only an object can have (distances, normals, grain, Sim) is averaged over the objects there are.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Any
 
-from ..evaluate import Thresholds, parse_prompt
+from ..evaluate import Thresholds, parse_object, parse_prompt
 from ..world.catalogue import solid_of
 
 THIN = ("bowl", "mug", "chair")
@@ -22,6 +26,9 @@ GOALS: Mapping[str, tuple[str, float]] = {
 }
 """What the best method is to reach over 24 held-out prompts and three seeds."""
 
+NO_VERDICT = {"lost": "lost", "failed": "no verdict"}
+"""Words for a job's status where nothing was judged."""
+
 Result = Mapping[str, Any]
 
 
@@ -29,7 +36,9 @@ def _compact(result: Result) -> dict[str, Any]:
     """A job's line in the JSON object."""
     line = {k: result[k] for k in ("prompt", "method", "seed", "status")}
     if result["status"] != "judged":
-        return {**line, "passed": False, "failures": [f"no verdict: {result['error'].strip().splitlines()[-1]}"]}
+        what = NO_VERDICT[result["status"]]
+        found = {"iou": 0.0} if result["status"] == "lost" else {}
+        return {**line, "passed": False, "failures": [f"{what}: {result['error'].strip().splitlines()[-1]}"], **found}
     measures = result["judgement"]["measures"]
     return {
         **line,
@@ -43,18 +52,31 @@ def _compact(result: Result) -> dict[str, Any]:
     }
 
 
-def _own_iou(result: Result) -> float | None:
-    ious = result["judgement"]["measures"].get("iou")
-    return None if ious is None else float(ious[_solid(result)])
+def _own_iou(result: Result) -> float:
+    """Volume IoU with the true solid; 0 where there is none."""
+    ious = _measures(result).get("iou")
+    return 0.0 if ious is None else float(ious[_solid(result)])
+
+
+def _is_there(result: Result) -> bool:
+    """Whether the field has a solid at all."""
+    return _measures(result).get("iou") is not None
+
+
+def _measures(result: Result) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = result["judgement"]["measures"] if result["status"] == "judged" else {}
+    return found
 
 
 def _measure(result: Result, name: str) -> float | None:
-    value = result["judgement"]["measures"].get(name)
+    value = _measures(result).get(name)
     return None if value is None else float(value)
 
 
 def _held(result: Result, check: str) -> float | None:
-    """1 or 0 for a check that was made, None for one that was not."""
+    """1 or 0 for a check that was made, None for one that was not; 0 for a lost object."""
+    if result["status"] != "judged":
+        return 0.0
     made = [c["passed"] for c in result["judgement"].get("checks", ()) if c["name"] == check]
     return float(made[0]) if made else None
 
@@ -64,9 +86,12 @@ def _solid(result: Result) -> str:
 
 
 def _fronts(result: Result, wanted: Callable[[float], bool]) -> float | None:
-    """1 or 0 for an object with a front, None for one without; a field without a solid has none."""
-    found = _measure(result, "fronts")
-    return None if found is None else float(wanted(found))
+    """1 or 0 for an object with a front, None for one without; what is not there has no front."""
+    return float(wanted(_measure(result, "fronts") or 0)) if _has_front(result) else None
+
+
+def _has_front(result: Result) -> bool:
+    return parse_object(result["prompt"]).has_front
 
 
 def _score(result: Result, name: str) -> float | None:
@@ -75,7 +100,7 @@ def _score(result: Result, name: str) -> float | None:
 
 
 FIGURES: Mapping[str, Callable[[Result], float | None]] = {
-    "passed": lambda r: float(bool(r["passed"])),
+    "passed": lambda r: float(bool(r.get("passed"))),
     "iou": _own_iou,
     "chamfer": lambda r: _measure(r, "chamfer"),
     "chamfer_solid": lambda r: None if _solid(r) in THIN else _measure(r, "chamfer"),
@@ -85,22 +110,22 @@ FIGURES: Mapping[str, Callable[[Result], float | None]] = {
     "hue_distance": lambda r: _measure(r, "hue_distance"),
     "roughness": lambda r: _measure(r, "roughness"),
     "spots": lambda r: _measure(r, "spots"),
-    "one_front": lambda r: _fronts(r, lambda n: n == 1),
+    "one_front": lambda r: _held(r, "fronts") if _has_front(r) else None,
     "janus": lambda r: _fronts(r, lambda n: n > 1),
     "sim": lambda r: _score(r, "sim"),
     "r_at_1": lambda r: _score(r, "r_at_1"),
     "true_sim": lambda r: _score(r, "true_sim"),
     "true_r_at_1": lambda r: _score(r, "true_r_at_1"),
-    "minutes": lambda r: float(r["minutes"]),
+    "minutes": lambda r: None if r["status"] == "lost" else float(r["minutes"]),
 }
-"""Figures of one judged job that are averaged over a method's jobs, and over the jobs of each seed for the spread."""
+"""Figures of one outcome that are averaged over a method's jobs, and over the jobs of each seed for the spread."""
 
 
-def _spread(judged: Sequence[Result]) -> dict[str, Any]:
+def _spread(outcomes: Sequence[Result]) -> dict[str, Any]:
     """Mean over all jobs, and mean and standard deviation over the seeds' means, of each figure; None for no value."""
     found: dict[str, Any] = {}
     for name, figure in FIGURES.items():
-        values = [(r["seed"], v) for r in judged if (v := figure(r)) is not None]
+        values = [(r["seed"], v) for r in outcomes if (v := figure(r)) is not None]
         by_seed = [mean(v for s, v in values if s == seed) for seed in dict.fromkeys(s for s, _ in values)]
         found[name] = {
             "mean": mean(v for _, v in values) if values else None,
@@ -110,45 +135,47 @@ def _spread(judged: Sequence[Result]) -> dict[str, Any]:
     return found
 
 
-def _janus(judged: Sequence[Result]) -> dict[str, Any]:
-    """Of the objects with a front: shares with one front, with several (the Janus rate) and with none."""
-    counts = [int(v) for r in judged if (v := _measure(r, "fronts")) is not None]
-    total = len(counts)
-
-    def share(wanted: Callable[[int], bool]) -> float | None:
-        return sum(map(wanted, counts)) / total if total else None
-
-    return {
-        "judged": total,
-        "one_front": share(lambda n: n == 1),
-        "janus_rate": share(lambda n: n > 1),
-        "no_front": share(lambda n: n == 0),
+def _janus(outcomes: Sequence[Result]) -> dict[str, Any]:
+    """Of the objects with a front: shares with one front where it should be, with one elsewhere, with several (the
+    Janus rate) and with none."""
+    with_front = [r for r in outcomes if _has_front(r)]
+    placed = [_held(r, "fronts") == 1 for r in with_front]
+    counts = [int(_measure(r, "fronts") or 0) for r in with_front]
+    shares = {
+        "one_front": placed,
+        "front_elsewhere": [n == 1 and not good for n, good in zip(counts, placed, strict=True)],
+        "janus_rate": [n > 1 for n in counts],
+        "no_front": [n == 0 for n in counts],
     }
+    return {"judged": len(counts), **{name: mean(map(float, held)) if held else None for name, held in shares.items()}}
 
 
 def _method_summary(results: Sequence[Result]) -> dict[str, Any]:
-    judged = [r for r in results if r["status"] == "judged"]
-    peaks = [r["peak_memory_bytes"]["process"] for r in judged if "process" in r["peak_memory_bytes"]]
-    figures = _spread(judged)
+    outcomes = [r for r in results if r["status"] != "failed"]
+    peaks = [p["process"] for r in outcomes if "process" in (p := r.get("peak_memory_bytes", {}))]
+    figures = _spread(outcomes)
+    missing = len(results) - len(outcomes)
     return {
         "passed": sum(bool(r.get("passed")) for r in results),
         "of": len(results),
-        "without_verdict": len(results) - len(judged),
+        "without_verdict": missing,
+        "without_object": sum(not _is_there(r) for r in outcomes),
         "mean_iou": figures["iou"]["mean"],
         "mean_minutes": figures["minutes"]["mean"],
         "peak_memory_bytes": max(peaks, default=None),
         "figures": figures,
-        "janus": _janus(judged),
-        "goals": goals(figures),
+        "janus": _janus(outcomes),
+        "goals": goals(figures, missing),
     }
 
 
-def goals(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each of ``GOALS`` with the method's mean and whether it is met; None where nothing was measured."""
+def goals(figures: Mapping[str, Any], missing: int = 0) -> dict[str, dict[str, Any]]:
+    """Each of ``GOALS`` with the method's mean and whether it is met; None where nothing was measured or jobs are
+    ``missing``."""
     found = {}
     for name, (relation, asked) in GOALS.items():
         value = figures[name]["mean"]
-        met = None if value is None else bool(value >= asked if relation == ">=" else value < asked)
+        met = None if value is None or missing else bool(value >= asked if relation == ">=" else value < asked)
         found[name] = {"relation": relation, "asked": asked, "value": value, "met": met}
     return found
 
@@ -162,9 +189,11 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
         about: facts of the run as a whole, copied in.
     """
     judged = [r for r in results if r["status"] == "judged"]
+    asked = set(order(results, "prompt"))
+    tried = [(r, wrong, taken) for r in judged for wrong, taken in r["others"].items() if wrong in asked]
     shuffled: dict[str, Any] = {
-        "judged": sum(r["shuffled_prompts"] for r in judged),
-        "taken_for": [f"{r['method']} {r['prompt']} taken for {wrong}" for r in judged for wrong in r["taken_for"]],
+        "judged": len(tried),
+        "taken_for": [f"{r['method']} {r['prompt']} taken for {wrong}" for r, wrong, taken in tried if taken],
     }
     for name in ("sim", "r_at_1"):
         values = [v for r in judged if (v := _score(r, f"shuffled_{name}")) is not None]

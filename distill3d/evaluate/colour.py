@@ -53,12 +53,12 @@ class ColourReading:
 
     Attributes:
         hue: mean hue in degrees, weighted by opacity and saturation on the circle.
-        saturation: opacity-weighted mean saturation.
+        chroma: opacity-weighted mean chroma.
         shares: for each named colour the share of all opacity that is nearest to it in hue; pale pixels count for none.
     """
 
     hue: float
-    saturation: float
+    chroma: float
     shares: dict[str, float]
 
     def distance(self, colour: str) -> float:
@@ -89,4 +89,4 @@ def read_colour(rgb: Tensor, weight: Tensor, pale: float) -> ColourReading:
     distances = torch.stack([hue_distance(hue, hue_of(name)) for name in COLOURS])
     votes = torch.zeros(len(COLOURS)).index_add(0, distances.argmin(0), weight * (chroma(rgb) >= pale))
     shares = {name: float(share) for name, share in zip(COLOURS, votes / total, strict=True)}
-    return ColourReading(mean, float((weight * saturation).sum() / total), shares)
+    return ColourReading(mean, float((weight * chroma(rgb)).sum() / total), shares)

@@ -1,13 +1,12 @@
 """Fields that must fail: a judge is worth no more than what it refuses.
 
-Six controls go with every quality run: an untrained field, a grey ball, a head with a face on either side, a cylinder
-with grain, a torus with a plug of another colour, and the run's own results judged for each other's prompts.
-``SolidField`` also builds the perfect answers the judge itself is tested on.
+With every quality run go an untrained field, a grey ball, what ``SPOILED`` lists, and the run's own results judged for
+each other's prompts. ``SolidField`` also builds the perfect answers the judge itself is tested on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -99,10 +98,31 @@ def plugged(thing: Object, radius: float = 0.15, colour: str = "yellow") -> Soli
     return SolidField(lambda x: torch.minimum(thing.sdf(x), disc(x)), albedo)
 
 
-ROUGH, PLUGGED = "an orange cylinder", "a blue torus"
-"""Prompts that ``rough`` and ``plugged`` objects of their own must be refused for."""
+def walled(thing: Object) -> SolidField:
+    """An arch whose gate is shut by a wall 0.12 thick, which takes little from its volume IoU."""
+
+    def wall(x: Tensor) -> Tensor:
+        return (torch.stack([x[:, 0], x[:, 1] + 0.16, x[:, 2]], 1).abs() - x.new_tensor([0.3, 0.46, 0.06])).amax(1)
+
+    return SolidField(lambda x: torch.minimum(thing.sdf(x), wall(x)), thing.albedo)
+
+
+def darkened(thing: Object, share: float = 0.3) -> SolidField:
+    """An object in ``share`` of its brightness: its hue is right, and orange becomes brown."""
+    return SolidField(thing.sdf, lambda x: share * thing.albedo(x))
+
+
 HEADS = tuple(f"a {colour} smiley" for colour in ("yellow", "red", "cyan"))
-"""Prompts a two-faced head of their own colour must be refused for."""
+SPOILED: Mapping[str, tuple[Callable[[Object], SolidField], tuple[str, ...]]] = {
+    "two-faced head": (two_faced, HEADS),
+    "two-faced mug, house, arrow": (two_faced, ("a yellow mug", "a cyan house", "a blue arrow")),
+    "rough cylinder": (rough, ("an orange cylinder",)),
+    "plugged torus": (plugged, ("a blue torus",)),
+    "walled arch": (walled, ("a striped orange arch",)),
+    "darkened cube": (darkened, ("an orange cube",)),
+}
+"""How objects are spoiled, and the prompts of what they would be without. A ball or a chair folded like the others has
+no front at all, and is refused for that."""
 
 
 def others(prompt: str, prompts: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ does not enter, and a cast that all views share is taken off. Of the true object
 A view *shows the front* when the best match stands within 22.5 degrees of the true front, and when what tells that side
 from the opposite one is there to at least one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the
 matched true view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face.
-Neighbouring views that show the front are one front, but every full 90 degrees of them count. A head with two faces has
-two, the Janus problem of text-to-3D.
+True views count as seen in a mirror too: a second mug grown out of the back of a first has its handle on the other side
+of the badge. Neighbouring views that show the front are one front, but every full 90 degrees of them count. A head with
+two faces has two, the Janus problem of text-to-3D.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SHORTEST = 2
 WIDTH = 6
 """Views that one front may fill, as wide as the front view of prompts; every 90 degrees more are another front."""
 NORMAL_WEIGHT = 0.5
+NORMAL_X = 4
+"""Channel of a description that a mirror negates."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,18 @@ def look_around(field: RadianceField, occupancy: OccupancyGrid | None, settings:
 
 @functools.lru_cache(maxsize=16)
 def true_views(shape: str, colour: str) -> Tensor:
-    """``(3, 24, 7, 32, 32)``: the true object at three elevations and 24 azimuths, described like a field's views."""
+    """``(6, 24, 7, 32, 32)``: the true object at three elevations and 24 azimuths, described like a field's views, then
+    the same mirrored: at azimuth ``a`` what a mirror shows of ``-a``."""
     thing = Object(shape, colour)
     rows = []
     for elevation in ELEVATIONS:
         cameras = ring_of_views(elevation)
         seen = looks([thing] * VIEWS, cameras, SIZE)
         rows.append(describe(seen.alpha[:, 0], seen.albedo, seen.normal, cameras))
-    return torch.stack(rows)
+    truth = torch.stack(rows)
+    mirrored = truth.roll(-1, 1).flip(1, -1)
+    mirrored[:, :, NORMAL_X] *= -1
+    return torch.cat([truth, mirrored])
 
 
 def runs(shown: list[bool], gap: int = GAP, shortest: int = SHORTEST) -> list[list[int]]:

@@ -3,7 +3,8 @@
 ``maximum_roughness`` and ``maximum_spots`` came later, because the eye saw what the rest forgave. They were fixed from
 true objects and made-up faults as well, before any run was judged by them.
 What ``minimum_visible`` allows for paint came after runs were seen: striped domes were refused for a purer white. So
-did chroma in place of saturation for ``pale``; the number stayed.
+did chroma in place of saturation for ``pale``; the number stayed. ``maximum_gap_opacity`` and ``minimum_chroma`` answer
+made-up faults that had passed, a walled arch and a brown cube for an orange one, and were fixed from them.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ class Thresholds:
     hue_share: float = 0.60
     """Least share of the object's opacity whose nearest named colour is the true one; pale pixels vote for none. A
     clear majority, so that a mean of two wrong colours cannot pass for the right one between them."""
-    minimum_saturation: float = 0.25
-    """Least mean saturation (HSV) of the object's pixels: half of the palest true colour's, pink at 0.55."""
+    minimum_chroma: float = 0.50
+    """Least mean chroma (largest minus smallest channel), as a share of the true object's: what is washed out or
+    darkened beyond half of its colour has another name, though its hue is right. Orange darkened to a third is brown,
+    red blended with two thirds of white is salmon."""
     pale: float = 0.15
     """A pixel with less chroma (largest minus smallest channel) than this has no hue to speak of: paint has none, the
     eight colours 0.55 to 0.95. Saturation, asked at first, called the near-black eyes of a smiley teal."""
@@ -52,6 +55,9 @@ class Thresholds:
     5 of 255 levels leaves room for rounding and none for a second picture."""
     maximum_hole_opacity: float = 0.50
     """Most mean opacity, seen from straight above, of the inner 80 % of a torus's hole: rather open than shut."""
+    maximum_gap_opacity: float = 0.50
+    """Most mean opacity of the air between an object's parts (``views.gaps``), over all views: rather open than shut.
+    An arch whose gate is walled up has 0.70, a torus with a plug of half its hole 0.69."""
     solidity: float = 0.92
     """Least solidity (share of the trimmed convex hull that is filled) relative to the true shape's on the same voxels.
     A cube whose sides bend inwards by a fifth of its half width, as early trials grew, has 0.91; true shapes with a

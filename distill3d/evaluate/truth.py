@@ -11,8 +11,9 @@ size        the scale of that pose is near the one the prior was trained on: an 
 silhouette  rendered opacity against the true outline over 12 views, empty outside it and opaque inside; the outline may
             swell by up to 12 % beyond the solid, because grazing rays gather opacity in any soft surface
 hole        a torus is open when seen from above
+gaps        between the parts of what is not compact (arch, arrow, chair, cross, star, torus) one sees through
 convexity   no bent faces (``solidity``)
-colour      mean hue, a majority of the pixels, and enough saturation
+colour      mean hue, a majority of the pixels, and neither washed out nor darkened: enough chroma
 two_grounds on white and on dark the renders imply the same opacity, and the object is seen on both, but
             for paint that the true object wears, which may hide on its like
 mesh        not empty, one component, and its silhouettes are the field's and the truth's
@@ -26,7 +27,7 @@ paint       about as much white and dark as on the true object; for a pattern, n
 fronts      exactly one front all around, and it looks to where view prompts put it (``fronts``); a sphere has no face
 
 It passes only when every check does. Objects of the full world are judged against its eighteen different solids, and
-hue share and saturation are taken relative to the true object's, which paint lowers.
+hue share and chroma are taken relative to the true object's, which paint lowers.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from .roughness import roughness
 from .solidity import relative_solidity
 from .spots import spot_shares
 from .thresholds import Thresholds
-from .views import fill, haze, hole_opacity, soft_iou, true_outline
+from .views import fill, gap_opacity, haze, hole_opacity, soft_iou, true_outline
 
 BALL = "sphere"
 
@@ -155,19 +156,20 @@ def _two_grounds(seen: Observation, thing: Object, t: Thresholds, measures: dict
 def _colour(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
     reading, colour = seen.colour, thing.colour
     distance, share = reading.distance(colour), reading.shares[colour]
-    bare = true_reading(thing, t.pale).shares[colour] if is_painted(thing) else 1.0
+    truth = true_reading(thing, t.pale)
+    bare = truth.shares[colour] if is_painted(thing) else 1.0
     measures.update(
         hue=reading.hue, hue_distance=distance, hue_nearest=reading.nearest, hue_share=share,
-        saturation=reading.saturation,
+        chroma=reading.chroma, true_chroma=truth.chroma,
     )  # fmt: skip
     good = (
         distance <= t.hue_distance
         and reading.nearest == colour
         and share >= t.hue_share * bare
-        and reading.saturation >= t.minimum_saturation * bare
+        and reading.chroma >= t.minimum_chroma * truth.chroma
     )
     reason = f"hue is {distance:.0f} degrees off, {share:.0%} of it {colour}, nearest {reading.nearest}"
-    return Check("colour", good, f"{reason}, saturation {reading.saturation:.2f}")
+    return Check("colour", good, f"{reason}, chroma {reading.chroma:.2f}, {truth.chroma:.2f} of the true object")
 
 
 def _paint(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
@@ -229,10 +231,12 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     outside, inside = haze(seen.views.opacity, truth), fill(seen.views.opacity, truth)
     convexity = relative_solidity(seen.solid, shape, pose)
     hole = hole_opacity(seen.views.top, shape, pose)
+    gaps = gap_opacity(seen.views, shape, pose, truth, swell)
     measures.update(
         iou={name: fit.iou for name, fit in seen.fits.items()},
         scale=pose.scale, yaw=pose.yaw, centre=list(pose.centre),
         silhouette_iou=silhouette, swell=swell, haze=outside, fill=inside, solidity=convexity, hole_opacity=hole,
+        gap_opacity=gaps,
     )  # fmt: skip
     good = silhouette >= t.minimum_silhouette_iou and outside <= t.maximum_haze and inside >= t.minimum_fill
     checks = [
@@ -244,6 +248,8 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     checks += [_surface(seen, shape, t, measures), _roughness(seen, shape, t, measures)]
     if hole is not None:
         checks.append(Check("hole", hole < t.maximum_hole_opacity, f"opacity {hole:.2f} from above"))
+    if gaps is not None:
+        checks.append(Check("gaps", gaps <= t.maximum_gap_opacity, f"opacity {gaps:.2f} between its parts"))
     if seen.mesh is None:
         return [*checks, Check("mesh", False, seen.mesh_error)]
     mesh = seen.mesh

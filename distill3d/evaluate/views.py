@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ SIZE = 64
 WHITE, DARK = 1.0, 0.08
 RADIUS, FOV = 3.0, 42.0
 SWELL = (1.0, 1.03, 1.06, 1.09, 1.12)
+LEAST_AIR = 0.01
 
 
 def judging_cameras() -> Cameras:
@@ -143,6 +145,27 @@ def fill(opacity: Tensor, truth: Tensor) -> float:
     """Mean opacity of the pixels two or more inside the true silhouette; 0 if the silhouette has no such pixel."""
     inner = ~grow(truth < 1, 2)
     return float(opacity[inner].mean()) if inner.any() else 0.0
+
+
+def gaps(truth: Tensor) -> Tensor:
+    """``(B, H, W)`` bool: pixels in the convex hull of each true silhouette and two or more away from it."""
+    from skimage.morphology import convex_hull_image
+
+    hulls = [convex_hull_image((view > 0.5).numpy()) if (view > 0.5).any() else (view > 0.5).numpy() for view in truth]
+    return torch.from_numpy(np.stack(hulls)) & ~grow(truth > 0, 2)
+
+
+def gap_opacity(seen: Views, shape: str, pose: Pose, truth: Tensor, swell: float) -> float | None:
+    """Mean opacity, over the twelve views and the one from above, of the air between the posed shape's parts; None for
+    a shape with hardly any: fewer pixels than a hundredth of its silhouettes.
+
+    Args:
+        truth: ``(12, 64, 64)`` coverage of the posed shape ``swell`` times as large; ``true_outline`` gives both.
+    """
+    above = true_opacity(shape, replace(pose, scale=swell * pose.scale), top_camera())
+    whole, opacity = torch.cat([truth, above]), torch.cat([seen.opacity, seen.top[None]])
+    air = gaps(whole)
+    return float(opacity[air].mean()) if air.sum() >= LEAST_AIR * whole.sum() else None
 
 
 @functools.cache
