@@ -78,12 +78,14 @@ def objects(folder: Path, seed: int = 0) -> None:
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     for result in results:
         row, column = methods.index(result["method"]), prompts.index(result["prompt"])
-        job = f"{result['method']}-{'-'.join(result['prompt'].split())}-{seed}"
+        job = f"{result['method']}-{'-'.join(result['prompt'].split())}-{seed}-{result['run_key'][:8]}"
         x, y = left + side * column, (side + 6) * row
-        with Image.open(folder / "jobs" / job / "preview.png") as views:
-            picture.paste(views.convert("RGB").crop((side, 0, 2 * side, side)), (x, y))
+        preview = folder / "jobs" / job / "preview.png"
+        if preview.is_file():
+            with Image.open(preview) as views:
+                picture.paste(views.convert("RGB").crop((side, 0, 2 * side, side)), (x, y))
         draw.text((4, y + side // 2 - 8), result["method"].upper(), fill="black", font=font)
-        if not result["passed"]:
+        if not result.get("passed"):
             draw.line([(x + 8, y + side), (x + side - 8, y + side)], fill="#c00000", width=2)
     write_png(DOCS / "methods-3d.png", picture)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 
 import pytest
@@ -20,7 +21,7 @@ from distill3d.evaluate import (  # noqa: E402
     two_faced,
     world_of,
 )
-from distill3d.evaluate.controls import SPOILED, darkened  # noqa: E402
+from distill3d.evaluate.controls import SPOILED, darkened, walled  # noqa: E402
 from distill3d.evaluate.distance import (  # noqa: E402
     nearest_faces,
     posed_distance,
@@ -350,6 +351,25 @@ def test_a_second_mug_out_of_the_back_of_a_first_is_a_second_front():
     spoil, _ = SPOILED["two-faced mug, house, arrow"]
     found = find_fronts(look_around(spoil(Object("mug", "yellow")), None, COARSE["render_settings"]), "mug", "yellow")
     assert found.count == 2 and abs(abs(found.azimuths[0] - found.azimuths[1]) - 180) < 16
+
+
+def test_a_mug_with_its_handle_on_the_other_side_is_another_object():
+    thing, mirror = Object("mug", "yellow"), torch.tensor([-1.0, 1, 1])
+    left = SolidField(lambda x: thing.sdf(x * mirror), lambda x: thing.albedo(x * mirror))
+    judgement = judge(look_at(left), "a yellow mug")
+    assert failed(judgement) == {"fronts"} and "0 as in a mirror" in judgement.failures[0]
+
+
+def test_a_gate_is_walled_up_at_any_size_and_a_speck_is_judged_too():
+    """The smallest size allowed is 0.6; there an arch's gate is three pixels wide."""
+    thing = Object("arch", "red")
+    small = walled(thing)
+    field = SolidField(lambda x: 0.62 * small.sdf(x / 0.62), thing.albedo)
+    assert "gaps" in failed(judge(look_at(field), "a red arch"))
+    whole = SolidField(lambda x: 0.62 * thing.sdf(x / 0.62), thing.albedo)
+    assert "gaps" not in failed(judge(look_at(whole), "a red arch"))
+    speck = judge(look_at(SolidField(lambda x: x.norm(dim=1) - 0.05, (0.1, 0.25, 0.92)), "plain"), "a blue torus")
+    assert not speck.passed and json.dumps(speck.to_json(), allow_nan=False)
 
 
 def test_colours_half_as_strong_have_another_name():

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..optimize.report import versions
 from ..priors.load import load_prior
 from ..scorer import Loaded, load_scorer
 from ..two_d.latents import choose
-from .quality_archive import ARCHIVE, take_over, write_archive
+from .quality_archive import ARCHIVE, kept_results, take_over, write_archive
 from .quality_job import (
     RESULT,
     Job,
@@ -154,6 +154,7 @@ class Progress:
         done: jobs with a result, of ``total``; ``failed`` of them ended without a verdict.
         passed: jobs that passed.
         running: name and share done, 0..1, of the jobs at work.
+        taken: jobs whose result came from ``earlier`` files; None without such files.
         seconds: since the start.
     """
 
@@ -163,11 +164,13 @@ class Progress:
     passed: int
     running: tuple[tuple[str, float], ...]
     seconds: float
+    taken: int | None = None
 
     def __str__(self) -> str:
         work = ", ".join(f"{name} {share:.0%}" for name, share in self.running)
         failed = f", {self.failed} without a verdict" if self.failed else ""
-        return f"{self.done}/{self.total} done, {self.passed} passed{failed}" + (f"; {work}" if work else "")
+        taken = "" if self.taken is None else f", {self.taken} taken over"
+        return f"{self.done}/{self.total} done{taken}, {self.passed} passed{failed}" + (f"; {work}" if work else "")
 
 
 OnProgress = Callable[[Progress], None]
@@ -373,11 +376,13 @@ def _run(
         for method in quality.methods for variant in quality.variants
         for seed in quality.seeds for prompt in quality.prompts
     ]  # fmt: skip
-    take_over(jobs, quality.earlier)
+    taken = take_over(jobs, quality.earlier) if quality.earlier else None
+    others = kept_results(out / ARCHIVE, jobs)
     began = time.monotonic()
     results = run_jobs(
-        jobs, quality.processes or cores(), on_progress, lambda found: write_archive(out / ARCHIVE, found)
-    )
+        jobs, quality.processes or cores(), lambda progress: on_progress(replace(progress, taken=taken)),
+        lambda found: write_archive(out / ARCHIVE, [*found, *others]),
+    )  # fmt: skip
     about = {
         "preset": quality.preset if settings_for is None else None, "prompts": list(quality.prompts),
         "world": world_of(quality.prompts),

@@ -13,8 +13,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..files import make_folder, write_bytes, write_json
-from .quality_job import RESULT, Job, digest, is_done, matches, read_json, read_result
-from .scoring import VIEWS_FILE
+from .quality_job import RESULT, Job, digest, has_field, is_done, matches, read_json
 
 ARCHIVE = "results.json"
 
@@ -56,9 +55,17 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
+def kept_results(path: Path, but: Sequence[Job]) -> list[dict[str, Any]]:
+    """What an archive holds of other runs than these; nothing where there is none that can be read."""
+    try:
+        return [r for r in read_archive(path) if r.get("run_key") not in {job.run_key() for job in but}]
+    except SettingsError:
+        return []
+
+
 def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
     """Give each job that is not done its result from the archives, if one was made with the same settings, prior, judge
-    and scorer; returns how many got one. Views that were taken otherwise go, or a later scorer would read them.
+    and scorer; returns how many got one. A job with a field of its own is judged by that.
 
     Raises:
         SettingsError: as ``read_archive``.
@@ -68,10 +75,7 @@ def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
     taken = 0
     for job in jobs:
         found = next((r for r in results if matches(job, r)), None)
-        if found is not None and not is_done(job):
-            folder = make_folder(Path(job.folder))
-            if (read_result(folder) or {}).get("views_key") != found.get("views_key"):
-                (folder / VIEWS_FILE).unlink(missing_ok=True)
-            write_json(folder / RESULT, found)
+        if found is not None and not is_done(job) and not has_field(job):
+            write_json(make_folder(Path(job.folder)) / RESULT, found)
             taken += 1
     return taken

@@ -45,8 +45,6 @@ JUDGE_VERSION = 6
 PREVIEW_SIZE = 96
 VERDICT = ("passed", "failures", "judgement", "others", "judging_seconds")
 """What a result says of the judge's work; ``others`` says of each other prompt whether it was taken for that."""
-FACTS = ("minutes", "seconds", "peak_memory_bytes", "occupancy", "skipped", "warnings")
-"""What it says of the run that made the field."""
 
 Report = Callable[[int, int], None]
 
@@ -131,9 +129,19 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def is_done(job: Job) -> bool:
-    """Whether the job's folder holds an outcome made with exactly these settings and this judge."""
+    """Whether the job's folder holds an outcome made with exactly these settings and this judge; beside a kept field it
+    must have been tried for all the other prompts too, which takes no new run."""
     result = read_result(Path(job.folder))
-    return result is not None and matches(job, result)
+    return result is not None and matches(job, result) and (_tried(job, result) or not has_field(job))
+
+
+def has_field(job: Job) -> bool:
+    """Whether the field of an earlier run lies in the job's folder."""
+    return (Path(job.folder) / FIELD).is_file()
+
+
+def _tried(job: Job, result: Mapping[str, Any]) -> bool:
+    return set(job.others) <= set(result.get("others", job.others))
 
 
 def matches(job: Job, result: Mapping[str, Any]) -> bool:
@@ -146,7 +154,8 @@ def matches(job: Job, result: Mapping[str, Any]) -> bool:
 
 
 def failure(job: Job, error: str, status: str = "failed") -> dict[str, Any]:
-    """The result of a job that has no verdict: it ``failed`` and is to be tried again, or its object is ``lost``."""
+    """The result of a job that has no verdict: it ``failed`` and is to be tried again, or its object is ``lost``: gone,
+    all over the view, or not a number."""
     return {
         "status": status, "prompt": job.prompt, "method": job.method, "seed": job.seed,
         "run_key": job.run_key(), "prior": job.fingerprint, "settings": job.settings, "error": error,
@@ -229,7 +238,7 @@ def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
         _keep(job, *kept)
     field, occupancy, facts = kept
     field.requires_grad_(False)
-    if earlier.get("judge_key") == job.judge_key():
+    if earlier.get("judge_key") == job.judge_key() and _tried(job, earlier):
         verdict = {k: earlier[k] for k in VERDICT}
     else:
         verdict = _verdict(job, settings, field, occupancy)

@@ -110,7 +110,8 @@ def _refusals(controls: Mapping[str, Any]) -> list[list[str]]:
     table = [["control", "judgements", "wrongly accepted", *(["Sim", "R@1"] if scored else [])]]
     for name, found in controls.items():
         scores = [_figure(found.get("sim"), ".3f"), _figure(found.get("r_at_1"), ".0%")] if scored else []
-        table.append([name, str(found["judged"]), str(len(found["taken_for"])), *scores])
+        judged = f"{found['judged']} of {found['of']}" if found["judged"] < found.get("of", 0) else str(found["judged"])
+        table.append([name, judged, str(len(found["taken_for"])), *scores])
     return table
 
 

@@ -1,7 +1,8 @@
 """What the quality benchmark found, as one JSON object: figures of each job, each method, each seed, and the goals.
 
-A run whose object vanished or filled the view is an outcome of its method, not a job to be left out: it has an IoU of 0
-and nothing right. What only an object can have (distances, normals, grain, Sim) is averaged over the objects there are.
+A run whose object vanished, filled the view or became not a number is an outcome of its method, not a job to be left
+out: it has an IoU of 0 and nothing right. What only an object can have (distances, normals, grain, Sim) is averaged
+over the objects there are.
 """
 
 from __future__ import annotations
@@ -185,7 +186,9 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
 
     Args:
         results: every job's result.
-        controls: as ``quality_job.controls``; the shuffled prompts are added here from the results.
+        controls: as ``quality_job.controls``; the shuffled prompts are added here from the results. A result that came
+            from a benchmark of fewer prompts was tried for those alone: then fewer are ``judged`` than there are
+            ``of``, and ``controls_refused`` is false.
         about: facts of the run as a whole, copied in.
     """
     judged = [r for r in results if r["status"] == "judged"]
@@ -193,6 +196,7 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
     tried = [(r, wrong, taken) for r in judged for wrong, taken in r["others"].items() if wrong in asked]
     shuffled: dict[str, Any] = {
         "judged": len(tried),
+        "of": len(judged) * (len(asked) - 1),
         "taken_for": [f"{r['method']} {r['prompt']} taken for {wrong}" for r, wrong, taken in tried if taken],
     }
     for name in ("sim", "r_at_1"):
@@ -205,7 +209,7 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
         **about,
         "methods": methods,
         "controls": everything,
-        "controls_refused": all(not c["taken_for"] for c in everything.values()),
+        "controls_refused": all(not c["taken_for"] and c["judged"] >= c.get("of", 1) for c in everything.values()),
         "thresholds": asdict(Thresholds()),
         "jobs": [_compact(r) for r in results],
     }

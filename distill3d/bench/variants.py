@@ -87,10 +87,12 @@ with the same mean; ``freeu`` has Stable Diffusion 2.1's b at every timestep, ``
 
 def check_variants(names: Sequence[str]) -> None:
     """Raises ``SettingsError`` unless all are known names, or several joined by ``+``, at least one and none twice."""
-    if not names or len({frozenset(name.split("+")) for name in names}) < len(names):
+    if not names or len(set(names)) < len(names):
         raise SettingsError(f"expected variants without repetition and at least one, got {tuple(names)}: write preset")
-    if twice := [name for name in names if len(set(name.split("+"))) < len(name.split("+"))]:
-        raise SettingsError(f"expected each change once in a variant, got {', '.join(twice)}: leave out what is twice")
+    for name in names:
+        parts = name.split("+")
+        if len(set(parts)) < len(parts) or (PLAIN in parts and len(parts) > 1):
+            raise SettingsError(f"expected changes joined by +, each once and none of them {PLAIN}, got {name}")
     if unknown := [part for name in names for part in name.split("+") if part not in VARIANTS]:
         raise SettingsError(
             f"expected variants of {', '.join(VARIANTS)}, or several joined by +, got {', '.join(map(repr, unknown))}: "

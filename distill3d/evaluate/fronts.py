@@ -5,9 +5,10 @@ does not enter, and a cast that all views share is taken off. Of the true object
 A view *shows the front* when the best match stands within 22.5 degrees of the true front, and when what tells that side
 from the opposite one is there to at least one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the
 matched true view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face.
-True views count as seen in a mirror too: a second mug grown out of the back of a first has its handle on the other side
-of the badge. Neighbouring views that show the front are one front, but every full 90 degrees of them count. A head with
-two faces has two, the Janus problem of text-to-3D.
+True views are known as in a mirror too: a second mug grown out of the back of a first has its handle on the other side
+of the badge. Such a front counts, and is named, because one alone is the wrong object. Neighbouring views that show
+the front are one front, but every full 90 degrees of them count. A head with two faces has two, the Janus problem of
+text-to-3D.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ SHORTEST = 2
 WIDTH = 6
 """Views that one front may fill, as wide as the front view of prompts; every 90 degrees more are another front."""
 NORMAL_WEIGHT = 0.5
+CLEARLY = 0.99
+"""Share of the plain match's distance below which a mirrored one is better: most objects equal their mirror image."""
 NORMAL_X = 4
 """Channel of a description that a mirror negates."""
 
@@ -61,11 +64,13 @@ class Fronts:
 
     Attributes:
         azimuths: degrees of each front's middle view; 0 is where view prompts put the front.
+        mirrored: of each front, whether most of its views match true ones in a mirror.
         matched: ``(24,)`` degrees of the best matching true azimuth of each view.
         strength: ``(24,)`` ``c`` of each view.
     """
 
     azimuths: tuple[float, ...]
+    mirrored: tuple[bool, ...]
     matched: tuple[float, ...]
     strength: tuple[float, ...]
 
@@ -145,6 +150,9 @@ def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     parts[:, 1:4] -= offset[:, None, None] * parts[:, :1]
     flat, known = parts.flatten(1), truth.flatten(2)
     distance = torch.stack([torch.cdist(flat[None], rows[None])[0] for rows in known])
+    plain, mirror = (part.amin((0, 2)) for part in distance.split(len(ELEVATIONS)))
+    reflected = mirror < CLEARLY * plain
+    distance[len(ELEVATIONS) :, ~reflected] = torch.inf
     best = distance.amin(0).argmin(1)
     tilt = distance.gather(2, best[None, :, None].expand(len(known), -1, 1)).squeeze(2).argmin(0)
     ahead = known[tilt, best]
@@ -154,8 +162,10 @@ def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     step = 360.0 / VIEWS
     matched = [math.remainder(float(b) * step, 360.0) for b in best]
     shown = [abs(m) <= FRONTAL and s >= 0.5 for m, s in zip(matched, strength.tolist(), strict=True)]
-    middles = [_middle([i * step for i in part]) for run in runs(shown) for part in _divided(run)]
-    return Fronts(tuple(middles), tuple(matched), tuple(strength.tolist()))
+    fronts = [part for run in runs(shown) for part in _divided(run)]
+    middles = tuple(_middle([i * step for i in part]) for part in fronts)
+    mirrored = tuple(bool(reflected[part].float().mean() > 0.5) for part in fronts)
+    return Fronts(middles, mirrored, tuple(matched), tuple(strength.tolist()))
 
 
 def _mean_colour(parts: Tensor) -> Tensor:

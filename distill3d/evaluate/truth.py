@@ -53,7 +53,7 @@ from .roughness import roughness
 from .solidity import relative_solidity
 from .spots import spot_shares
 from .thresholds import Thresholds
-from .views import fill, gap_opacity, haze, hole_opacity, soft_iou, true_outline
+from .views import fill, gap_opacity, has_gaps, haze, hole_opacity, soft_iou, true_outline
 
 BALL = "sphere"
 
@@ -191,8 +191,11 @@ def _fronts(seen: Observation, thing: Object, t: Thresholds, measures: dict[str,
         raise SettingsError("expected an observation of the full world to count fronts in: use observe(world='full')")
     found = find_fronts(seen.around, thing.shape, thing.colour)
     measures.update(fronts=found.count, front_azimuths=list(found.azimuths), front_strength=max(found.strength))
-    good = found.count == t.fronts and all(abs(a) <= t.front_offset for a in found.azimuths)
-    places = ", ".join(f"{a:.0f}" for a in found.azimuths)
+    placed = all(abs(a) <= t.front_offset for a in found.azimuths)
+    good = found.count == t.fronts and placed and not any(found.mirrored)
+    places = ", ".join(
+        f"{a:.0f}{' as in a mirror' * mirrored}" for a, mirrored in zip(found.azimuths, found.mirrored, strict=True)
+    )
     return Check("fronts", good, f"{found.count} found" + (f", at {places} degrees" if places else ""))
 
 
@@ -231,7 +234,7 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     outside, inside = haze(seen.views.opacity, truth), fill(seen.views.opacity, truth)
     convexity = relative_solidity(seen.solid, shape, pose)
     hole = hole_opacity(seen.views.top, shape, pose)
-    gaps = gap_opacity(seen.views, shape, pose, truth, swell)
+    gaps = gap_opacity(seen.views, shape, pose, truth, swell) if has_gaps(shape) else None
     measures.update(
         iou={name: fit.iou for name, fit in seen.fits.items()},
         scale=pose.scale, yaw=pose.yaw, centre=list(pose.centre),

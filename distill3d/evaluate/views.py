@@ -156,8 +156,8 @@ def gaps(truth: Tensor) -> Tensor:
 
 
 def gap_opacity(seen: Views, shape: str, pose: Pose, truth: Tensor, swell: float) -> float | None:
-    """Mean opacity, over the twelve views and the one from above, of the air between the posed shape's parts; None for
-    a shape with hardly any: fewer pixels than a hundredth of its silhouettes.
+    """Mean opacity, over the twelve views and the one from above, of the air between the posed shape's parts; None
+    where no view shows any.
 
     Args:
         truth: ``(12, 64, 64)`` coverage of the posed shape ``swell`` times as large; ``true_outline`` gives both.
@@ -165,7 +165,14 @@ def gap_opacity(seen: Views, shape: str, pose: Pose, truth: Tensor, swell: float
     above = true_opacity(shape, replace(pose, scale=swell * pose.scale), top_camera())
     whole, opacity = torch.cat([truth, above]), torch.cat([seen.opacity, seen.top[None]])
     air = gaps(whole)
-    return float(opacity[air].mean()) if air.sum() >= LEAST_AIR * whole.sum() else None
+    return float(opacity[air].mean()) if air.any() else None
+
+
+@functools.cache
+def has_gaps(shape: str) -> bool:
+    """Whether the shape has air between its parts: in its own size at least a hundredth of what one sees of it."""
+    truth = true_opacity(shape, Pose(0.0, 0.0, 0.0, 1.0, 0.0), judging_cameras())
+    return bool(gaps(truth).sum() >= LEAST_AIR * truth.sum())
 
 
 @functools.cache
@@ -180,11 +187,12 @@ def hole_radius(shape: str) -> float:
 
 
 def hole_opacity(top: Tensor, shape: str, pose: Pose) -> float | None:
-    """Mean opacity from straight above of the inner 80 % of the posed shape's hole; None for a shape without one."""
+    """Mean opacity from straight above of the inner 80 % of the posed shape's hole; None for a shape without one, or in
+    a pose so small that no pixel shows it."""
     radius = hole_radius(shape) * pose.scale
     if radius == 0:
         return None
     origin, direction = (v[0] for v in rays(top_camera(), SIZE, SIZE))
     hit = origin + direction * ((pose.y - origin[..., 1]) / direction[..., 1])[..., None]
     inner = torch.hypot(hit[..., 0] - pose.x, hit[..., 2] - pose.z) < 0.8 * radius
-    return float(top[inner].mean())
+    return float(top[inner].mean()) if inner.any() else None
