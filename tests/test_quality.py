@@ -110,7 +110,7 @@ def test_a_missing_prior_is_an_error_before_any_job(tmp_path):
     assert not (tmp_path / "q" / "jobs").exists()
 
 
-def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, scorers, tmp_path):
+def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, scorers, tmp_path, monkeypatch):
     chosen = QualitySettings(
         prompts=PAIR[:1], methods=("sds",), out=tmp_path, processes=1, model=tiny_pipeline, scorer=scorers[0]
     )
@@ -172,10 +172,12 @@ def test_the_whole_benchmark_runs_resumes_and_reports(tiny_pipeline, scorers, tm
     def stop(progress: quality.Progress) -> None:
         raise Stopped
 
-    with pytest.raises(Stopped):
-        quality.run(replace(chosen, seeds=(1,)), stop, tiny_settings)
-    kept = read_archive(tmp_path / "results.json")
-    assert [r["run_key"] for r in kept] == [result["run_key"]], "another run in the folder took the verdict along"
+    monkeypatch.setattr(quality_job, "JUDGE_VERSION", quality_job.JUDGE_VERSION + 1)
+    for seed in (0, 1):
+        with pytest.raises(Stopped):
+            quality.run(replace(chosen, seeds=(seed,)), stop, tiny_settings)
+        kept = read_archive(tmp_path / "results.json")
+        assert [r["run_key"] for r in kept] == [result["run_key"]], "a stopped call took the verdict along"
 
 
 def short(method: str) -> Settings:

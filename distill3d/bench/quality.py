@@ -30,7 +30,7 @@ from ..optimize.report import versions
 from ..priors.load import load_prior
 from ..scorer import Loaded, load_scorer
 from ..two_d.latents import choose
-from .quality_archive import ARCHIVE, kept_results, take_over, write_archive
+from .quality_archive import ARCHIVE, add_to_archive, take_over
 from .quality_job import (
     RESULT,
     Job,
@@ -377,11 +377,10 @@ def _run(
         for seed in quality.seeds for prompt in quality.prompts
     ]  # fmt: skip
     taken = take_over(jobs, quality.earlier) if quality.earlier else None
-    others = kept_results(out / ARCHIVE, jobs)
     began = time.monotonic()
     results = run_jobs(
         jobs, quality.processes or cores(), lambda progress: on_progress(replace(progress, taken=taken)),
-        lambda found: write_archive(out / ARCHIVE, [*found, *others]),
+        lambda found: add_to_archive(out / ARCHIVE, found),
     )  # fmt: skip
     about = {
         "preset": quality.preset if settings_for is None else None, "prompts": list(quality.prompts),

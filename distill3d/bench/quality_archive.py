@@ -55,12 +55,14 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def kept_results(path: Path, but: Sequence[Job]) -> list[dict[str, Any]]:
-    """What an archive holds of other runs than these; nothing where there is none that can be read."""
+def add_to_archive(path: Path, results: Sequence[dict[str, Any]]) -> Path:
+    """``write_archive``; what the archive held before of other runs stays in it. Raises ``OutputError``."""
+    new = {result["run_key"] for result in results if result["status"] != "failed"}
     try:
-        return [r for r in read_archive(path) if r.get("run_key") not in {job.run_key() for job in but}]
+        kept = [result for result in read_archive(path) if result.get("run_key") not in new]
     except SettingsError:
-        return []
+        kept = []
+    return write_archive(path, [*results, *kept])
 
 
 def take_over(jobs: Sequence[Job], archives: Sequence[Path]) -> int:
