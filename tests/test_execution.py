@@ -25,6 +25,7 @@ from distill3d.optimize.settings import LossSettings
 from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
 from distill3d.priors.load import load_prior
+from distill3d.render.shading import ShadingSettings
 from distill3d.schedules import Constant
 
 # ---- twins
@@ -195,14 +196,24 @@ def test_a_resumed_run_may_choose_another_backend(tmp_path: Path) -> None:
         Distillation(make_prior(), "a red ball", SMALL, execution=Execution(hash_grid="tinycudann"))
 
 
+def test_terms_of_normals_are_for_lit_steps() -> None:
+    losses = LossSettings(orientation=Constant(0.1), smoothness=Constant(0.1))
+    settings = replace(SMALL, losses=losses, shading=ShadingSettings(start=0.25, albedo_probability=0.0))
+    run = Distillation(make_prior(), "a red ball", settings)
+    steps = [run.step() for _ in range(4)]
+    assert [{"orientation", "smoothness"} <= set(step.terms) for step in steps] == [False, False, True, True]
+
+
 def test_a_run_in_tiles_learns_what_the_plain_run_learns() -> None:
-    losses = LossSettings(entropy=Constant(0.1), distortion=Constant(0.1), distance=Constant(0.1))
-    base = replace(SMALL, losses=losses, render=replace(SMALL.render, cull_below=0, cull_transmittance=0))
+    losses = LossSettings(**{name: Constant(0.1) for name, _ in LossSettings().schedules()})
+    shading = ShadingSettings(start=0.0, albedo_probability=0.0)
+    base = replace(SMALL, losses=losses, shading=shading)
+    base = replace(base, render=replace(SMALL.render, cull_below=0, cull_transmittance=0, normal_weight=0))
     steps = []
     for render in (base.render, replace(base.render, memory_gb=0, max_points=3000)):
         run = Distillation(make_prior(), "a red ball", replace(base, render=render))
         steps.append([run.step() for _ in range(3)])
-    assert set(steps[0][0].terms) == set(steps[1][0].terms) >= {"entropy", "distortion", "distance"}
+    assert set(steps[0][0].terms) == set(steps[1][0].terms) >= {name for name, _ in losses.schedules()}
     for plain, tiled in zip(*steps, strict=True):
         assert tiled.loss == pytest.approx(plain.loss, rel=1e-3)
         for name, value in plain.terms.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,44 @@ def test_orientation_counts_only_normals_that_face_away():
     assert not loss.requires_grad, "the weights are held fixed, as in DreamFusion"
     with pytest.raises(ValueError, match="normals=True"):
         regularisers.orientation(rendering())
+
+
+def faces(normal: Tensor, opacity: Tensor) -> float:
+    """Smoothness of one view with these ``(H, W, 3)`` normals and ``(H, W)`` opacities."""
+    made = replace(rendering(), normal=normal[None], opacity=opacity[None])
+    return regularisers.smoothness(made).item()
+
+
+def test_smoothness_of_a_roof_is_the_length_of_its_ridge_times_the_turn():
+    west, east = torch.tensor([-0.6, 0.0, 0.8]), torch.tensor([0.6, 0.0, 0.8])
+    for height, width in ((32, 32), (64, 128)):
+        solid = torch.zeros(height, width)
+        solid[height // 4 : 3 * height // 4] = 1
+        roof = torch.where(torch.arange(width).view(1, -1, 1) < width // 2, west, east).repeat(height, 1, 1)
+        expected = 0.5 * (math.hypot(1.2 * width, 0.5) - 0.5) / width
+        assert faces(roof, solid) == pytest.approx(expected, rel=1e-5)
+        assert faces(roof.transpose(0, 1), solid.T) == pytest.approx(expected, rel=1e-5)
+        assert faces(west.expand_as(roof), solid) == 0
+    with pytest.raises(ValueError, match="normals=True"):
+        regularisers.smoothness(rendering())
+
+
+def test_smoothness_of_a_far_ball_is_the_integral_over_its_disk_at_any_resolution():
+    """With ``n = (u, v, z) / R`` and ``z^2 = R^2 - u^2 - v^2``, ``|dn/du| = sqrt(1 + u^2 / z^2) / R``."""
+    radius, seen = 0.4, 0.35
+
+    def square(pixels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        at = (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels - 0.5
+        u, v = at.expand(pixels, -1), at.view(-1, 1).expand(-1, pixels)
+        return u, v, radius**2 - u**2 - v**2, u**2 + v**2 < seen**2
+
+    u, v, square_depth, inside = square(4000)
+    slopes = [((1 + x[inside] ** 2 / square_depth[inside]) / radius**2 + 0.25).sqrt() - 0.5 for x in (u, v)]
+    expected = sum(slope.sum() for slope in slopes).item() / 4000**2
+    for pixels in (64, 256):
+        u, v, square_depth, inside = square(pixels)
+        normal = torch.stack([u, v, square_depth.clamp_min(0).sqrt()], dim=-1) / radius
+        assert faces(normal, inside.double()) == pytest.approx(expected, rel=0.06)
 
 
 def test_distortion_equals_the_double_sum_of_equation_15():

@@ -103,6 +103,7 @@ def test_gradients_match_float64_finite_differences(mode):
                     regularisers.sparsity,
                     regularisers.opaque,
                     regularisers.entropy,
+                    regularisers.smoothness,
                     regularisers.distance,
                 )
             )
@@ -290,6 +291,7 @@ def test_without_samples_the_picture_is_the_background_and_backward_works(mode):
             regularisers.opaque,
             regularisers.entropy,
             regularisers.orientation,
+            regularisers.smoothness,
             regularisers.distortion,
             regularisers.distance,
         )

@@ -43,7 +43,8 @@ def picture(field: torch.nn.Module, settings: RenderSettings, mode: str = "lambe
 
 def loss(made: Rendering) -> Tensor:
     terms = [made.terms[n] if made.packed is None else TERMS[n](made) for n in TERMS]
-    return made.rgb[..., 0].square().mean() + made.depth.mean() + regularisers.opaque(made) + sum(terms)
+    terms += [regularisers.opaque(made), regularisers.smoothness(made)]
+    return made.rgb[..., 0].square().mean() + made.depth.mean() + sum(terms)
 
 
 def gradients(field: torch.nn.Module, made: Rendering) -> list[Tensor]:

@@ -270,7 +270,7 @@ class Distillation:
     def _render(self, cameras: Cameras, size: int, progress: float) -> Rendering:
         generators, losses = self.generators, self.settings.losses
         shading = sample_shading(self.settings.shading, cameras, progress, generators["shading"])
-        asked = [n for n in regularisers.OF_SAMPLES if n != "orientation" or shading.needs_normals]
+        asked = [n for n in regularisers.OF_SAMPLES if shading.needs_normals or n not in regularisers.OF_NORMALS]
         return render(
             self.field,
             cameras.to(self.device),
@@ -306,7 +306,7 @@ class Distillation:
         terms = {}
         for name, schedule in self.settings.losses.schedules():
             weight = schedule(progress)
-            if weight and (name != "orientation" or rendering.normal is not None):
+            if weight and (rendering.normal is not None or name not in regularisers.OF_NORMALS):
                 known = rendering.terms.get(name)
                 terms[name] = weight * (getattr(regularisers, name)(rendering) if known is None else known)
         return terms

@@ -46,6 +46,9 @@ class LossSettings:
     """Each ray's matter in one place: a surface instead of fog."""
     orientation: Schedule = Constant(0.0)
     """Visible normals must face the camera (needs lit steps). Raise it against bumpy, inside-out surfaces."""
+    smoothness: Schedule = Constant(0.0)
+    """Normals of neighbouring pixels alike (needs lit steps). Raise it against rough faces; edges stay, small dents
+    and bumps go."""
     distortion: Schedule = Constant(0.0)
     """Pulls each ray's matter together (mip-NeRF 360). Raise it against floaters in front of the object."""
     distance: Schedule = Constant(0.0)
@@ -59,7 +62,7 @@ class LossSettings:
 
     def schedules(self) -> Iterator[tuple[str, Schedule]]:
         """Name and schedule of every regulariser; the names are those of ``render.regularisers``."""
-        for name in ("sparsity", "opaque", "entropy", "orientation", "distortion", "distance"):
+        for name in ("sparsity", "opaque", "entropy", "orientation", "smoothness", "distortion", "distance"):
             yield name, getattr(self, name)
 
 

@@ -14,6 +14,10 @@ from .volume import BOX_DIAGONAL, Rendering
 
 #: Those that look at samples and not at pixels alone: a render in tiles has to be asked for them beforehand.
 OF_SAMPLES = ("entropy", "orientation", "distortion", "distance")
+#: Those that look at normals: steps without light render none.
+OF_NORMALS = ("orientation", "smoothness")
+
+_NO_NORMALS = "expected a rendering with normals, got one without: render with normals=True or with shading"
 
 
 def sparsity(rendering: Rendering) -> Tensor:
@@ -55,9 +59,34 @@ def orientation(rendering: Rendering) -> Tensor:
     """
     s = rendering.samples
     if s.normal is None:
-        raise ValueError("expected a rendering with normals, got one without: render with normals=True or with shading")
+        raise ValueError(_NO_NORMALS)
     away = (s.normal * s.direction).sum(-1).clamp_min(0)
     return (s.weight.detach() * away.square()).sum() / s.rays
+
+
+def smoothness(rendering: Rendering) -> Tensor:
+    """``mean (|W (n(u + 1, v) - n(u, v))| + |H (n(u, v + 1) - n(u, v))|)``: flat faces with sharp edges between them.
+
+    The total variation of the rendered normal over the picture's unit square, the same at any resolution (Rudin, Osher
+    and Fatemi, Physica D 60, 1992; here the two directions apart): an edge costs its length times how far the normal
+    turns, however sharp it is. threestudio's ``loss_normal_smooth`` (``threestudio/systems/zero123.py``) squares the
+    steps, which rounds edges. ``|.|`` is ``sqrt(|.|^2 + 0.5^2) - 0.5`` of the slope; pairs with a pixel of half opacity
+    or less are left out, so that no outline counts.
+
+    Raises:
+        ValueError: the rendering has no normals.
+    """
+    n, solid = rendering.normal, rendering.opacity > 0.5
+    if n is None:
+        raise ValueError(_NO_NORMALS)
+    total = n.new_zeros(())
+    for axis in (1, 2):
+        pixels = n.shape[axis]
+        first, last = (n.narrow(axis, start, pixels - 1) for start in (0, 1))
+        pair = solid.narrow(axis, 0, pixels - 1) & solid.narrow(axis, 1, pixels - 1)
+        slope = ((pixels * (last - first)).square().sum(-1) + 0.25).sqrt() - 0.5
+        total = total + torch.where(pair, slope, torch.zeros_like(slope)).sum()
+    return total / solid.numel()
 
 
 def distortion(rendering: Rendering) -> Tensor:
