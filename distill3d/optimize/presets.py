@@ -50,9 +50,9 @@ def _tiny(name: str, method: MethodName) -> Settings:
     hardens from fog, through which a hole can open, to a solid; the world's own lamp, which hangs above, because under
     any other the shape bends until the shade is right; no textureless steps, in which a painted object digs its paint
     as pits. Timesteps fall below 0.5 before the middle: only those hold paint, faces and thin parts, and higher
-    ones wash them out again; guidance is highest there, where paint needs it, and falls, or noise stays, as do the
-    rates. An eps that holds still what hardly any ray sees, or Adam hollows it out. All timesteps weigh alike, because
-    the low ones sharpen corners. ASD takes the largest shift, with which its second prediction steadies as SDS's noise
+    ones wash them out again; what they roughen, the smoothness of normals makes flat. Guidance is highest there, where
+    paint needs it, and falls, or noise stays, as do the rates. An eps that holds still what hardly any ray sees, or
+    Adam hollows it out. All timesteps weigh alike, because the low ones sharpen corners. ASD takes the largest shift, with which its second prediction steadies as SDS's noise
     does; the published 0.1 ends in rough surfaces. All of it, guidance too, was found with SDS and is the same for
     every method.
     """
@@ -77,7 +77,11 @@ def _tiny(name: str, method: MethodName) -> Settings:
         gradient=GradientSettings("uniform"),
         hardness=Linear(1.0, 24.0, begin=0.2, until=0.9),
         render=RenderSettings(samples_per_ray=48, normal_weight=0.01),
-        losses=LossSettings(sparsity=Linear(1.0, 0.0, until=0.3), opaque=Linear(0.0, 2.0, begin=0.2)),
+        losses=LossSettings(
+            sparsity=Linear(1.0, 0.0, until=0.3),
+            opaque=Linear(0.0, 2.0, begin=0.2),
+            smoothness=Linear(0.0, 4.0, begin=0.3, until=0.6),
+        ),
         shading=ShadingSettings(
             start=0.0, albedo_probability=0.1, textureless_probability=0.0, ambient=0.45, diffuse=0.55, lamp="above"
         ),
