@@ -52,9 +52,9 @@ def _tiny(name: str, method: MethodName) -> Settings:
     as pits. Timesteps fall below 0.5 before the middle: only those hold paint, faces and thin parts, and higher
     ones wash them out again; what they roughen, the smoothness of normals makes flat. Guidance is highest there, where
     paint needs it, and falls, or noise stays, as do the rates. An eps that holds still what hardly any ray sees, or
-    Adam hollows it out. All timesteps weigh alike, because the low ones sharpen corners. ASD takes the largest shift, with which its second prediction steadies as SDS's noise
-    does; the published 0.1 ends in rough surfaces. All of it, guidance too, was found with SDS and is the same for
-    every method.
+    Adam hollows it out. All timesteps weigh alike, because the low ones sharpen corners. ASD takes the largest shift,
+    with which its second prediction steadies as SDS's noise does; the published 0.1 ends in rough surfaces. All of it,
+    guidance too, was found with SDS and is the same for every method.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     guidance, less = Piecewise(_TINY_GUIDANCE), Piecewise(tuple((at, -value) for at, value in _TINY_GUIDANCE))
