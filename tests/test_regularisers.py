@@ -127,41 +127,60 @@ def test_orientation_counts_only_normals_that_face_away():
 
 
 def faces(normal: Tensor, opacity: Tensor) -> float:
-    """Smoothness of one view with these ``(H, W, 3)`` normals and ``(H, W)`` opacities."""
-    made = replace(rendering(), normal=normal[None], opacity=opacity[None])
+    """Smoothness of one view of a surface with these ``(H, W, 3)`` normals, under ``(H, W)`` opacities."""
+    made = replace(rendering(), normal=(normal * opacity[..., None])[None], opacity=opacity[None])
     return regularisers.smoothness(made).item()
 
 
+def unit_square(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """``(H, W)`` u to the right and v down of the pixels' centres, -0.5..0.5."""
+    v, u = ((torch.arange(n, dtype=torch.float64) + 0.5) / n - 0.5 for n in (height, width))
+    return u.expand(height, -1), v[:, None].expand(-1, width)
+
+
 def test_smoothness_of_a_roof_is_the_length_of_its_ridge_times_the_turn():
-    west, east = torch.tensor([-0.6, 0.0, 0.8]), torch.tensor([0.6, 0.0, 0.8])
+    west, east = torch.tensor([-0.6, 0.0, 0.8]).double(), torch.tensor([0.6, 0.0, 0.8]).double()
     for height, width in ((32, 32), (64, 128)):
-        solid = torch.zeros(height, width)
-        solid[height // 4 : 3 * height // 4] = 1
-        roof = torch.where(torch.arange(width).view(1, -1, 1) < width // 2, west, east).repeat(height, 1, 1)
+        u, v = unit_square(height, width)
+        solid = (v.abs() < 0.25).double()
+        roof = torch.where((u < 0)[..., None], west, east)
         expected = 0.5 * (math.hypot(1.2 * width, 0.5) - 0.5) / width
         assert faces(roof, solid) == pytest.approx(expected, rel=1e-5)
         assert faces(roof.transpose(0, 1), solid.T) == pytest.approx(expected, rel=1e-5)
-        assert faces(west.expand_as(roof), solid) == 0
     with pytest.raises(ValueError, match="normals=True"):
         regularisers.smoothness(rendering())
 
 
-def test_smoothness_of_a_far_ball_is_the_integral_over_its_disk_at_any_resolution():
-    """With ``n = (u, v, z) / R`` and ``z^2 = R^2 - u^2 - v^2``, ``|dn/du| = sqrt(1 + u^2 / z^2) / R``."""
-    radius, seen = 0.4, 0.35
+def test_smoothness_does_not_see_an_outline_however_soft():
+    u, v = unit_square(64, 64)
+    outline = ((0.35 - (u**2 + v**2).sqrt()) * 8 + 0.5).clamp(0, 1)
+    assert faces(torch.tensor([0.0, 0.6, 0.8]).double().expand(64, 64, 3), outline) == pytest.approx(0, abs=1e-9)
 
-    def square(pixels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        at = (torch.arange(pixels, dtype=torch.float64) + 0.5) / pixels - 0.5
-        u, v = at.expand(pixels, -1), at.view(-1, 1).expand(-1, pixels)
-        return u, v, radius**2 - u**2 - v**2, u**2 + v**2 < seen**2
 
-    u, v, square_depth, inside = square(4000)
-    slopes = [((1 + x[inside] ** 2 / square_depth[inside]) / radius**2 + 0.25).sqrt() - 0.5 for x in (u, v)]
-    expected = sum(slope.sum() for slope in slopes).item() / 4000**2
-    for pixels in (64, 256):
-        u, v, square_depth, inside = square(pixels)
-        normal = torch.stack([u, v, square_depth.clamp_min(0).sqrt()], dim=-1) / radius
-        assert faces(normal, inside.double()) == pytest.approx(expected, rel=0.06)
+@pytest.mark.parametrize("pixels", [64, 256])
+def test_smoothness_of_a_far_cone_and_a_far_ball_are_integrals_over_their_disks(pixels: int):
+    """A cone's normal turns around it, ``|grad n| = s / r`` with its horizontal part s; a ball's is ``(u, v, z) / R``
+    with ``|grad n|^2 = (1 + R^2 / z^2) / R^2``. Both without a square in the middle, or the rim."""
+    u, v = unit_square(pixels, pixels)
+    fine_u, fine_v = unit_square(2048, 2048)
+    s, radius = 0.6, 0.4
+
+    def total(slope: Tensor, seen: Tensor) -> float:
+        return torch.where(seen, (slope**2 + 0.25).sqrt() - 0.5, 0.0).mean().item()
+
+    def ring(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        r = (u**2 + v**2).sqrt()
+        return r, (r > 0.15) & (r < 0.35)
+
+    r, seen = ring(u, v)
+    normal = torch.stack([s * u / r, s * v / r, torch.full_like(u, 0.8)], dim=-1)
+    fine_r, fine_seen = ring(fine_u, fine_v)
+    assert faces(normal, seen.double()) == pytest.approx(total(s / fine_r, fine_seen), rel=0.06)
+    z = (radius**2 - r**2).clamp_min(1e-6).sqrt()
+    fine_z = (radius**2 - fine_r**2).clamp_min(1e-6).sqrt()
+    slope = (1 + radius**2 / fine_z**2).sqrt() / radius
+    ball = torch.stack([u, v, z], dim=-1) / radius
+    assert faces(ball, seen.double()) == pytest.approx(total(slope, fine_seen), rel=0.06)
 
 
 def test_distortion_equals_the_double_sum_of_equation_15():

@@ -80,7 +80,7 @@ def _tiny(name: str, method: MethodName) -> Settings:
         losses=LossSettings(
             sparsity=Linear(1.0, 0.0, until=0.3),
             opaque=Linear(0.0, 2.0, begin=0.2),
-            smoothness=Linear(0.0, 4.0, begin=0.3, until=0.6),
+            smoothness=Linear(0.0, 5.0, begin=0.3, until=0.6),
         ),
         shading=ShadingSettings(
             start=0.0, albedo_probability=0.1, textureless_probability=0.0, ambient=0.45, diffuse=0.55, lamp="above"

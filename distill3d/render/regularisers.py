@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .scan import exclusive_sum, ray_sum
 from .volume import BOX_DIAGONAL, Rendering
@@ -65,28 +66,31 @@ def orientation(rendering: Rendering) -> Tensor:
 
 
 def smoothness(rendering: Rendering) -> Tensor:
-    """``mean (|W (n(u + 1, v) - n(u, v))| + |H (n(u, v + 1) - n(u, v))|)``: flat faces with sharp edges between them.
+    """``mean sqrt(|dn/du|^2 + |dn/dv|^2)``: flat faces with sharp edges between them.
 
-    The total variation of the rendered normal over the picture's unit square, the same at any resolution (Rudin, Osher
-    and Fatemi, Physica D 60, 1992; here the two directions apart): an edge costs its length times how far the normal
-    turns, however sharp it is. threestudio's ``loss_normal_smooth`` (``threestudio/systems/zero123.py``) squares the
-    steps, which rounds edges. ``|.|`` is ``sqrt(|.|^2 + 0.5^2) - 0.5`` of the slope; pairs with a pixel of half opacity
-    or less are left out, so that no outline counts.
+    The total variation of the surface's normal ``n`` over the picture's unit square (Rudin, Osher and Fatemi, Physica D
+    60, 1992), by forward differences: an edge costs its length times how far the normal turns, however sharp it is and
+    at any resolution; but so does the noise of jittered samples, so more pixels want more samples a ray. threestudio's
+    ``loss_normal_smooth`` (``threestudio/systems/zero123.py``) squares the steps, which rounds edges. The root is
+    ``sqrt(. + 0.5^2) - 0.5``, and a step to or from a pixel of half opacity or less is left out, so that no outline
+    counts.
 
     Raises:
         ValueError: the rendering has no normals.
     """
-    n, solid = rendering.normal, rendering.opacity > 0.5
-    if n is None:
+    if rendering.normal is None:
         raise ValueError(_NO_NORMALS)
-    total = n.new_zeros(())
+    solid = rendering.opacity > 0.5
+    n = rendering.normal / rendering.opacity.clamp_min(0.5)[..., None]
+    squares = torch.zeros_like(rendering.opacity)
     for axis in (1, 2):
         pixels = n.shape[axis]
-        first, last = (n.narrow(axis, start, pixels - 1) for start in (0, 1))
-        pair = solid.narrow(axis, 0, pixels - 1) & solid.narrow(axis, 1, pixels - 1)
-        slope = ((pixels * (last - first)).square().sum(-1) + 0.25).sqrt() - 0.5
-        total = total + torch.where(pair, slope, torch.zeros_like(slope)).sum()
-    return total / solid.numel()
+        both = solid.narrow(axis, 0, pixels - 1) & solid.narrow(axis, 1, pixels - 1)
+        slope = (pixels * n.diff(dim=axis)).square().sum(-1)
+        end = [0, 0, 0, 0]
+        end[2 * (2 - axis) + 1] = 1
+        squares = squares + pad(torch.where(both, slope, torch.zeros_like(slope)), end)
+    return ((squares + 0.25).sqrt() - 0.5).mean()
 
 
 def distortion(rendering: Rendering) -> Tensor:
