@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -414,13 +415,13 @@ def test_specks_on_the_box_that_are_dropped_are_no_reason_to_warn() -> None:
     """A ball with a speck at the wall: the speck goes, so nothing of the mesh is cut; a ball through the wall is."""
 
     class Field:
-        def __init__(self, through: bool) -> None:
-            self.through = through
+        def __init__(self, position: float) -> None:
+            self.centre = [position, 0.0, 0.0]
 
         def density(self, x: torch.Tensor) -> torch.Tensor:
-            centre = x.new_tensor([0.7, 0.0, 0.0]) if self.through else x.new_zeros(3)
+            centre = x.new_tensor(self.centre)
             ball = (x - centre).norm(dim=-1) < 0.5
-            speck = (x - x.new_tensor([0.0, 1.0, 0.0])).norm(dim=-1) < 0.08
+            speck = (x - x.new_tensor([0.0, 1.0, 0.0])).norm(dim=-1) < 0.05
             return 200.0 * (ball | speck)
 
         def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -429,7 +430,10 @@ def test_specks_on_the_box_that_are_dropped_are_no_reason_to_warn() -> None:
         def normals(self, x: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.normalize(x, dim=-1)
 
-    clean, cut = (extract(Field(through), settings=MeshSettings(resolution=48)).report for through in (False, True))
+    clean, touching, cut = (
+        extract(Field(position), settings=MeshSettings(resolution=48)).report for position in (0.0, 0.502, 0.7)
+    )
     assert clean["cut_share"] > 0
     assert not any("cut off flat" in text for text in clean["warnings"])
-    assert any("cut off flat" in text for text in cut["warnings"])
+    assert any("through less than 0.1% of" in text for text in touching["warnings"])
+    assert any(re.search(r"through [1-9]\.\d% of .* cut off flat", text) for text in cut["warnings"])

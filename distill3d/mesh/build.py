@@ -199,8 +199,9 @@ def _warnings(surface: Surface, report: dict, spacing: float) -> list[str]:
     found = []
     reach = max(abs(value) for corner in report["bounds"] for value in corner)
     if surface.cut_share > 0 and reach > 1 - spacing:
+        share = f"{surface.cut_share:.1%}" if surface.cut_share >= 0.001 else "less than 0.1%"
         found.append(
-            f"the object runs through {surface.cut_share:.1%} of the box's sides and is cut off flat there: "
+            f"the object runs through {share} of the box's sides and is cut off flat there: "
             "train with a smaller initial blob or a stronger sparsity loss"
         )
     if surface.choice.rule == "faint":
