@@ -194,7 +194,7 @@ class Estimates:
 
 PRESET_TIP = (
     "draft: the first shape, 500 steps with the bundled prior (about two minutes of one CPU core), 2,000 with Stable "
-    "Diffusion. standard: twice as long. fine: the longest. custom: all yours."
+    "Diffusion. standard: two to three times as long. fine: the longest. custom: all yours."
 )
 
 

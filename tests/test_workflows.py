@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import schemas  # noqa: E402
+
+import fake_host
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 WANTED = {
@@ -42,6 +45,19 @@ def test_the_english_texts_are_those_of_the_schemas() -> None:
     """Tooltips name the presets' values; the file was once left behind when those changed."""
     written = json.loads(schemas.ENGLISH.read_text(encoding="utf-8"))
     assert written == {s.node_id: schemas.english(s) for s in schemas.schemas()}, "run `python tools/schemas.py`"
+
+
+def test_the_help_page_lists_every_setting_and_more_takes_each_as_it_is_written(tmp_path: Path) -> None:
+    page = schemas.HELP.read_text(encoding="utf-8")
+    assert page == schemas.help_page(page), "run `python tools/schemas.py`"
+    rows = schemas.every_setting()
+    assert all(f"`{name}` | `{value}`" in page and len(said) > 20 for name, value, said in rows)
+    assert "losses.smoothness" in {name for name, _, _ in rows}
+    with fake_host.installed(tmp_path):
+        settings = importlib.import_module("pack.nodes.settings")
+        draft = settings.preset("draft")
+        again = settings.override(draft, "\n".join(f"{name} = {value}" for name, value, _ in rows))
+    assert again == draft
 
 
 def test_the_check_sees_a_lost_a_moved_and_a_retyped_input(release: schemas.Release) -> None:

@@ -1,4 +1,5 @@
-"""What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, and nodes.json, the release file.
+"""What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, nodes.json, the release file, and the table of
+every setting in NeRF Optimizer's help page.
 
 ``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs, menus and outputs: they may only
 be added to, and what is added must be optional, because the host refuses a saved prompt that lacks a required input.
@@ -7,6 +8,7 @@ be added to, and what is added must be optional, because the host refuses a save
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -18,6 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RELEASE = ROOT / "nodes.json"
 ENGLISH = ROOT / "locales" / "en" / "nodeDefs.json"
+HELP = ROOT / "js" / "docs" / "Distill3D_NeRFOptimizer.md"
+TABLE = "## Every setting\n"
+"""The heading in the help page below which the table of settings stands, to the page's end."""
 Release = dict[str, dict[str, Any]]
 NARROWED = {"STRING": "COMBO"}
 """A text that only ever took a few words may become a menu of them: the saved word is still one of the menu."""
@@ -142,6 +147,35 @@ def english(schema: Any) -> dict[str, Any]:
     }
 
 
+def _leaves(owner: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    reflect, nodes = (importlib.import_module(f"pack.nodes.{name}") for name in ("reflect", "settings"))
+    said = reflect.docs(type(owner))
+    for field in dataclasses.fields(owner):
+        if not prefix and (field.name in (*nodes.OWNED, "freeu") or field.name.upper() in nodes.METHODS):
+            continue
+        value, name = getattr(owner, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, nodes.Schedule):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, reflect.say(value), said[field.name]
+
+
+def every_setting() -> list[tuple[str, str, str]]:
+    """Name, value in the bundled prior's draft, and sentence of every setting that NeRF Optimizer's ``more`` takes; not
+    FreeU's, which a MODEL of the host has from its own node."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    fake = importlib.import_module("fake_host")
+    with tempfile.TemporaryDirectory() as folder, fake.installed(Path(folder)):
+        return list(_leaves(importlib.import_module("pack.nodes.settings").preset("draft")))
+
+
+def help_page(page: str) -> str:
+    """The help page with its table of settings made anew."""
+    rows = ["| setting | draft, bundled prior | what it is |", "|---|---|---|"]
+    rows += [f"| `{name}` | `{value}` | {said} |" for name, value, said in every_setting()]
+    return page.partition(TABLE)[0] + TABLE + "\n" + "\n".join(rows) + "\n"
+
+
 def main() -> None:
     found = list(schemas())
     release = frozen(found)
@@ -151,6 +185,7 @@ def main() -> None:
     ENGLISH.parent.mkdir(parents=True, exist_ok=True)
     texts = {schema.node_id: english(schema) for schema in found}
     ENGLISH.write_text(json.dumps(texts, indent=1) + "\n", encoding="utf-8")
+    HELP.write_text(help_page(HELP.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ ours: ``mesh.build`` with default settings, GLB. vertices: the same with ten tim
 texture. large: a file of 100,000 faces down to the budget, with a texture. whole: that file with all its faces and a
 texture. naive: marching cubes at 256^3 over the whole box, no decimation, xatlas straight, one colour look-up a texel,
 GLB. All show the same known object, a smooth radiance field, and are compared with direct renderings of it; the round
-shapes of the tiny world once more, with the texture and with vertex colours.
+shapes of the plain world once more, with the texture and with vertex colours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..world.shapes import SHAPES
 
 ROUTES = ("ours", "vertices", "large", "whole", "naive")
 SMOOTH = ("sphere", "cylinder", "cone", "torus", "capsule")
-"""The tiny world's shapes that are round somewhere."""
+"""The plain world's shapes that are round somewhere."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def run(
         samples: steps along the diagonal of the box.
         share: occupied part of the box.
         graph: most points in one graph of 'chunks' and 'tiles'.
-        whole: also the mode that takes 0.5 kB for each point; without it there is nothing to compare gradients with.
+        whole: also the mode that takes 0.6 kB for each point; without it there is nothing to compare gradients with.
 
     Returns:
         ``mb_{mode}`` above the loaded process, ``cpu_s_{mode}``, ``gradient_difference_{mode}`` relative to 'whole' (or

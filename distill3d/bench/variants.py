@@ -1,4 +1,5 @@
-"""Variants of a run for ``distill3d bench quality``: guidance that stands still or falls, FreeU, Perp-Neg.
+"""Variants of a run for ``distill3d bench quality``: guidance that stands still or falls, FreeU, Perp-Neg,
+normals left alone.
 
 A variant changes one thing of a method's settings, so the same prompt and seed with and without it differ by that
 alone. Several are joined by ``+`` and applied in turn. Runs under a variant are called ``method+variant``.
@@ -73,6 +74,10 @@ def _perp_neg(settings: Settings) -> Settings:
     return replace(settings, perp_neg=PerpNegSettings(enabled=True))
 
 
+def _no_smoothness(settings: Settings) -> Settings:
+    return replace(settings, losses=replace(settings.losses, smoothness=Constant(0.0)))
+
+
 VARIANTS: dict[str, Callable[[Settings], Settings]] = {
     PLAIN: lambda settings: settings,
     "static-cfg": _static_guidance,
@@ -80,9 +85,11 @@ VARIANTS: dict[str, Callable[[Settings], Settings]] = {
     "freeu": _static_freeu,
     "dynamic-freeu": _dynamic_freeu,
     "perp-neg": _perp_neg,
+    "no-smoothness": _no_smoothness,
 }
 """``static-cfg`` holds the preset's guidance at its mean over the run, ``dynamic-cfg`` lets it fall to 0.6 of its start
-with the same mean; ``freeu`` has Stable Diffusion 2.1's b at every timestep, ``dynamic-freeu`` at low noise only."""
+with the same mean; ``freeu`` has Stable Diffusion 2.1's b at every timestep, ``dynamic-freeu`` at low noise only;
+``no-smoothness`` is the preset without its term against rough faces."""
 
 
 def check_variants(names: Sequence[str]) -> None:

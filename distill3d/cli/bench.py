@@ -115,7 +115,7 @@ class Memory:
     graph: int = 1 << 17
     """Most points in one graph, in chunks and in tiles."""
     whole: bool = True
-    """Also everything in one graph: 0.5 kB for each point."""
+    """Also everything in one graph: 0.6 kB for each point."""
 
 
 @dataclass(frozen=True)

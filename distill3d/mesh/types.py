@@ -76,7 +76,7 @@ class TextureSettings:
     """How a mesh gets its texture. Used by formats that carry one: GLB, OBJ and USDZ."""
 
     size: int = 1024
-    """Side of the texture in texels, 512 to 4096; 0 leaves the mesh with vertex colours and no texture."""
+    """Side of the texture in texels, 64 to 8192; 0 leaves the mesh with vertex colours and no texture."""
     supersample: int = 2
     """Samples along each side of a texel, taken wherever its neighbours' colours differ."""
     normal_map: bool = True
