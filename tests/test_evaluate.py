@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import cmath
 import functools
 import inspect
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,13 +15,14 @@ torch = pytest.importorskip("torch")
 from distill3d.errors import SettingsError  # noqa: E402
 from distill3d.evaluate import SolidField, Thresholds, accepts, grey_ball, judge, observe, parse_prompt, perfect  # noqa: E402
 from distill3d.evaluate.colour import hue_distance, hue_saturation, read_colour  # noqa: E402
-from distill3d.evaluate.controls import others  # noqa: E402
+from distill3d.evaluate.controls import drilled, others  # noqa: E402
 from distill3d.evaluate.fit import Pose, fit, moments  # noqa: E402
 from distill3d.evaluate.solid import Solid, centres, optical_depth, sample_density, solidify  # noqa: E402
-from distill3d.evaluate.solidity import relative_solidity, solidity  # noqa: E402
+from distill3d.evaluate.solidity import DEEP, core_fill, relative_solidity, solidity  # noqa: E402
 from distill3d.evaluate.spots import spot_shares  # noqa: E402
-from distill3d.evaluate.surface import component_sizes, mesh_opacity  # noqa: E402
+from distill3d.evaluate.surface import mesh_opacity  # noqa: E402
 from distill3d.evaluate.views import (  # noqa: E402
+    apart,
     fill,
     gaps,
     has_gaps,
@@ -28,6 +31,7 @@ from distill3d.evaluate.views import (  # noqa: E402
     judging_cameras,
     soft_iou,
     top_camera,
+    translucent,
     true_opacity,
 )
 from distill3d.fields.density import DensityField, FieldSettings  # noqa: E402
@@ -200,8 +204,9 @@ def test_fog_that_fills_the_box_fails(density, expected):
 
 
 def test_a_translucent_cloud_of_the_right_outline_fails():
-    cloud = SolidField(shape_sdf("cube"), RED, density=0.9)
-    assert not judge(look_at(cloud), "a red cube").passed
+    cloud = SolidField(shape_sdf("cube"), RED, density=1.6)
+    judgement = judge(look_at(cloud), "a red cube")
+    assert "silhouette" in failed(judgement) and judgement.measures["translucent"] > 0.5
 
 
 def test_a_cube_wrapped_in_haze_fails():
@@ -313,11 +318,13 @@ def test_fits_repeat_bit_for_bit():
     assert fit("pyramid", seen.solid) == seen.fits["pyramid"]
 
 
-def test_every_wrong_shape_stays_below_the_least_iou():
+def test_every_wrong_shape_stays_below_the_least_iou_but_for_sphere_and_octahedron():
     limit = Thresholds()
     for shape, colour in PAIRS:
         ious = {name: f.iou for name, f in perfect_observation(shape, colour).fits.items()}
-        assert max(v for name, v in ious.items() if name != shape) < limit.minimum_iou + 0.02 < ious[shape]
+        for name, value in ious.items():
+            alike = {name, shape} == {"sphere", "octahedron"}
+            assert name == shape or value < limit.minimum_iou + 0.02 * alike < ious[shape]
         assert shape == "sphere" or ious[shape] - ious["sphere"] > limit.ball_margin + 0.05
 
 
@@ -339,6 +346,14 @@ def test_weights_decide_the_colour_and_grey_has_none():
     assert reading.nearest == "red" and reading.shares["red"] == pytest.approx(0.9)
     grey = read_colour(torch.full((4, 3), 0.5), torch.ones(4), 0.15)
     assert grey.nearest == "none" and grey.chroma == 0
+
+
+def test_blackish_pixels_turn_the_mean_hue_little():
+    """By the chroma's own weights: 0.7 of a yellow of 0.9, 0.3 of a blackish cyan of 0.1, whose saturation is full."""
+    yellow, dark = torch.tensor([0.9, 0.9, 0.0]), torch.tensor([0.0, 0.1, 0.1])
+    reading = read_colour(torch.stack([yellow, dark]), torch.tensor([0.7, 0.3]), 0.15)
+    strong, weak = 0.7 * 0.9 * cmath.rect(1, math.radians(60)), 0.3 * 0.1 * cmath.rect(1, math.radians(180))
+    assert reading.hue == pytest.approx(math.degrees(cmath.phase(strong + weak)), abs=1e-3) and reading.hue < 63
 
 
 def test_near_black_and_near_white_have_no_hue_though_their_saturation_is_high():
@@ -368,14 +383,6 @@ def test_solidity_draws_the_line_between_rounded_and_bent(bend, kept):
     solid = solidify(sample_density(SolidField(star(bend)), None, 64))
     ratio = relative_solidity(solid, "cube", fit("cube", solid).pose)
     assert (ratio >= Thresholds().solidity) == kept
-
-
-def test_components_are_counted_by_faces():
-    strip = torch.stack([torch.arange(0, 300), torch.arange(1, 301), torch.arange(2, 302)], -1)
-    order = torch.randperm(302, generator=torch.Generator().manual_seed(0))
-    apart = torch.tensor([[400, 401, 402], [402, 403, 404]])
-    assert component_sizes(torch.cat([order[strip], apart]), 405) == [300, 2]
-    assert component_sizes(torch.zeros(0, 3, dtype=torch.long), 0) == []
 
 
 def test_mesh_silhouettes_match_the_traced_shape():
@@ -438,3 +445,25 @@ def test_only_the_torus_has_a_hole():
     assert {shape for shape in SHAPES if hole_radius(shape)} == {"torus"}
     ring, tube = sizes("torus")
     assert hole_radius("torus") == pytest.approx(ring - tube, abs=0.01)
+
+
+def test_what_stands_apart_and_what_one_half_sees_through_is_read_from_the_worst_view():
+    truth = torch.zeros(2, 32, 32)
+    truth[:, 10:20, 10:20] = 1
+    opacity = truth.clone()
+    opacity[0, 20:22, 20:22] = 1
+    assert apart(opacity, truth) == 0, "a corner touches"
+    opacity[1, 24:29, 24:29] = 0.5
+    assert apart(opacity, truth) == pytest.approx(12.5 / 112.5) and translucent(opacity) == pytest.approx(12.5 / 112.5)
+    opacity[1, 24:28, 24:29] = 1
+    assert translucent(opacity) == 0, "a strip of one pixel is an edge"
+
+
+def test_the_core_of_a_drilled_cube_lacks_its_tunnel():
+    """By closed form: of the core, a cube of half width h = 0.54 - 0.12, the square tunnel takes (0.14 / h)^2."""
+    thing, home = Object("cube", "red"), Pose(0.0, 0.0, 0.0, 1.0, 0.0)
+    solid = solidify(sample_density(drilled(thing, 0.14), None, 64))
+    core = sizes("cube")[0] - DEEP
+    assert core_fill(solid, "cube", home) == pytest.approx(1 - (0.14 / core) ** 2, abs=0.03)
+    assert core_fill(solidify(sample_density(perfect(thing), None, 64)), "cube", home) == 1
+    assert core_fill(solid, "cube", replace(home, scale=0.1)) == 1, "nothing lies deep in what is thin"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -21,7 +23,7 @@ from distill3d.evaluate import (  # noqa: E402
     two_faced,
     world_of,
 )
-from distill3d.evaluate.controls import SPOILED, darkened, walled  # noqa: E402
+from distill3d.evaluate.controls import SPOILED, blotched, darkened, walled  # noqa: E402
 from distill3d.evaluate.distance import (  # noqa: E402
     nearest_faces,
     posed_distance,
@@ -31,8 +33,10 @@ from distill3d.evaluate.distance import (  # noqa: E402
 )
 from distill3d.evaluate.fit import Pose  # noqa: E402
 from distill3d.evaluate.fronts import SIZE, VIEWS, Around, describe, find_fronts, look_around, ring_of_views, runs  # noqa: E402
+from distill3d.evaluate.paint import correlation, pattern_correlation  # noqa: E402
 from distill3d.evaluate.roughness import roughness, scatter  # noqa: E402
 from distill3d.evaluate.spots import spot_shares  # noqa: E402
+from distill3d.evaluate.views import look  # noqa: E402
 from distill3d.mesh import MeshSettings, extract  # noqa: E402
 from distill3d.render.occupancy import OccupancyGrid  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
@@ -257,6 +261,25 @@ def test_patterned_objects_pass_as_themselves_and_as_no_other_pattern(prompt):
         assert failed(judge(seen(prompt), f"a {pattern} {thing.colour} {thing.shape}")) >= {"paint"}
 
 
+def test_paint_correlates_with_itself_and_blotches_do_not():
+    """Against numpy's own correlation coefficient, one channel and one view; a cast and paler paint change nothing."""
+    thing = parse_object("a checkered red cube")
+    views = seen("a checkered red cube").views
+    found = pattern_correlation(views, thing, HOME)
+    assert found > 0.85
+    cast = replace(views, dark=views.dark * 0.5 + 0.1 * views.opacity[..., None])
+    assert pattern_correlation(cast, thing, HOME) == pytest.approx(found, abs=0.02)
+    for seed in range(3):
+        blotches = look(blotched(thing, seed=seed), None, COARSE["render_settings"])
+        assert abs(pattern_correlation(blotches, thing, HOME)) < 0.25
+    true = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    true[:, 1:] = 0.5
+    other = (true + torch.rand(true.shape, generator=torch.Generator().manual_seed(1)))[:, :1]
+    expected = np.corrcoef(true[:, 0].flatten(), other.flatten())[0, 1]
+    weight = torch.full((12, 1, 64, 64), 1 / (12 * 64 * 64))
+    assert correlation(torch.cat([other, true[:, 1:]], 1), true, weight) == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_plain_object_wears_no_stripes():
     assert "paint" in failed(judge(seen("a blue cube"), "a striped blue cube"))
     assert judge(seen("a blue cube"), "a blue cube").passed
@@ -331,9 +354,13 @@ def test_spots_are_far_hues_and_what_has_none():
     [
         ("two-faced mug, house, arrow", {"fronts"}),
         ("rough cylinder", {"roughness"}),
-        ("plugged torus", {"spots", "gaps"}),
+        ("plugged torus", {"spots", "gaps", "silhouette"}),
         ("walled arch", {"gaps"}),
-        ("darkened cube", {"colour"}),
+        ("darkened cube", {"colour", "spots"}),
+        ("half-darkened cube", {"spots"}),
+        ("drilled cube", {"convexity"}),
+        ("cube with a ghost", {"silhouette"}),
+        ("blotched cube", {"paint"}),
     ],
 )
 def test_a_spoiled_object_is_refused_for_that_alone_and_the_whole_one_passes(control, names):

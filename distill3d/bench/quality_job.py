@@ -40,7 +40,7 @@ from ..scorer import VIEWS, load_scorer
 from .scoring import SCORE_VERSION, VIEWS_FILE, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
-JUDGE_VERSION = 6
+JUDGE_VERSION = 7
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
 VERDICT = ("passed", "failures", "judgement", "others", "judging_seconds")

@@ -52,7 +52,7 @@ class ColourReading:
     """What the pixels say, whatever the prompt.
 
     Attributes:
-        hue: mean hue in degrees, weighted by opacity and saturation on the circle.
+        hue: mean hue in degrees, weighted by opacity and chroma on the circle: a blackish pixel turns it little.
         chroma: opacity-weighted mean chroma.
         shares: for each named colour the share of all opacity that is nearest to it in hue; pale pixels count for none.
     """
@@ -81,12 +81,12 @@ def read_colour(rgb: Tensor, weight: Tensor, pale: float) -> ColourReading:
     A pixel whose chroma is below ``pale`` votes for no colour.
     """
     rgb, weight = rgb.reshape(-1, 3), weight.reshape(-1)
-    hue, saturation = hue_saturation(rgb)
+    hue, strong = hue_saturation(rgb)[0], chroma(rgb)
     total = weight.sum().clamp(min=1e-8)
     angle = torch.deg2rad(hue)
-    strength = weight * saturation
+    strength = weight * strong
     mean = math.degrees(math.atan2(float((strength * angle.sin()).sum()), float((strength * angle.cos()).sum()))) % 360
     distances = torch.stack([hue_distance(hue, hue_of(name)) for name in COLOURS])
-    votes = torch.zeros(len(COLOURS)).index_add(0, distances.argmin(0), weight * (chroma(rgb) >= pale))
+    votes = torch.zeros(len(COLOURS)).index_add(0, distances.argmin(0), weight * (strong >= pale))
     shares = {name: float(share) for name, share in zip(COLOURS, votes / total, strict=True)}
-    return ColourReading(mean, float((weight * chroma(rgb)).sum() / total), shares)
+    return ColourReading(mean, float(strength.sum() / total), shares)

@@ -112,6 +112,45 @@ def darkened(thing: Object, share: float = 0.3) -> SolidField:
     return SolidField(thing.sdf, lambda x: share * thing.albedo(x))
 
 
+def half_darkened(thing: Object, share: float = 0.25) -> SolidField:
+    """An object whose lower half is in ``share`` of its brightness: a mean chroma forgives it."""
+    return SolidField(thing.sdf, lambda x: torch.where(x[:, 1:2] < 0, share, 1.0) * thing.albedo(x))
+
+
+def drilled(thing: Object, half: float = 0.1) -> SolidField:
+    """An object with a square tunnel from front to back, 2 x ``half`` wide: volume and hull forgive it."""
+    return SolidField(lambda x: torch.maximum(thing.sdf(x), half - x[:, :2].abs().amax(1)), thing.albedo)
+
+
+def ghosted(thing: Object, density: float = 1.3, radius: float = 0.27) -> SolidField:
+    """An object with a translucent ball up beside it: a mean over the space around forgives it."""
+    ghost = SolidField(lambda x: (x - x.new_tensor([-0.72, 0.72, 0.0])).norm(dim=-1) - radius, density=density)
+    return _Both(perfect(thing), ghost)
+
+
+class _Both(SolidField):
+    """Two fields in one; the colour is the first one's."""
+
+    def __init__(self, first: SolidField, second: SolidField) -> None:
+        super().__init__(first.sdf, first.albedo)
+        self.second = second
+
+    def density(self, x: Tensor) -> Tensor:
+        return super().density(x) + self.second.density(x)
+
+
+def blotched(thing: Object, cells: int = 10, seed: int = 3) -> SolidField:
+    """An object half white in random places: trilinear noise below 0, on a lattice of ``cells`` points a side."""
+    lattice = torch.randn(1, 1, cells, cells, cells, generator=torch.Generator().manual_seed(seed))
+    own = torch.tensor(COLOURS[thing.colour])
+
+    def paint(x: Tensor) -> Tensor:
+        noise = torch.nn.functional.grid_sample(lattice, x.view(1, -1, 1, 1, 3), align_corners=True).view(-1)
+        return torch.where((noise > 0)[:, None], own, torch.full_like(own, 0.95))
+
+    return SolidField(thing.sdf, paint)
+
+
 HEADS = tuple(f"a {colour} smiley" for colour in ("yellow", "red", "cyan"))
 SPOILED: Mapping[str, tuple[Callable[[Object], SolidField], tuple[str, ...]]] = {
     "two-faced head": (two_faced, HEADS),
@@ -120,6 +159,10 @@ SPOILED: Mapping[str, tuple[Callable[[Object], SolidField], tuple[str, ...]]] = 
     "plugged torus": (plugged, ("a blue torus",)),
     "walled arch": (walled, ("a striped orange arch",)),
     "darkened cube": (darkened, ("an orange cube",)),
+    "half-darkened cube": (half_darkened, ("an orange cube",)),
+    "drilled cube": (drilled, ("a red cube",)),
+    "cube with a ghost": (ghosted, ("a green cube",)),
+    "blotched cube": (blotched, ("a checkered red cube",)),
 }
 """How objects are spoiled, and the prompts of what they would be without. A ball or a chair folded like the others has
 no front at all, and is refused for that."""

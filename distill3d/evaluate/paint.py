@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -52,16 +53,41 @@ def _yaws(thing: Object, pose: Pose) -> list[float]:
     return [pose.yaw + float(torch.deg2rad(torch.tensor(float(d)))) for d in range(0, thing.turn or 1, step)]
 
 
+def _compared(views: Views, thing: Object, pose: Pose) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Field's colour, true colour and weight, ``(12, 3, 64, 64)`` twice and ``(12, 1, 64, 64)``, at each turn to try.
+
+    Weighted are the pixels that both cover; the weights add up to 1, or to 0 where there is no such pixel.
+    """
+    own = views.colour().permute(0, 3, 1, 2)
+    for yaw in _yaws(thing, pose):
+        albedo, alpha = _shown(thing, replace(pose, yaw=yaw))
+        weight = (alpha * views.opacity)[:, None]
+        yield own, albedo, weight / weight.sum().clamp(min=1e-6)
+
+
 def pattern_errors(views: Views, thing: Object, pose: Pose) -> dict[str, float]:
     """For every pattern the least mean squared colour error over pixels that field and truth both cover."""
-    own = views.colour().permute(0, 3, 1, 2)
     errors = {}
     for pattern in WORLDS["full"].patterns:
-        candidate = replace(thing, pattern=pattern)
-        found = []
-        for yaw in _yaws(candidate, pose):
-            albedo, alpha = _shown(candidate, replace(pose, yaw=yaw))
-            weight = (alpha * views.opacity)[:, None]
-            found.append(float(((own - albedo).square() * weight).sum() / weight.sum().clamp(min=1e-6) / 3))
-        errors[pattern] = min(found)
+        compared = _compared(views, replace(thing, pattern=pattern), pose)
+        errors[pattern] = min(float(((own - true).square() * weight).sum() / 3) for own, true, weight in compared)
     return errors
+
+
+def pattern_correlation(views: Views, thing: Object, pose: Pose) -> float:
+    """The largest Pearson correlation of the field's colours with the painted truth's, over the same turns and pixels.
+
+    Each channel about its own mean, so that neither a cast nor paler paint counts: only where the paint is. 1 is
+    perfect, 0 what any other blotches have, or a field of one colour.
+    """
+    return max(correlation(*compared) for compared in _compared(views, thing, pose))
+
+
+def correlation(a: Tensor, b: Tensor, weight: Tensor) -> float:
+    """Pearson correlation of pictures ``(B, 3, H, W)``, each channel about its own mean; 0 if either is of one colour.
+
+    ``weight`` ``(B, 1, H, W)`` adds up to 1.
+    """
+    a, b = (c - (c * weight).sum((0, 2, 3), keepdim=True) for c in (a, b))
+    spread = (a.square() * weight).sum() * (b.square() * weight).sum()
+    return float((a * b * weight).sum() / spread.sqrt().clamp(min=1e-9))

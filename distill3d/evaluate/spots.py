@@ -2,7 +2,7 @@
 
 A mean hue and a majority forgive them, and a plug in the hole of a torus shows from above alone. So this looks at each
 view by itself, from straight above too, and the worst one counts. A pixel is a spot when its hue is far from the true
-one, or when it has none and the true object wears no paint. Unlit colours: no shade is taken for a spot.
+one, or when it has none or too little and the true object wears no paint. Unlit colours: no shade is taken for a spot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def spot_shares(rgb: Tensor, opacity: Tensor, colour: str, pale: float, painted:
         rgb: ``(B, H, W, 3)`` the object's own colour in [0, 1].
         opacity: ``(B, H, W)``; 0.05 and less is air.
         colour: a key of ``COLOURS``.
-        pale: chroma below which a pixel has no hue.
+        pale: chroma below which a pixel has no hue, or on a bare object too little of it.
         painted: whether pixels without a hue may belong to the object.
     """
     hue, _ = hue_saturation(rgb)

@@ -1,4 +1,4 @@
-"""What a triangle mesh shows: its connected components, and its silhouettes by exact point-in-triangle tests."""
+"""What a triangle mesh shows: its silhouettes, by exact point-in-triangle tests."""
 
 from __future__ import annotations
 
@@ -8,29 +8,6 @@ from torch import Tensor
 from ..render.cameras import Cameras
 
 SUPERSAMPLING = 2
-
-
-def component_sizes(faces: Tensor, vertices: int) -> list[int]:
-    """Faces in each connected component, largest first; ``faces`` ``(F, 3)`` long, connected by shared vertices.
-
-    Minimum-label propagation with pointer jumping (Y. Shiloach and U. Vishkin, J. Algorithms 3, 1982).
-
-    >>> component_sizes(torch.tensor([[0, 1, 2], [2, 1, 3], [4, 5, 6]]), 7)
-    [2, 1]
-    """
-    if not len(faces):
-        return []
-    label = torch.arange(vertices)
-    while True:
-        least = label[faces].amin(1)
-        merged = label.scatter_reduce(0, faces.reshape(-1), least.repeat_interleave(3), "amin")
-        merged = merged.scatter_reduce(0, label[faces].reshape(-1), least.repeat_interleave(3), "amin")
-        merged = merged[merged]
-        if torch.equal(merged, label):
-            break
-        label = merged
-    counts = torch.bincount(label[faces[:, 0]])
-    return sorted(counts[counts > 0].tolist(), reverse=True)
 
 
 def project(points: Tensor, cameras: Cameras, size: int) -> Tensor:

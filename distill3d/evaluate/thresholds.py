@@ -4,7 +4,10 @@
 true objects and made-up faults as well, before any run was judged by them.
 What ``minimum_visible`` allows for paint came after runs were seen: striped domes were refused for a purer white. So
 did chroma in place of saturation for ``pale``; the number stayed. ``maximum_gap_opacity`` and ``minimum_chroma`` answer
-made-up faults that had passed, a walled arch and a brown cube for an orange one, and were fixed from them.
+made-up faults that had passed, a walled arch and a brown cube for an orange one, and were fixed from them. So do
+``maximum_apart``, ``maximum_translucent``, ``minimum_core``, ``minimum_pattern`` and the question for chroma in the
+majority of pixels: a speck and a ghost beside a cube, a tunnel through it, blotches for checks, an orange cube half
+brown.
 """
 
 from __future__ import annotations
@@ -29,6 +32,14 @@ class Thresholds:
     """Allowed size relative to the world's shapes (the prior saw 0.88 to 1.04). A cube that fills the box has 1.8."""
     maximum_haze: float = 0.10
     """Most mean opacity, over 12 views, of pixels two or more away from the true silhouette: space must be clear."""
+    maximum_apart: float = 0.02
+    """Most share of a view's opacity, in the worst of the twelve and the one from above, that stands apart from the
+    true silhouette (``views.apart``): a solid speck of a seventh of the object's width."""
+    maximum_translucent: float = 0.03
+    """Most share of a view's opacity, in the worst of these views, in patches one half sees through
+    (``views.translucent``). A ghost half as wide as the cube beside it has 0.07 when its opacity is up to a half, 0.04
+    up to a quarter; true objects with an edge softened by 0.02 have none, by 0.04 less than 0.03 but for the thin
+    chair."""
     minimum_fill: float = 0.85
     """Least mean opacity inside the true silhouette: the object must be opaque, not a cloud of the right outline."""
     hue_distance: float = 20.0
@@ -62,6 +73,9 @@ class Thresholds:
     """Least solidity (share of the trimmed convex hull that is filled) relative to the true shape's on the same voxels.
     A cube whose sides bend inwards by a fifth of its half width, as early trials grew, has 0.91; true shapes with a
     surface rough by 0.04 keep 0.94."""
+    minimum_core: float = 0.97
+    """Least share of what lies deep inside the true shape (``solidity.core_fill``) that is solid. A square tunnel
+    through a cube leaves 0.90 when it is a quarter as wide as the cube, 0.95 at a fifth, 0.98 at an eighth."""
     component_share: float = 0.90
     """Least share of the surface's faces, before any clean-up, in one connected component: the rest are floaters."""
     minimum_mesh_iou: float = 0.80
@@ -83,12 +97,18 @@ class Thresholds:
     14, of 0.18 dented at 12; the mean cosine asked for above lets the first kind pass up to 30."""
     maximum_spots: float = 0.03
     """Most share, in the worst of 12 views and the one from straight above, of an object's opacity that has a colour it
-    wears nowhere (``spots``). True objects, painted ones too, have none. A round spot of 0.03 is a sixth of the object
+    wears nowhere (``spots``); less than ``minimum_chroma`` of its own is another colour too, but where paint may blend
+    with it. True objects, painted ones too, have none. A round spot of 0.03 is a sixth of the object
     across, seven pixels of a 64-pixel view; a plug that fills the hole of a torus is 0.16 of what is seen from above:
     a fifth of it is refused."""
     paint_share: tuple[float, float] = (0.5, 2.0)
     """Allowed share of pale pixels, as a multiple of what the true object shows, where the prompt's object wears
     paint: a factor of two forgives blurred edges, and neither a bare object nor a white one."""
+    minimum_pattern: float = 0.30
+    """Least correlation of a pattern's colours with the true ones (``paint.pattern_correlation``). True patterns have
+    0.89 and more, also shifted by 0.06, more than a pixel, 0.54 and more, but for stripes (0.24); of 54 cubes, spheres,
+    cylinders and capsules with random blotches in place of their pattern none has above 0.22, and 42 are nearer to the
+    right pattern than to a wrong one."""
     fronts: int = 1
     """Fronts an object with a front must have; what counts as one is said, and was fixed, in ``fronts``."""
     front_offset: float = 60.0

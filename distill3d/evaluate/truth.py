@@ -9,21 +9,25 @@ shape       volume IoU (the one primary measure) of the field's visible solid wi
             ball overlap by 0.73 in volume and by 0.83 in silhouette. Silhouettes must agree too, but do not rank.
 size        the scale of that pose is near the one the prior was trained on: an object, not a filled box
 silhouette  rendered opacity against the true outline over 12 views, empty outside it and opaque inside; the outline may
-            swell by up to 12 % beyond the solid, because grazing rays gather opacity in any soft surface
+            swell by up to 12 % beyond the solid, because grazing rays gather opacity in any soft surface;
+            nothing stands apart from it or is half seen through
 hole        a torus is open when seen from above
 gaps        between the parts of what is not compact (arch, arrow, chair, cross, star, torus) one sees through
-convexity   no bent faces (``solidity``)
-colour      mean hue, a majority of the pixels, and neither washed out nor darkened: enough chroma
+convexity   no bent faces, and no tunnel through what is solid (``solidity``)
+colour      mean hue, a majority of the pixels, and neither washed out nor darkened: enough chroma, on average and in
+            that majority
 two_grounds on white and on dark the renders imply the same opacity, and the object is seen on both, but
             for paint that the true object wears, which may hide on its like
 mesh        not empty, one component, and its silhouettes are the field's and the truth's
 surface     Chamfer distance and normals of the exported mesh against the true surface (``distance``)
 roughness   no grain on the exported mesh that the true surface has not (``roughness``)
-spots       in no view, the one from above included, a patch of a colour that the object wears nowhere (``spots``)
+spots       in no view, the one from above included, a patch of a colour that the object wears nowhere; on a bare object
+            also one in its own hue, but pale or dark (``spots``)
 
 and, for what only the full world has,
 
-paint       about as much white and dark as on the true object; for a pattern, no other pattern fits better (``paint``)
+paint       about as much white and dark as on the true object; for a pattern, no other pattern fits better, and it
+            is not blotches (``paint``)
 fronts      exactly one front all around, and it looks to where view prompts put it (``fronts``); a sphere has no face
 
 It passes only when every check does. Objects of the full world are judged against its eighteen different solids, and
@@ -34,7 +38,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -44,16 +48,29 @@ from ..world.catalogue import CATALOGUE, WORLDS, solid_of
 from ..world.figures import FIGURES
 from ..world.objects import COLOURS, Object
 from ..world.paint import PATTERNS
+from .colour import chroma, read_colour
 from .distance import surface_distance
 from .fit import Fit
 from .fronts import find_fronts
 from .observation import Observation
-from .paint import is_painted, paint_shares, pattern_errors, true_reading
+from .paint import is_painted, paint_shares, pattern_correlation, pattern_errors, true_reading
 from .roughness import roughness
-from .solidity import relative_solidity
+from .solidity import core_fill, relative_solidity
 from .spots import spot_shares
 from .thresholds import Thresholds
-from .views import fill, gap_opacity, has_gaps, haze, hole_opacity, soft_iou, true_outline
+from .views import (
+    apart,
+    fill,
+    gap_opacity,
+    has_gaps,
+    haze,
+    hole_opacity,
+    soft_iou,
+    top_camera,
+    translucent,
+    true_opacity,
+    true_outline,
+)
 
 BALL = "sphere"
 
@@ -153,23 +170,34 @@ def _two_grounds(seen: Observation, thing: Object, t: Thresholds, measures: dict
     return Check("two_grounds", good, f"opacity differs by {error:.3f}, seen on white {white:.0%}, on dark {dark:.0%}")
 
 
+def _least_chroma(colour: str, t: Thresholds) -> float:
+    """Chroma below which a pixel has lost a colour's name."""
+    return t.minimum_chroma * float(chroma(torch.tensor(COLOURS[colour])))
+
+
 def _colour(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
     reading, colour = seen.colour, thing.colour
     distance, share = reading.distance(colour), reading.shares[colour]
     truth = true_reading(thing, t.pale)
-    bare = truth.shares[colour] if is_painted(thing) else 1.0
+    least = _least_chroma(colour, t)
+    vivid = read_colour(seen.views.colour(), seen.views.opacity, least).shares[colour]
+    bare, strong = (true_reading(thing, pale).shares[colour] if is_painted(thing) else 1.0 for pale in (t.pale, least))
     measures.update(
         hue=reading.hue, hue_distance=distance, hue_nearest=reading.nearest, hue_share=share,
-        chroma=reading.chroma, true_chroma=truth.chroma,
+        chroma=reading.chroma, true_chroma=truth.chroma, vivid_share=vivid,
     )  # fmt: skip
     good = (
         distance <= t.hue_distance
         and reading.nearest == colour
         and share >= t.hue_share * bare
+        and vivid >= t.hue_share * strong
         and reading.chroma >= t.minimum_chroma * truth.chroma
     )
     reason = f"hue is {distance:.0f} degrees off, {share:.0%} of it {colour}, nearest {reading.nearest}"
-    return Check("colour", good, f"{reason}, chroma {reading.chroma:.2f}, {truth.chroma:.2f} of the true object")
+    reason += (
+        f", chroma {reading.chroma:.2f}, {truth.chroma:.2f} of the true object, at least half its own on {vivid:.0%}"
+    )
+    return Check("colour", good, reason)
 
 
 def _paint(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
@@ -181,8 +209,10 @@ def _paint(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, 
     if thing.pattern != "plain":
         errors = pattern_errors(seen.views, thing, seen.fits[thing.shape].pose)
         best = min(errors, key=errors.__getitem__)
-        measures.update(pattern_errors=errors)
-        good, reason = good and best == thing.pattern, f"{reason}, most like {best}"
+        found = pattern_correlation(seen.views, thing, seen.fits[thing.shape].pose)
+        measures.update(pattern_errors=errors, pattern_correlation=found)
+        good = good and best == thing.pattern and found >= t.minimum_pattern
+        reason = f"{reason}, most like {best}, correlation {found:.2f} with its own"
     return Check("paint", good, reason)
 
 
@@ -220,7 +250,8 @@ def _spots(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, 
     views = seen.views
     rgb = torch.cat([views.colour(), views.colour_above()[None]])
     opacity = torch.cat([views.opacity, views.top[None]])
-    shares = spot_shares(rgb, opacity, thing.colour, t.pale, is_painted(thing))
+    painted = is_painted(thing)
+    shares = spot_shares(rgb, opacity, thing.colour, t.pale if painted else _least_chroma(thing.colour, t), painted)
     worst = float(shares.max())
     measures.update(spots=worst, mean_spots=float(shares.mean()))
     where = "from above" if int(shares.argmax()) == len(shares) - 1 else "from a side"
@@ -232,21 +263,27 @@ def _geometry(seen: Observation, shape: str, t: Thresholds, measures: dict[str, 
     swell, truth = true_outline(shape, pose, seen.views.opacity)
     silhouette = soft_iou(seen.views.opacity, truth)
     outside, inside = haze(seen.views.opacity, truth), fill(seen.views.opacity, truth)
-    convexity = relative_solidity(seen.solid, shape, pose)
+    convexity, core = relative_solidity(seen.solid, shape, pose), core_fill(seen.solid, shape, pose)
     hole = hole_opacity(seen.views.top, shape, pose)
-    gaps = gap_opacity(seen.views, shape, pose, truth, swell) if has_gaps(shape) else None
+    above = true_opacity(shape, replace(pose, scale=swell * pose.scale), top_camera())
+    everywhere, opacity = torch.cat([truth, above]), torch.cat([seen.views.opacity, seen.views.top[None]])
+    lost, ghost = apart(opacity, everywhere), translucent(opacity)
+    gaps = gap_opacity(opacity, everywhere) if has_gaps(shape) else None
     measures.update(
         iou={name: fit.iou for name, fit in seen.fits.items()},
         scale=pose.scale, yaw=pose.yaw, centre=list(pose.centre),
         silhouette_iou=silhouette, swell=swell, haze=outside, fill=inside, solidity=convexity, hole_opacity=hole,
-        gap_opacity=gaps,
+        gap_opacity=gaps, apart=lost, translucent=ghost, core=core,
     )  # fmt: skip
-    good = silhouette >= t.minimum_silhouette_iou and outside <= t.maximum_haze and inside >= t.minimum_fill
+    clear = outside <= t.maximum_haze and lost <= t.maximum_apart and ghost <= t.maximum_translucent
+    good = silhouette >= t.minimum_silhouette_iou and clear and inside >= t.minimum_fill
+    space = f"opacity outside {outside:.2f}, inside {inside:.2f}, apart {lost:.1%}, translucent {ghost:.1%}"
+    bent = f"fills {convexity:.2f} of what the true shape fills of its hull, {core:.0%} of its core"
     checks = [
         _shape(seen.fits, shape, t),
         Check("size", t.scale[0] <= pose.scale <= t.scale[1], f"{pose.scale:.2f} of the shape's own size"),
-        Check("silhouette", good, f"IoU {silhouette:.2f}, opacity outside {outside:.2f}, inside {inside:.2f}"),
-        Check("convexity", convexity >= t.solidity, f"fills {convexity:.2f} of what the true shape fills of its hull"),
+        Check("silhouette", good, f"IoU {silhouette:.2f}, {space}"),
+        Check("convexity", convexity >= t.solidity and core >= t.minimum_core, bent),
     ]
     checks += [_surface(seen, shape, t, measures), _roughness(seen, shape, t, measures)]
     if hole is not None:

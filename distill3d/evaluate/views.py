@@ -141,6 +141,30 @@ def haze(opacity: Tensor, truth: Tensor) -> float:
     return float(opacity[empty].mean()) if empty.any() else 0.0
 
 
+def translucent(opacity: Tensor) -> float:
+    """Share of a view's opacity ``(B, H, W)``, in the worst view, in patches one half sees through: 5 x 5 pixels and
+    more between 0.1 and 0.8. The edge of a solid is narrower, and a mean over the space around forgives a ghost."""
+    between = (opacity > 0.1) & (opacity < 0.8)
+    patches = grow(~grow(~between, 2), 2)
+    return float(((opacity * patches).sum((1, 2)) / opacity.sum((1, 2)).clamp(min=1e-6)).max())
+
+
+def apart(opacity: Tensor, truth: Tensor) -> float:
+    """Share of a view's opacity, in the worst view, in patches that are not connected to the true silhouette.
+
+    Patches are what pixels above 0.05 and the silhouette make up together, ``(B, H, W)`` both, diagonal neighbours
+    included.
+    """
+    from skimage.measure import label
+
+    worst = 0.0
+    for view, mask in zip(opacity, truth > 0, strict=True):
+        patches = torch.from_numpy(label(((view > 0.05) | mask).numpy(), connectivity=2))
+        lost = (patches > 0) & ~torch.isin(patches, patches[mask].unique())
+        worst = max(worst, float(view[lost].sum() / view.sum().clamp(min=1e-6)))
+    return worst
+
+
 def fill(opacity: Tensor, truth: Tensor) -> float:
     """Mean opacity of the pixels two or more inside the true silhouette; 0 if the silhouette has no such pixel."""
     inner = ~grow(truth < 1, 2)
@@ -155,16 +179,10 @@ def gaps(truth: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(hulls)) & ~grow(truth > 0, 2)
 
 
-def gap_opacity(seen: Views, shape: str, pose: Pose, truth: Tensor, swell: float) -> float | None:
-    """Mean opacity, over the twelve views and the one from above, of the air between the posed shape's parts; None
-    where no view shows any.
-
-    Args:
-        truth: ``(12, 64, 64)`` coverage of the posed shape ``swell`` times as large; ``true_outline`` gives both.
-    """
-    above = true_opacity(shape, replace(pose, scale=swell * pose.scale), top_camera())
-    whole, opacity = torch.cat([truth, above]), torch.cat([seen.opacity, seen.top[None]])
-    air = gaps(whole)
+def gap_opacity(opacity: Tensor, truth: Tensor) -> float | None:
+    """Mean opacity, over all views ``(B, H, W)``, of the air between the parts of the true silhouettes; None where no
+    view shows any."""
+    air = gaps(truth)
     return float(opacity[air].mean()) if air.any() else None
 
 
