@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from .. import __version__
 from ..errors import Distill3DError, DivergedError, PriorError
-from ..evaluate import Thresholds, accepts, grey_ball, judge, observe, parse_object, world_of
+from ..evaluate import Thresholds, accepts, judge, observe, parse_object, world_of
 from ..evaluate.controls import SPOILED, others
 from ..evaluate.observation import Observation
 from ..fields.density import DensityField
@@ -38,7 +38,7 @@ from ..render.cameras import orbit
 from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
 from ..scorer import VIEWS, load_scorer
-from .scoring import SCORE_VERSION, VIEWS_FILE, read_views, scores, views_of
+from .scoring import SCORE_VERSION, VIEWS_FILE, blank_fields, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
 RUN_VERSION = 1
@@ -315,16 +315,13 @@ def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
 
     An untrained field and a grey ball are judged for every prompt, spoiled objects for what they would be without.
     """
-    generator = torch.Generator().manual_seed(0)
-    untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
+    blank, occupancy_of = blank_fields(settings)
 
     def seen_by_judge(field: Any, world: str) -> Observation:
-        occupancy = OccupancyGrid(settings.occupancy_resolution)
-        occupancy.update(field, step_size=settings.render.step_size, generator=generator, warmup=True)
-        return observe(field, occupancy=occupancy, render_settings=settings.render, world=world)
+        return observe(field, occupancy=occupancy_of(field), render_settings=settings.render, world=world)
 
     found = {}
-    for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
+    for name, field in blank.items():
         seen = seen_by_judge(field, world_of(prompts))
         found[name] = {"judged": len(prompts), "taken_for": [p for p in prompts if accepts(seen, p)]}
     for name, (spoil, wanted) in SPOILED.items():
