@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -167,16 +166,24 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         train(tmp_path / "a", settings=replace(MICRO, steps=7), gates=None)
 
 
-def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check looks around every 31st object only."""
-    monkeypatch.setattr(training, "measure", partial(measure, every=31))
+def few_views(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The check looks around every 31st object only; returns the seeds of its renders."""
+    seeds: list[int] = []
+
+    def measured(scorer: Scorer, settings: TrainScorerSettings, seed: int) -> dict[str, float]:
+        seeds.append(seed)
+        return measure(scorer, settings, seed, every=31)
+
+    monkeypatch.setattr(training, "measure", measured)
+    return seeds
 
 
 def test_a_checked_training_writes_what_it_measured_and_holds_it_against_the_gates(tmp_path, monkeypatch):
-    few_views(monkeypatch)
+    seeds = few_views(monkeypatch)
     with pytest.raises(GateError, match=r"shapes >= 0\.95 \(got 0.*protocol >= 0\.95 \(got 0.*train for more steps"):
         train(tmp_path, settings=MICRO)
     measured = train(tmp_path, settings=MICRO, gates=Gates(shapes=0.0, protocol=0.0))
+    assert seeds == [1, 1], "checked on the renders it was trained on"
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["measured"] == measured and record["scorer"][-1]["step"] == MICRO.steps
     made = render_dataset(MICRO.held_out, 1, MICRO.world)
