@@ -13,9 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import fake_host  # noqa: E402
 import schemas  # noqa: E402
-
-import fake_host
 
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
 WANTED = {

@@ -1,5 +1,5 @@
-"""What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, nodes.json, the release file, and the table of
-every setting in NeRF Optimizer's help page.
+"""What the schemas say, without ComfyUI: writes locales/en/nodeDefs.json, nodes.json, the release file, and the table
+of every setting in NeRF Optimizer's help page.
 
 ``python tools/schemas.py`` after a node was changed. nodes.json freezes ids, inputs, menus and outputs: they may only
 be added to, and what is added must be optional, because the host refuses a saved prompt that lacks a required input.

@@ -32,9 +32,9 @@ from .stopping import stopped_by_signals
 
 DESCRIPTION = """Turn a prompt into a 3D object by score distillation.
 
-Without --model the bundled tiny prior is used: it knows coloured solids, bare or patterned, and a few figures ("a striped
-red cube", "a blue house") and needs no download and no GPU. --model takes a Stable Diffusion 1.x or 2.x folder in diffusers
-layout, or a .safetensors file.
+Without --model the bundled tiny prior is used: it knows coloured solids, bare or patterned, and a few figures ("a
+striped red cube", "a blue house") and needs no download and no GPU. --model takes a Stable Diffusion 1.x or 2.x folder
+in diffusers layout, or a .safetensors file.
 
 The preset sets every other flag; flags you give change it. A SCHEDULE is a number (7.5), a line over the run (100->60),
 or cosine(100, 60), step(0.98, 0.5, at=0.2), piecewise(0:0, 0.5:-1). Ctrl-C stops, keeps the state and prints the
