@@ -255,7 +255,8 @@ def test_prompts_are_read_and_refused():
     for bad in ("a cube", "a red thing", "a red and blue cube", "a red cube on a cone", ""):
         with pytest.raises(SettingsError, match="exactly one"):
             parse_prompt(bad)
-    assert others("a", ("a", "b", "c", "b")) == ("b", "c")
+    prompts = ("a red cube", "a blue cube", "a striped red cube", "a shiny Red cube", "a blue cube")
+    assert others("a red cube", prompts) == ("a blue cube", "a striped red cube")
 
 
 def test_optical_depth_of_a_uniform_box_is_distance_times_density():

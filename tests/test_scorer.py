@@ -10,20 +10,24 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
+from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from distill3d.bench.scoring import read_views, scores, write_views  # noqa: E402
+from distill3d.cli import main  # noqa: E402
 from distill3d.errors import CheckpointError, PriorError, SettingsError  # noqa: E402
 from distill3d.evaluate import perfect  # noqa: E402
 from distill3d.render.occupancy import OccupancyGrid  # noqa: E402
 from distill3d.render.volume import RenderSettings  # noqa: E402
 from distill3d.scorer import CORPUS, VIEWS, field_pictures, load_scorer, true_pictures  # noqa: E402
 from distill3d.scorer import train as training  # noqa: E402
-from distill3d.scorer.measure import GATES, embed, measure, rank  # noqa: E402
+from distill3d.scorer.card import write_card  # noqa: E402
+from distill3d.scorer.measure import GATES, Gates, embed, measure, rank  # noqa: E402
 from distill3d.scorer.model import WORDS, Architecture, Scorer, save_scorer, words_of  # noqa: E402
 from distill3d.scorer.settings import RECIPE, TrainScorerSettings  # noqa: E402
-from distill3d.scorer.train import disturbed, labels, train  # noqa: E402
-from distill3d.scorer.views import scoring_cameras  # noqa: E402
+from distill3d.scorer.train import disturbed, train  # noqa: E402
+from distill3d.scorer.views import labels, scoring_cameras  # noqa: E402
+from distill3d.train_prior.gates import GateError  # noqa: E402
 from distill3d.world import Object, WorldSettings, all_objects, render_dataset  # noqa: E402
 
 SMALL = Architecture((4, 8), 2, 8, 8)
@@ -160,6 +164,80 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert logs[0] == logs[1] and logs[0][-1]["step"] == 6
     with pytest.raises(CheckpointError, match="settings"):
         train(tmp_path / "a", settings=replace(MICRO, steps=7), gates=None)
+
+
+def few_views(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The check looks around every 31st object only; returns the seeds of its renders."""
+    seeds: list[int] = []
+
+    def measured(scorer: Scorer, settings: TrainScorerSettings, seed: int) -> dict[str, float]:
+        seeds.append(seed)
+        return measure(scorer, settings, seed, every=31)
+
+    monkeypatch.setattr(training, "measure", measured)
+    return seeds
+
+
+def test_a_checked_training_writes_what_it_measured_and_holds_it_against_the_gates(tmp_path, monkeypatch):
+    seeds = few_views(monkeypatch)
+    with pytest.raises(GateError, match=r"shapes >= 0\.95 \(got 0.*protocol >= 0\.95 \(got 0.*train for more steps"):
+        train(tmp_path, settings=MICRO)
+    measured = train(tmp_path, settings=MICRO, gates=Gates(shapes=0.0, protocol=0.0))
+    assert seeds == [1, 1], "checked on the renders it was trained on"
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["measured"] == measured and record["scorer"][-1]["step"] == MICRO.steps
+    made = render_dataset(MICRO.held_out, 1, MICRO.world)
+    scorer = load_scorer(tmp_path / "scorer.safetensors").scorer
+    texts, views = scorer.embed_texts(CORPUS["full"]), scorer.embed_images(made.images / 255)
+    hits = [CORPUS["full"][i] == o.caption() for i, o in zip((views @ texts.T).argmax(1), made.objects, strict=True)]
+    assert measured["all"] == pytest.approx(sum(hits) / len(hits))
+    card = (tmp_path / "README.md").read_text()
+    assert f"| {measured['protocol']:.1%} | 0% |" in card and "missed" not in card
+    assert "| `steps` | 6 |" in card and "| `architecture.channels` | (4, 8) |" in card and "seed 0," in card
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.width > 100
+
+
+def test_a_card_says_which_gate_was_missed_and_leaves_out_what_nothing_was_measured_of(tmp_path):
+    card = write_card(tmp_path, MICRO, 3, {"all": 0.5, "shapes": 0.96, "protocol": 0.9}, GATES, [], 1_500_000)
+    rows = [line for line in card.read_text().splitlines() if "| " in line and "`)" in line]
+    assert [row.split("`")[1] for row in rows] == ["shapes", "protocol", "all"]
+    assert rows[0].endswith("| 96.0% | 95% |") and rows[1].endswith("| 90.0% | 95% **missed** |")
+    assert "1.50 M parameters" in card.read_text() and "16 renders of seed 4" in card.read_text()
+
+
+def test_the_gates_name_what_is_low_and_what_was_not_measured():
+    GATES.check({"shapes": 0.95, "protocol": 1.0})
+    for measured, message in (
+        ({"shapes": 0.5, "protocol": 1.0}, r"expected shapes >= 0\.95 \(got 0\.5\) of the scorer: train for more"),
+        ({"shapes": 0.96, "protocol": float("nan")}, r"protocol >= 0\.95 \(got nan\)"),
+        ({"protocol": 1.0}, r"shapes >= 0\.95 \(got no render of it\) of the scorer: check it on more held_out"),
+    ):
+        with pytest.raises(GateError, match=message):
+            GATES.check(measured)
+
+
+def test_a_check_on_few_renders_leaves_out_the_groups_they_do_not_show():
+    for count in (1, 2):
+        settings = replace(MICRO, held_out=count)
+        fronted = [o.has_front for o in render_dataset(count, 5, settings.world).objects]
+        found = measure(small(), settings, 5, every=248)
+        assert ("shapes" in found) == (not all(fronted)) and ("figures" in found) == any(fronted)
+        json.dumps(found, allow_nan=False)
+
+
+def test_the_command_trains_checks_and_names_the_gate_it_missed(tmp_path, monkeypatch, capsys):
+    few_views(monkeypatch)
+    flags = ["--renders", "48", "--steps", "6", "--batch", "8", "--warmup", "2", "--held-out", "1"]
+    flags += ["--architecture.channels", "4", "8", "--architecture.groups", "2", "--architecture.width", "8"]
+    out = ["train-scorer", "--out", str(tmp_path / "s"), *flags]
+    assert main(out) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error: expected shapes >= 0.95" in said and "of the scorer" in said
+    assert (tmp_path / "s" / "README.md").is_file() and load_scorer(tmp_path / "s" / "scorer.safetensors")
+    assert main([*out, "--check", "False"]) == 0
+    assert str(tmp_path / "s") in capsys.readouterr().err.replace("\n", "")
+    assert main([*out, "--steps", "0"]) == 2 and "steps of 1 or more" in capsys.readouterr().err
 
 
 def test_training_pictures_stay_pictures_and_differ_from_one_another():

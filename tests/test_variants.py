@@ -67,6 +67,31 @@ def test_unknown_variants_are_named_and_known_ones_accepted() -> None:
     assert QualitySettings(variants=("preset", "dynamic-cfg+freeu")).variants[1] == "dynamic-cfg+freeu"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("freeu+dynamic-freeu", "one of freeu and dynamic-freeu"),
+        ("static-cfg+dynamic-cfg", "one of static-cfg and dynamic-cfg"),
+        ("dynamic-cfg+perp-neg+static-cfg", "one of static-cfg and dynamic-cfg"),
+        ("perp-neg+freeu", r"write freeu\+perp-neg$"),
+    ],
+)
+def test_no_variant_names_what_does_not_run_or_has_another_name(name: str, message: str) -> None:
+    for refused in (lambda: QualitySettings(variants=("preset", name)), lambda: variants.applied(Settings(), name)):
+        with pytest.raises(SettingsError, match=message):
+            refused()
+
+
+def test_every_family_sets_the_same_settings() -> None:
+    """What is not refused adds up: joined in either order, two variants of different families give the same run."""
+    single = [name for name in variants.VARIANTS if name != variants.PLAIN]
+    for first in single:
+        for second in single:
+            mine, other = (variants.VARIANTS[n] for n in (first, second))
+            same = mine(other(Settings())) == other(mine(Settings()))
+            assert same == (first == second or not any({first, second} <= set(f) for f in variants.FAMILIES))
+
+
 def job(method: str, prompt: str, iou: float | None, passed: bool = True) -> dict[str, object]:
     return {"method": method, "prompt": prompt, "seed": 0, "iou": iou, "passed": passed}
 
@@ -81,7 +106,7 @@ def test_comparison_pairs_prompts_and_seeds() -> None:
     assert found["sds"]["mean_iou"] == pytest.approx(0.7) and found["sds"]["spread_iou"] == pytest.approx(0.1)
     assert "pairs" not in found["sds"] and "pairs" not in found["asd+freeu"]
     assert found["sds+perp-neg"] | {"mean_iou": 0, "spread_iou": 0, "mean_difference": 0, "spread_difference": 0} == {
-        "runs": 3, "passed": 2, "judged": 2, "pairs": 2,
+        "runs": 3, "passed": 2, "with_iou": 2, "pairs": 2,
         "mean_iou": 0, "spread_iou": 0, "mean_difference": 0, "spread_difference": 0,
     }  # fmt: skip
     assert found["sds+perp-neg"]["mean_difference"] == pytest.approx(0.0)

@@ -1,8 +1,8 @@
 """``distill3d bench quality``: prompts x methods x seeds on a prior, each result judged against exact truth.
 
 Every job runs in its own process on one thread, leaves its own folder, and is never repeated while its settings, prior
-and judge stay the same: stop the benchmark at any time and call it again. A job that crashes is recorded and the
-others go on; it is tried again on the next call.
+and judge stay the same: stop the benchmark at any time and call it again. Jobs that were at work then start anew. A job
+that crashes is recorded and the others go on; it is tried again on the next call.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import SettingsError
+from ..errors import OutputError, SettingsError
 from ..evaluate import world_of
 from ..files import make_folder, write_json
 from ..locks import claimed
 from ..optimize import Settings, preset
 from ..optimize.codec import to_json
 from ..optimize.report import versions
-from ..priors.load import load_prior
+from ..priors.load import load_prior, resolve_device
 from ..scorer import Loaded, load_scorer
 from ..two_d.latents import choose
 from .quality_archive import ARCHIVE, add_to_archive, take_over
@@ -112,7 +112,8 @@ class QualitySettings:
     out: Path = Path("output/quality")
     """Folder for results. Jobs found there with the same settings are not repeated."""
     processes: int = 0
-    """Jobs at the same time, one thread each; 0 means one for each core this process may use."""
+    """Jobs at the same time, one thread each; 0 means one for each core this process may use, and only one where
+    the device is not the CPU."""
     model: Path | None = None
     """Another prior, trained on the same world; the bundled one when left out."""
     device: str = "cpu"
@@ -186,7 +187,7 @@ class _Running:
 
 @dataclass
 class _Board:
-    """Results so far, in the jobs' order, and the news for whoever watches."""
+    """Results so far by the jobs' folders, and the news for whoever watches."""
 
     jobs: Sequence[Job]
     notify: OnProgress
@@ -211,6 +212,11 @@ class _Board:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def at_once(device: torch.device) -> int:
+    """Jobs that run at the same time when nobody says how many."""
+    return cores() if device.type == "cpu" else 1
 
 
 def _one_thread() -> None:
@@ -242,11 +248,15 @@ def _start(job: Job) -> _Running:
 
 
 def _finish(running: _Running) -> dict[str, Any]:
-    """The result of a job whose process has ended; one that left no verdict of its own is recorded here."""
+    """The result of a job whose process has ended; one that left no outcome of its own is recorded here.
+
+    Raises:
+        OutputError: the record cannot be written.
+    """
     running.process.join()
     job = running.job
     result = read_result(Path(job.folder))
-    if running.process.exitcode == 0 and result is not None:
+    if result is not None and (running.process.exitcode == 0 or is_done(job)):
         return result
     code = running.process.exitcode or 0
     cause = f"was ended by signal {-code}, most often for want of memory" if code < 0 else f"ended with status {code}"
@@ -273,13 +283,17 @@ def run_jobs(
 
     Args:
         keep: given all results there are, at the start and after each job.
+
+    Raises:
+        OutputError: something could not be written; jobs that were at work then have ended by themselves.
     """
 
     def found() -> list[dict[str, Any]]:
         return [board.results[job.folder] for job in jobs if job.folder in board.results]
 
     board = _Board(jobs, notify)
-    waiting = []
+    waiting: list[Job] = []
+    unwritten: list[OutputError] = []
     for job in jobs:
         if is_done(job):
             board.results[job.folder] = read_result(Path(job.folder)) or {}
@@ -299,14 +313,20 @@ def run_jobs(
                 if not running.receiver.closed:
                     _listen(running)
                 if running.process.exitcode is not None:
-                    board.results[folder] = _finish(running)
                     del board.running[folder]
-                    keep(found())
+                    try:
+                        board.results[folder] = _finish(running)
+                        keep(found())
+                    except OutputError as error:
+                        unwritten.append(error)
+                        waiting.clear()
             board.tell()
     finally:
         for running in board.running.values():
             running.process.terminate()
             running.process.join()
+    if unwritten:
+        raise unwritten[0]
     return found()
 
 
@@ -365,12 +385,13 @@ def _run(
 ) -> dict[str, Any]:
     out = quality.out
     of_method = settings_for or (lambda method: preset(quality.preset, method))
-    fingerprint = load_prior(quality.model, device=quality.device).fingerprint
+    device = resolve_device(quality.device)
+    fingerprint = load_prior(quality.model, device=device).fingerprint
     scorer = load_scorer(quality.scorer) if quality.score else None
     jobs = [
         job_of(
             prompt, label(method, variant), seed, applied(of_method(method), variant), quality.prompts, fingerprint,
-            model=quality.model, device=quality.device, folder=out / "jobs",
+            model=quality.model, device=str(device), folder=out / "jobs",
             scorer=quality.scorer, scorer_key=scorer.fingerprint if scorer else "",
         )
         for method in quality.methods for variant in quality.variants
@@ -379,7 +400,7 @@ def _run(
     taken = take_over(jobs, quality.earlier) if quality.earlier else None
     began = time.monotonic()
     results = run_jobs(
-        jobs, quality.processes or cores(), lambda progress: on_progress(replace(progress, taken=taken)),
+        jobs, quality.processes or at_once(device), lambda progress: on_progress(replace(progress, taken=taken)),
         lambda found: add_to_archive(out / ARCHIVE, found),
     )  # fmt: skip
     about = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from safetensors.torch import save as save_tensors
 
 from .. import __version__
 from ..errors import Distill3DError, DivergedError, PriorError
-from ..evaluate import Thresholds, accepts, grey_ball, judge, observe, parse_object, world_of
+from ..evaluate import Thresholds, accepts, judge, observe, parse_object, world_of
 from ..evaluate.controls import SPOILED, others
 from ..evaluate.observation import Observation
 from ..fields.density import DensityField
@@ -37,12 +38,17 @@ from ..render.cameras import orbit
 from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
 from ..scorer import VIEWS, load_scorer
-from .scoring import SCORE_VERSION, VIEWS_FILE, read_views, scores, views_of
+from .scoring import SCORE_VERSION, VIEWS_FILE, blank_fields, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
+RUN_VERSION = 1
+"""Raised by hand when the same settings distil another field, so that it is made again; 1 is in no key, as in those
+published before there was a version."""
 JUDGE_VERSION = 7
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
+LONGEST_NAME = 100
+"""Most characters of a prompt in the name of its job's folder."""
 VERDICT = ("passed", "failures", "judgement", "others", "judging_seconds")
 """What a result says of the judge's work; ``others`` says of each other prompt whether it was taken for that."""
 
@@ -51,12 +57,14 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt, method and seed, and everything its result depends on; plain data, so that it can cross processes.
+    """One prompt, method and seed, and everything its result depends on beside the versions of library, run, judge and
+    scoring; plain data, so that it can cross processes.
 
     Attributes:
         settings: a run's ``Settings`` as JSON.
         fingerprint: the prior's.
-        others: the other prompts of the benchmark, for which its result must be refused.
+        others: prompts of the benchmark that name another object, for which its result must be refused.
+        device: where it computes, e.g. cpu or cuda:1; auto is resolved before.
         scorer: file of the image-text scorer, the bundled one when None; ``scorer_key`` is its fingerprint, empty when
             nothing is to be scored.
     """
@@ -83,8 +91,11 @@ class Job:
         return world_of((self.prompt, *self.others))
 
     def run_key(self) -> str:
-        """Hash of all that decides the field."""
-        return digest([self.prompt, self.method, self.seed, self.settings, self.fingerprint, __version__])
+        """Hash of all that decides the field; a CPU is not named in it."""
+        kind = torch.device(self.device).type
+        more = {**({"device": kind} if kind != "cpu" else {}), **({"run": RUN_VERSION} if RUN_VERSION > 1 else {})}
+        about = [self.prompt, self.method, self.seed, self.settings, self.fingerprint, __version__]
+        return digest([*about, more] if more else about)
 
     def judge_key(self) -> str:
         """Hash of all that decides the verdict on it."""
@@ -132,7 +143,7 @@ def is_done(job: Job) -> bool:
     """Whether the job's folder holds an outcome made with exactly these settings and this judge; beside a kept field it
     must have been tried for all the other prompts too, which takes no new run."""
     result = read_result(Path(job.folder))
-    return result is not None and matches(job, result) and (_tried(job, result) or not has_field(job))
+    return result is not None and matches(job, result) and (tried(job, result) or not has_field(job))
 
 
 def has_field(job: Job) -> bool:
@@ -140,7 +151,8 @@ def has_field(job: Job) -> bool:
     return (Path(job.folder) / FIELD).is_file()
 
 
-def _tried(job: Job, result: Mapping[str, Any]) -> bool:
+def tried(job: Job, result: Mapping[str, Any]) -> bool:
+    """Whether a result says of all the job's other prompts if it was taken for them."""
     return set(job.others) <= set(result.get("others", job.others))
 
 
@@ -215,10 +227,16 @@ def _changed(what: str) -> str:
 
 
 def perform(job: Job, report: Report) -> dict[str, Any]:
-    """Do the job and write its folder; returns the result. Anything that goes wrong becomes a result too."""
+    """Do the job and write its folder; returns the result. Anything that goes wrong becomes a result too.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
     folder = make_folder(Path(job.folder))
     try:
         result = _perform(job, folder, report)
+        write_json(folder / RESULT, result)
+        return result
     except DivergedError as error:
         result = failure(job, str(error), "lost")
     except Distill3DError as error:
@@ -238,7 +256,7 @@ def _perform(job: Job, folder: Path, report: Report) -> dict[str, Any]:
         _keep(job, *kept)
     field, occupancy, facts = kept
     field.requires_grad_(False)
-    if earlier.get("judge_key") == job.judge_key() and _tried(job, earlier):
+    if earlier.get("judge_key") == job.judge_key() and tried(job, earlier):
         verdict = {k: earlier[k] for k in VERDICT}
     else:
         verdict = _verdict(job, settings, field, occupancy)
@@ -297,16 +315,13 @@ def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
 
     An untrained field and a grey ball are judged for every prompt, spoiled objects for what they would be without.
     """
-    generator = torch.Generator().manual_seed(0)
-    untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
+    blank, occupancy_of = blank_fields(settings)
 
     def seen_by_judge(field: Any, world: str) -> Observation:
-        occupancy = OccupancyGrid(settings.occupancy_resolution)
-        occupancy.update(field, step_size=settings.render.step_size, generator=generator, warmup=True)
-        return observe(field, occupancy=occupancy, render_settings=settings.render, world=world)
+        return observe(field, occupancy=occupancy_of(field), render_settings=settings.render, world=world)
 
     found = {}
-    for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
+    for name, field in blank.items():
         seen = seen_by_judge(field, world_of(prompts))
         found[name] = {"judged": len(prompts), "taken_for": [p for p in prompts if accepts(seen, p)]}
     for name, (spoil, wanted) in SPOILED.items():
@@ -319,11 +334,12 @@ def job_of(
     prompt: str, method: str, seed: int, settings: Settings, prompts: tuple[str, ...], fingerprint: str,
     *, model: Path | None, device: str, folder: Path, scorer: Path | None = None, scorer_key: str = "",
 ) -> Job:  # fmt: skip
-    """A job from settings objects; ``folder`` holds its folder, named by its prompt, method, seed and run key."""
+    """A job from settings objects; ``folder`` holds its folder, named by its prompt's letters and digits, method, seed
+    and run key."""
     job = Job(
         prompt, method, seed, to_json(settings), fingerprint, others(prompt, prompts),
         None if model is None else str(model), device, str(folder),
         None if scorer is None else str(scorer), scorer_key,
     )  # fmt: skip
-    name = f"{method}-{'-'.join(prompt.lower().split())}-{seed}-{job.run_key()[:8]}"
-    return replace(job, folder=str(folder / name))
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:LONGEST_NAME]
+    return replace(job, folder=str(folder / f"{method}-{words}-{seed}-{job.run_key()[:8]}"))

@@ -20,6 +20,8 @@ __all__ = ["markdown", "method_sheet", "summarise", "write_report"]
 
 _INK, _GOOD, _BAD, _PAPER = (25, 25, 25), (0, 120, 50), (180, 20, 20), (255, 255, 255)
 _LABEL_WIDTH = 210
+BAR = r"\|"
+"""A bar inside a cell."""
 
 
 def _cell(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -39,7 +41,7 @@ def _cell(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    head, *body = (f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |" for row in rows)
     return [head, f"|{'---|' * len(rows[0])}", *body]
 
 

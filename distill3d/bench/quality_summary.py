@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..evaluate import Thresholds, parse_object, parse_prompt
+from ..evaluate.controls import others
 from ..world.catalogue import solid_of
 
 THIN = ("bowl", "mug", "chair")
@@ -192,11 +193,12 @@ def summarise(results: Sequence[Result], controls: Mapping[str, Any], about: Map
         about: facts of the run as a whole, copied in.
     """
     judged = [r for r in results if r["status"] == "judged"]
-    asked = set(order(results, "prompt"))
-    tried = [(r, wrong, taken) for r in judged for wrong, taken in r["others"].items() if wrong in asked]
+    asked = tuple(order(results, "prompt"))
+    wanted = {prompt: others(prompt, asked) for prompt in asked}
+    tried = [(r, wrong, r["others"][wrong]) for r in judged for wrong in wanted[r["prompt"]] if wrong in r["others"]]
     shuffled: dict[str, Any] = {
         "judged": len(tried),
-        "of": len(judged) * (len(asked) - 1),
+        "of": sum(len(wanted[r["prompt"]]) for r in judged),
         "taken_for": [f"{r['method']} {r['prompt']} taken for {wrong}" for r, wrong, taken in tried if taken],
     }
     for name in ("sim", "r_at_1"):

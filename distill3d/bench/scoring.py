@@ -5,7 +5,7 @@ The 120 views are kept as one picture, so that another scorer reads them again w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -95,20 +95,31 @@ def scores(scorer: Scorer, pictures: Tensor, prompt: str, others: Sequence[str],
     }
 
 
-def control_scores(scorer: Scorer, settings: Settings, prompts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What the scorer says of the controls: of a field without an object for every prompt, of a head with two faces for
-    its own. A judge would have to refuse them; this shows how far the scorer's figures are from that."""
+def blank_fields(settings: Settings) -> tuple[dict[str, RadianceField], Callable[[RadianceField], OccupancyGrid]]:
+    """The controls without an object, by name; and the occupancy of these and further controls, which draws from the
+    generator of the untrained field, so that the same ones in the same order are the same again."""
     generator = torch.Generator().manual_seed(0)
     untrained = DensityField(settings.field, generator=generator).requires_grad_(False)
 
-    def seen(field: RadianceField) -> Tensor:
+    def occupancy_of(field: RadianceField) -> OccupancyGrid:
         occupancy = OccupancyGrid(settings.occupancy_resolution)
         occupancy.update(field, step_size=settings.render.step_size, generator=generator, warmup=True)
-        return field_pictures(field, occupancy, settings.render)
+        return occupancy
+
+    return {"untrained field": untrained, "grey ball": grey_ball()}, occupancy_of
+
+
+def control_scores(scorer: Scorer, settings: Settings, prompts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What the scorer says of the controls: of a field without an object for every prompt, of a head with two faces for
+    its own. A judge would have to refuse them; this shows how far the scorer's figures are from that."""
+    blank, occupancy_of = blank_fields(settings)
+
+    def seen(field: RadianceField) -> Tensor:
+        return field_pictures(field, occupancy_of(field), settings.render)
 
     world = world_of(prompts)
     found = {}
-    for name, field in (("untrained field", untrained), ("grey ball", grey_ball())):
+    for name, field in blank.items():
         cosines = _cosines(scorer, seen(field), world)
         found[name] = _mean([_figures(cosines, CORPUS[world], parse_object(p).caption()) for p in prompts])
     heads = []

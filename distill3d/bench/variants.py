@@ -92,8 +92,13 @@ with the same mean; ``freeu`` has Stable Diffusion 2.1's b at every timestep, ``
 ``no-smoothness`` is the preset without its term against rough faces."""
 
 
+FAMILIES = (("static-cfg", "dynamic-cfg"), ("freeu", "dynamic-freeu"))
+"""Changes of the same settings: of two joined only the second would be seen."""
+
+
 def check_variants(names: Sequence[str]) -> None:
-    """Raises ``SettingsError`` unless all are known names, or several joined by ``+``, at least one and none twice."""
+    """Raises ``SettingsError`` unless all are known names, or several of different families joined by ``+`` in the
+    order of ``VARIANTS``, at least one and none twice: every run has one name."""
     if not names or len(set(names)) < len(names):
         raise SettingsError(f"expected variants without repetition and at least one, got {tuple(names)}: write preset")
     for name in names:
@@ -105,6 +110,15 @@ def check_variants(names: Sequence[str]) -> None:
             f"expected variants of {', '.join(VARIANTS)}, or several joined by +, got {', '.join(map(repr, unknown))}: "
             "write e.g. preset dynamic-cfg+perp-neg"
         )
+    for name in names:
+        parts = name.split("+")
+        for family in FAMILIES:
+            if set(family) <= set(parts):
+                raise SettingsError(f"expected one of {' and '.join(family)} in a variant, got {name}: leave one out")
+        if parts != (ordered := [known for known in VARIANTS if known in parts]):
+            raise SettingsError(
+                f"expected changes in the order of {', '.join(VARIANTS)}, got {name}: write {'+'.join(ordered)}"
+            )
 
 
 def applied(settings: Settings, variant: str) -> Settings:
@@ -132,7 +146,7 @@ def compare(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             there is none.
 
     Returns:
-        By label: ``runs``, ``passed``, ``judged``, ``mean_iou`` and ``spread_iou`` (sample standard deviation over
+        By label: ``runs``, ``passed``, ``with_iou``, ``mean_iou`` and ``spread_iou`` (sample standard deviation over
         prompts and seeds); and where the preset ran too, ``pairs`` of the same prompt and seed with the mean and spread
         of their differences, the variant's IoU minus the preset's. None where there are too few numbers.
     """
@@ -143,7 +157,7 @@ def compare(jobs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         found[name] = {(j["prompt"], j["seed"]): j["iou"] for j in mine if j.get("iou") is not None}
         values = list(found[name].values())
         passed = sum(bool(job["passed"]) for job in mine)
-        rows[name] = {"runs": len(mine), "passed": passed, "judged": len(values), **_moments(values, "iou")}
+        rows[name] = {"runs": len(mine), "passed": passed, "with_iou": len(values), **_moments(values, "iou")}
     for name, row in rows.items():
         method, _, variant = name.partition("+")
         if variant and method in found:

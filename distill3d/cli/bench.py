@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..bench import compare, encoder, export, memory, quality, render, scaling, step, world
 from ..bench.quality_report import markdown
@@ -32,13 +33,16 @@ scaling: how time grows with points, rays, samples and faces.
 compare A.json B.json: what became slower or larger from A to B than noise explains, and what B no longer measures; exit
 status 3 if anything became worse.
 quality: prompts x seeds x methods on the bundled prior, judged against exact truth, with controls. It keeps every
-finished job in --out and goes on from there when it is called again.
+finished job in --out and goes on from there when it is called again; exit status 3 if a job ended without a verdict or
+a control was not refused.
 export: surface to written GLB, ours against the naive route (256^3, no decimation, xatlas straight): time by stage,
 peak memory, faces, and likeness to direct renderings of the field. The naive route takes many minutes.
 world: training images rendered a second, the full world against the plain one."""
 
 #: Exit status of compare when something became slower.
 SLOWER = 3
+#: Exit status of quality when its figures are not to be relied on.
+UNSOUND = 3
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,9 @@ def run(arguments: Sequence[str], console: Console) -> int:
         sys.stdout.write(text)
     else:
         Console().print(_table(name, result))
-    return 0
+    doubts = _doubts(result) if name == "quality" else []
+    app.warn(console, doubts)
+    return UNSOUND if doubts else 0
 
 
 def _measure(name: str, flags: Any) -> dict[str, Any]:
@@ -254,11 +260,21 @@ def _compare(flags: Compare) -> int:
     return SLOWER if worse else 0
 
 
+def _doubts(result: Mapping[str, Any]) -> list[str]:
+    """Why the figures of ``quality`` are not to be relied on."""
+    doubts = []
+    if missing := sum(method["without_verdict"] for method in result["methods"].values()):
+        doubts.append(f"{missing} of {len(result['jobs'])} jobs ended without a verdict: run the benchmark again")
+    if not result["controls_refused"]:
+        doubts.append("a control was accepted, or not judged for every prompt: see the table of controls")
+    return doubts
+
+
 def _quality(flags: Quality, console: Console) -> dict[str, Any]:
     settings = quality.QualitySettings(**{f: getattr(flags, f) for f in quality.QualitySettings.__dataclass_fields__})
     if console.is_terminal:
         with console.status("starting") as status:
-            return quality.run(settings, lambda progress: status.update(str(progress)))
+            return quality.run(settings, lambda progress: status.update(Text(str(progress))))
     last = [-1]
 
     def tell(progress: quality.Progress) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..world.objects import COLOURS, Object
 from ..world.shapes import SHAPES
+from .truth import parse_object
 
 GREY = (0.5, 0.5, 0.5)
 
@@ -169,5 +170,6 @@ no front at all, and is refused for that."""
 
 
 def others(prompt: str, prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts a result must be refused for: all but its own, each once."""
-    return tuple(p for p in dict.fromkeys(prompts) if p != prompt)
+    """The prompts a result must be refused for: all that name another object, each once. Raises as ``parse_object``."""
+    own = parse_object(prompt)
+    return tuple(p for p in dict.fromkeys(prompts) if parse_object(p) != own)

@@ -69,7 +69,7 @@ def write_card(
     _curves(rows, out / CURVES)
     asked = asdict(gates)
     table = ["| held-out renders | own caption nearest of 496 | gate |", "|---|---|---|"]
-    for name, words in _WORDS.items():
+    for name, words in ((name, words) for name, words in _WORDS.items() if name in measured):
         value = measured[name]
         gate = f"{asked[name]:.0%}{'' if value >= asked[name] else ' **missed**'}" if name in asked else ""
         table.append(f"| {words} (`{name}`) | {value:.1%} | {gate} |")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..train_prior.gates import GateError
-from ..world import Object, all_objects, render_dataset, view_word
+from ..world import all_objects, render_dataset, view_word
 from .model import Scorer
 from .settings import TrainScorerSettings
-from .views import CORPUS, rank, true_pictures
+from .views import CORPUS, labels, rank, true_pictures
 
 PROTOCOL_VIEWS = 8
 CHUNK = 256
@@ -27,11 +27,13 @@ class Gates:
     """The same of views as ``bench quality`` takes them: around the object, elevation 15 degrees, on white."""
 
     def check(self, measured: dict[str, float]) -> None:
-        """Raise ``GateError`` naming every value below its gate."""
-        low = {k: v for k, v in asdict(self).items() if not measured[k] >= v}
+        """Raise ``GateError`` naming every value below its gate, and every one that nothing was measured of."""
+        low = {k: v for k, v in asdict(self).items() if not measured.get(k, -1.0) >= v}
         if low:
-            wanted = ", ".join(f"{k} >= {v:g} (got {measured[k]:.4g})" for k, v in low.items())
-            raise GateError(f"expected {wanted} of the scorer: train for more steps")
+            got = {k: f"{measured[k]:.4g}" if k in measured else "no render of it" for k in low}
+            wanted = ", ".join(f"{k} >= {v:g} (got {got[k]})" for k, v in low.items())
+            more = "train for more steps" if low.keys() <= measured.keys() else "check it on more held_out renders"
+            raise GateError(f"expected {wanted} of the scorer: {more}")
 
 
 GATES = Gates()
@@ -44,9 +46,9 @@ def embed(scorer: Scorer, images: Tensor) -> Tensor:
     return torch.cat([scorer.embed_images(p) for p in parts])
 
 
-def _share(hits: Tensor, which: list[bool]) -> float:
-    chosen = torch.tensor(which)
-    return float(hits[chosen].float().mean()) if bool(chosen.any()) else float("nan")
+def _shares(hits: Tensor, groups: dict[str, list[bool]]) -> dict[str, float]:
+    """Share of hits in each group that is not empty."""
+    return {name: float(hits[torch.tensor(which)].float().mean()) for name, which in groups.items() if any(which)}
 
 
 def measure(scorer: Scorer, settings: TrainScorerSettings, seed: int, every: int = 1) -> dict[str, float]:
@@ -54,29 +56,23 @@ def measure(scorer: Scorer, settings: TrainScorerSettings, seed: int, every: int
     seed, and of eight views of each object as the benchmark takes them.
 
     ``every`` looks around every so many-th object only. Objects with a front are counted apart: from behind a smiley is
-    a sphere, and no picture says otherwise.
+    a sphere, and no picture says otherwise. What no render shows is left out.
     """
     made = render_dataset(settings.held_out, seed, settings.world)
     texts = scorer.embed_texts(CORPUS["full"]).detach()
-    hits = rank(embed(scorer, made.images), texts) == _places(made.objects)
+    hits = rank(embed(scorer, made.images), texts) == labels(made.objects)
     azimuth, elevation = (torch.rad2deg(angle).tolist() for angle in (made.cameras.azimuth, made.cameras.elevation))
     views = [view_word(a, e) for a, e in zip(azimuth, elevation, strict=True)]
     fronted = [o.has_front for o in made.objects]
-    found = {
-        "all": float(hits.float().mean()),
-        "shapes": _share(hits, [not f for f in fronted]),
-        "figures": _share(hits, fronted),
-        "figures_from_front": _share(hits, [f and v == "front" for f, v in zip(fronted, views, strict=True)]),
+    drawn = {
+        "shapes": [not f for f in fronted],
+        "figures": fronted,
+        "figures_from_front": [f and v == "front" for f, v in zip(fronted, views, strict=True)],
     }
+    found = {"all": float(hits.float().mean()), **_shares(hits, drawn)}
     objects = all_objects("full")
     own = torch.arange(0, len(objects), every).repeat_interleave(PROTOCOL_VIEWS)
     pictures = torch.cat([true_pictures(o, PROTOCOL_VIEWS) for o in objects[::every]])
     hits = rank(embed(scorer, pictures), texts) == own
-    found["protocol"] = _share(hits, [not objects[i].has_front for i in own.tolist()])
-    found["protocol_figures"] = _share(hits, [objects[i].has_front for i in own.tolist()])
-    return found
-
-
-def _places(objects: list[Object]) -> Tensor:
-    place = {caption: i for i, caption in enumerate(CORPUS["full"])}
-    return torch.tensor([place[o.caption()] for o in objects])
+    fronted = [objects[i].has_front for i in own.tolist()]
+    return found | _shares(hits, {"protocol": [not f for f in fronted], "protocol_figures": fronted})

@@ -22,26 +22,16 @@ from ..files import make_folder, write_json
 from ..train_prior import checkpoints
 from ..train_prior.loop import Stage, fit
 from ..train_prior.optimizers import MuonAdamW
-from ..world import Object, all_objects, render_dataset
+from ..world import render_dataset
 from .card import write_card
 from .measure import GATES, Gates, measure
 from .model import FILE_NAME, Scorer, load_scorer, save_scorer
 from .settings import RECIPE, TrainScorerSettings
+from .views import CORPUS, labels
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
 LARGEST_SCALE = 50.0
-
-
-def captions() -> list[str]:
-    """The captions of all 496 objects of the full world, in its order."""
-    return [o.caption() for o in all_objects("full")]
-
-
-def labels(objects: list[Object]) -> Tensor:
-    """``(N,)`` index into ``captions`` of each object."""
-    place = {(o.shape, o.colour, o.pattern): i for i, o in enumerate(all_objects("full"))}
-    return torch.tensor([place[o.shape, o.colour, o.pattern] for o in objects])
 
 
 def _renders(settings: TrainScorerSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, Tensor]:
@@ -76,7 +66,7 @@ def disturbed(images: Tensor, settings: TrainScorerSettings, generator: torch.Ge
 def _stage(scorer: Scorer, images: Tensor, owners: Tensor, settings: TrainScorerSettings, seed: int) -> Stage:
     named = dict(scorer.named_parameters())
     inner = {n for n, p in named.items() if p.ndim > 1 and n not in ("image.0.weight", "words.weight")}
-    texts = captions()
+    texts = CORPUS["full"]
 
     def loss(generator: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(images), (settings.batch,), generator=generator)

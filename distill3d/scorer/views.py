@@ -8,7 +8,7 @@ project's own, so the figures compare methods here and nothing with published on
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..render.shading import Shading
 from ..render.volume import RenderSettings, render
 from ..world import Object, all_objects, trace
 from ..world import headlight as lamp_directions
-from .model import SIZE, Scorer
+from .model import SIZE
 
 VIEWS = 120
 ELEVATION = 15.0
@@ -33,22 +33,10 @@ CORPUS = {world: tuple(o.caption() for o in all_objects(world)) for world in ("p
 """Every caption of each world: what a view could be taken for."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """Figures of one object's views.
-
-    Attributes:
-        sim: mean cosine with the object's own caption.
-        r_at_1: share of views whose nearest caption in the corpus is the object's own.
-        nearest: the caption most views are nearest to.
-    """
-
-    sim: float
-    r_at_1: float
-    nearest: str
-
-    def to_json(self) -> dict[str, float | str]:
-        return asdict(self)
+def labels(objects: Sequence[Object]) -> Tensor:
+    """``(N,)`` place of each object's caption in the full world's corpus."""
+    place = {caption: i for i, caption in enumerate(CORPUS["full"])}
+    return torch.tensor([place[o.caption()] for o in objects])
 
 
 def scoring_cameras(count: int = VIEWS) -> Cameras:
@@ -83,18 +71,3 @@ def field_pictures(
 def rank(images: Tensor, texts: Tensor) -> Tensor:
     """``(N,)`` row of ``texts`` ``(T, width)`` nearest to each of ``images`` ``(N, width)``, both of unit length."""
     return (images @ texts.T).argmax(1)
-
-
-@torch.no_grad()
-def score(scorer: Scorer, pictures: Tensor, caption: str, world: str) -> Score:
-    """Score views ``(N, 3, 64, 64)`` in [0, 1] for a caption of a world's corpus.
-
-    Raises:
-        ValueError: the caption is not in the corpus.
-    """
-    corpus = CORPUS[world]
-    own = corpus.index(caption)
-    cosines = scorer.embed_images(pictures) @ scorer.embed_texts(corpus).T
-    nearest = cosines.argmax(1)
-    most = int(torch.bincount(nearest, minlength=len(corpus)).argmax())
-    return Score(float(cosines[:, own].mean()), float((nearest == own).float().mean()), corpus[most])
