@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -310,6 +312,18 @@ def _preview(folder: Path, settings: Settings, field: DensityField, occupancy: O
     write_png(folder / PREVIEW, sheet)
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No warnings: that the mesh of a spoiled field is poor is no news."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@_silent()
 def controls(settings: Settings, prompts: tuple[str, ...]) -> dict[str, Any]:
     """Fields that no prompt may accept: how many each was wrongly taken for.
 

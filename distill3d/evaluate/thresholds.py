@@ -7,7 +7,7 @@ did chroma in place of saturation for ``pale``; the number stayed. ``maximum_gap
 made-up faults that had passed, a walled arch and a brown cube for an orange one, and were fixed from them. So do
 ``maximum_apart``, ``maximum_translucent``, ``minimum_core``, ``minimum_pattern`` and the question for chroma in the
 majority of pixels: a speck and a ghost beside a cube, a tunnel through it, blotches for checks, an orange cube half
-brown.
+brown. ``minimum_pattern`` was 0.30, from 54 objects with blotches, when a draft of 0.26 had been seen; then from 214.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ class Thresholds:
     paint_share: tuple[float, float] = (0.5, 2.0)
     """Allowed share of pale pixels, as a multiple of what the true object shows, where the prompt's object wears
     paint: a factor of two forgives blurred edges, and neither a bare object nor a white one."""
-    minimum_pattern: float = 0.30
+    minimum_pattern: float = 0.25
     """Least correlation of a pattern's colours with the true ones (``paint.pattern_correlation``). True patterns have
-    0.89 and more, also shifted by 0.06, more than a pixel, 0.54 and more, but for stripes (0.24); of 54 cubes, spheres,
-    cylinders and capsules with random blotches in place of their pattern none has above 0.22, and 42 are nearer to the
-    right pattern than to a wrong one."""
+    0.89 and more, shifted by 0.06, more than a pixel, 0.54 and more, but for stripes (0.24). Of 214 cubes, spheres,
+    cylinders, capsules and domes with random blotches in place of their pattern none has above 0.22, though most are
+    nearer to the right pattern than to a wrong one."""
     fronts: int = 1
     """Fronts an object with a front must have; what counts as one is said, and was fixed, in ``fronts``."""
     front_offset: float = 60.0
