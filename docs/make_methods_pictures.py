@@ -2,7 +2,8 @@
 
 ``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
 minutes on one core. The figures of that page are in both runs' ``report.json``: ``--keep`` leaves the runs there.
-``--quality DIR``, a folder of ``distill3d bench quality --methods all``, makes the picture of its objects instead.
+``--quality DIR``, a folder of ``distill3d bench quality``, makes a picture of its objects instead: ``--picture`` says
+where to, ``--seed`` of which seed, ``--wide`` how many prompts stand side by side.
 """
 
 from __future__ import annotations
@@ -67,27 +68,30 @@ def runs(iterations: str, keep: Path | None) -> None:
                 (DOCS / f"methods-{target}-{kind}.png").write_bytes((out / source / f"{kind}.png").read_bytes())
 
 
-def objects(folder: Path, seed: int = 0) -> None:
-    """A row a method, a column a prompt: each result of one seed, from its side; a red line below what failed."""
+def objects(folder: Path, seed: int, wide: int, picture: Path) -> None:
+    """A row a method, a column a prompt, ``wide`` prompts side by side and the others below: each result of one seed,
+    from its side; a red line below what failed."""
     results = [
         r for r in json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"] if r["seed"] == seed
     ]
     methods, prompts = (list(dict.fromkeys(r[key] for r in results)) for key in ("method", "prompt"))
-    side, left = 96, 70
-    picture = Image.new("RGB", (left + side * len(prompts), (side + 6) * len(methods)), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    side, left, gap = 96, 70, 10
+    high = (side + 6) * len(methods) + gap
+    size = (left + side * min(wide, len(prompts)), high * -(-len(prompts) // wide) - gap)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for result in results:
-        row, column = methods.index(result["method"]), prompts.index(result["prompt"])
+        band, column = divmod(prompts.index(result["prompt"]), wide)
+        x, y = left + side * column, high * band + (side + 6) * methods.index(result["method"])
         job = f"{result['method']}-{'-'.join(result['prompt'].split())}-{seed}-{result['run_key'][:8]}"
-        x, y = left + side * column, (side + 6) * row
         preview = folder / "jobs" / job / "preview.png"
         if preview.is_file():
             with Image.open(preview) as views:
-                picture.paste(views.convert("RGB").crop((side, 0, 2 * side, side)), (x, y))
+                sheet.paste(views.convert("RGB").crop((side, 0, 2 * side, side)), (x, y))
         draw.text((4, y + side // 2 - 8), result["method"].upper(), fill="black", font=font)
         if not result.get("passed"):
             draw.line([(x + 8, y + side), (x + side - 8, y + side)], fill="#c00000", width=2)
-    write_png(DOCS / "methods-3d.png", picture)
+    write_png(picture, sheet)
 
 
 if __name__ == "__main__":
@@ -95,9 +99,12 @@ if __name__ == "__main__":
     parser.add_argument("--iterations", default="120")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--quality", type=Path)
+    parser.add_argument("--picture", type=Path, default=DOCS / "methods-3d.png")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--wide", type=int, default=12)
     flags = parser.parse_args()
     if flags.quality:
-        objects(flags.quality)
+        objects(flags.quality, flags.seed, flags.wide, flags.picture)
     else:
         schedules()
         runs(flags.iterations, flags.keep)
