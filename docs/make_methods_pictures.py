@@ -1,4 +1,4 @@
-"""The pictures of docs/methods.md, all of them:  python docs/make_methods_pictures.py [--iterations 120] [--keep DIR]
+"""The pictures of docs/methods.md:  python docs/make_methods_pictures.py [--iterations 120] [--keep DIR]
 
 ``distill3d distill2d`` runs on the bundled prior and on the toy, and the schedules' own drawings. Takes some
 minutes on one core. The figures of that page are in both runs' ``report.json``: ``--keep`` leaves the runs there.
