@@ -1,5 +1,6 @@
-"""What a field must reach to count as its prompt's object. Fixed before any run was judged; each number says why.
+"""What a field must reach to count as its prompt's object; each number says why.
 
+Fixed before any run was judged, but for what follows.
 ``maximum_roughness`` and ``maximum_spots`` came later, because the eye saw what the rest forgave. They were fixed from
 true objects and made-up faults as well, before any run was judged by them.
 What ``minimum_visible`` allows for paint came after runs were seen: striped domes were refused for a purer white. So
