@@ -27,6 +27,14 @@ def upload(value: Tensor, device: torch.device | str) -> Tensor:
     return value.to(device)
 
 
+def device_of(field: object, otherwise: torch.device | str = "cpu") -> torch.device:
+    """Where a field or a grid computes: its first parameter's or buffer's device, ``otherwise`` where it has none."""
+    if isinstance(field, torch.nn.Module):
+        for tensor in (*field.parameters(), *field.buffers()):
+            return tensor.device
+    return torch.device(otherwise)
+
+
 class Numbers:
     """Scalars ``(n,)`` on their way to the host; ``read`` waits only for what was handed out before them."""
 

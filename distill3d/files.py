@@ -10,12 +10,18 @@ import contextlib
 import errno
 import json
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import OutputError
+
+#: Seconds to wait before each further try where Windows refuses to replace a file that a virus scanner or another
+#: program has open.
+_WAITS: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if sys.platform == "win32" else ()
 
 
 def _advice(error: OSError) -> str:
@@ -68,12 +74,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        _replace(temporary, path)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    for wait in _WAITS:
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(wait)
+        else:
+            return
+    temporary.replace(path)
 
 
 def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> Path:

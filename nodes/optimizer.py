@@ -19,7 +19,6 @@ from ..distill3d.optimize import preset as library_preset
 from ..distill3d.optimize.curves import Recorder
 from ..distill3d.optimize.fit import TIMED_STEPS, Fit
 from ..distill3d.optimize.state import capture
-from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import contact_sheet, turntable
 from . import reflect
 from . import settings as assembled
@@ -158,7 +157,8 @@ class NeRFOptimizer(io.ComfyNode):
             log.warning(note)
         node = str(cls.hidden.unique_id)
         with Watch(node, settings.iterations, facts) as watch, folders.kept_if_used(folder):
-            recorder, estimates = Recorder(), Estimates(task, watch, note)
+            done = int(resume.checkpoint.meta["iteration"]) if resume else 0
+            recorder, estimates = Recorder(folder, done), Estimates(task, watch, note)
             finish = partial(_finish, recorder=recorder, estimates=estimates)
             field, images, sheet, text = distill(
                 task,
@@ -266,12 +266,8 @@ def _finish(
     def on_frame(done: int, total: int) -> None:
         manager.throw_exception_if_processing_interrupted()
 
-    images = turntable(
-        run.field, frames=FRAMES, size=FRAME_SIZE, occupancy=run.occupancy, device=run.device, on_frame=on_frame
-    )
-    sheet = contact_sheet(
-        run.field, ring(4).to(run.device), size=SHEET_SIZE, occupancy=run.occupancy, title=run.prompts.prompt
-    )
+    images = turntable(run.field, frames=FRAMES, size=FRAME_SIZE, occupancy=run.occupancy, on_frame=on_frame)
+    sheet = contact_sheet(run.field, size=SHEET_SIZE, occupancy=run.occupancy, title=run.prompts.prompt)
     built = report.build(run, files={"checkpoint": checkpoints.FILE_NAME})
     built |= {"limits": estimates.report, "curves": recorder.to_json(run.prior.T)}
     return replace(field, report=built), images.float() / 255, tensor_of(sheet), json.dumps(built, indent=1)

@@ -16,10 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from small_run import SMALL, make_prior, parameters
 
+from distill3d import files
 from distill3d.errors import CheckpointError, OutputError
 from distill3d.optimize import Checkpointed, Distillation, Step
 from distill3d.optimize import checkpoint as checkpoints
 from distill3d.optimize.saved import SavedField
+from distill3d.optimize.state import described
 from distill3d.schedules import Linear
 
 
@@ -181,6 +183,48 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatc
     assert written == [4]
     assert [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE_NAME]
     assert Distillation.resume(make_prior(), checkpoints.load(tmp_path)).iteration == 4
+
+
+def test_what_was_read_holds_no_file_open(tmp_path: Path) -> None:
+    """On Windows a resumed run could not replace a file whose tensors are still mapped."""
+    start(iterations=2).run(folder=tmp_path)
+    stored = checkpoints.load(tmp_path)
+    before = {name: tensor.clone() for name, tensor in stored.tensors.items()}
+    file = tmp_path / checkpoints.FILE_NAME
+    with file.open("r+b") as stream:
+        stream.write(b"\xff" * file.stat().st_size)
+    assert all(torch.equal(stored.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_a_file_that_a_scanner_has_open_is_replaced_a_little_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, real = [True, True], Path.replace
+
+    def replace_soon(self: Path, target: Path) -> Path:
+        if refused and refused.pop():
+            raise PermissionError(errno.EACCES, "Access is denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_soon)
+    monkeypatch.setattr(files, "_WAITS", (0.0, 0.0))
+    files.write_bytes(tmp_path / "a.bin", b"whole")
+    assert (tmp_path / "a.bin").read_bytes() == b"whole" and not refused
+    refused += [True, True, True]
+    with pytest.raises(OutputError, match="permissions"):
+        files.write_bytes(tmp_path / "a.bin", b"other")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"] and (tmp_path / "a.bin").read_bytes() == b"whole"
+
+
+def test_a_resumed_run_may_take_less_memory(tmp_path: Path) -> None:
+    run = start(iterations=3)
+    run.step()
+    run.save(tmp_path)
+    render = replace(run.settings.render, memory_gb=0.5, max_points=4096)
+    again = start(iterations=3, render=render)
+    again.load(checkpoints.load(tmp_path))
+    assert again.iteration == 1 and again.run(folder=tmp_path)
+    assert described(checkpoints.load(tmp_path))[0].render.memory_gb == 0.5
 
 
 def test_a_checkpoint_from_before_a_setting_existed_resumes_with_its_default(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import trimesh
 from PIL import Image
 
 from distill3d import methods
+from distill3d.cli import app, main, resume
 from distill3d.cli import generate as generate_module
-from distill3d.cli import main, resume
 from distill3d.cli.app import free_folder, slug
 from distill3d.cli.generate import KEPT, Generate
 from distill3d.cli.model import bundled
@@ -151,6 +152,8 @@ def test_resume_refuses_what_is_no_checkpoint_and_other_settings(
     before = (copy / checkpoints.FILE_NAME).read_bytes()
     status, message = bad(capsys, "generate", "--resume", str(copy), "--batch", "3")
     assert status == 1 and "settings.batch: 1 in the checkpoint, 3 now" in message
+    status, message = bad(capsys, "generate", "--resume", str(copy), "--preset", "fine")
+    assert status == 2 and "--preset" in message and "keeps its settings" in message
     (copy / checkpoints.FILE_NAME).write_bytes(before[:1000])
     status, message = bad(capsys, "generate", "--resume", str(copy))
     assert status == 1 and "damaged" in message
@@ -306,6 +309,31 @@ def test_every_setting_that_the_page_of_methods_names_is_one() -> None:
         assert settings.csd.negative == released.settings.negative and settings.csd.null == released.settings.null
         assert settings.window.maximum == released.window.maximum
     assert first.gradient == methods.preset("csd", "annealed-negative").gradient
+
+
+def test_memory_that_runs_out_anywhere_ends_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(generate_module, "load_prior", full)
+    status, message = bad(capsys, "generate", "a red cube")
+    assert status == 1 and "memory ran out" in message and "--dtype fp16" in message and "Traceback" not in message
+    monkeypatch.setattr(generate_module, "load_prior", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["generate", "a red cube"])
+
+
+@pytest.mark.parametrize(
+    ("platform", "line"),
+    [("win32", r'distill3d export "out\a red cube"'), ("linux", r"distill3d export 'out\a red cube'")],
+)
+def test_a_printed_command_is_one_of_this_system_s_shell(
+    platform: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.sys, "platform", platform)
+    assert app.command_line(["distill3d", "export", r"out\a red cube"]) == line
 
 
 def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:

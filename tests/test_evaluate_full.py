@@ -206,6 +206,19 @@ def test_a_cast_is_no_face_and_hides_none():
     assert find_fronts(around(TwoFaced("smiley", "pink")), "smiley", "purple").azimuths == (0.0, 180.0)
 
 
+@pytest.mark.parametrize("figure", ["a red smiley", "a yellow mug", "a green chair", "an orange and white ball"])
+def test_where_nothing_is_opaque_there_is_no_front(figure):
+    thing = parse_object(figure)
+    nothing = torch.zeros(VIEWS, 7, 32, 32)
+    assert find_fronts(Around(nothing), thing.shape, thing.colour).count == 0
+
+
+def test_views_without_an_opaque_pixel_widen_no_front():
+    half = around(Object("smiley", "red")).parts.clone()
+    half[VIEWS // 4 : 3 * VIEWS // 4 + 1] = 0
+    assert find_fronts(Around(half), "smiley", "red").azimuths == (0.0,)
+
+
 @pytest.mark.parametrize(("strength", "fronts"), [(0.3, 0), (0.75, 1)])
 def test_a_face_counts_from_half_of_its_strength(strength, fronts):
     whole, bare = around(Object("smiley", "red")).parts, around(Object("sphere", "red")).parts

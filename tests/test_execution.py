@@ -20,7 +20,7 @@ from distill3d.cli import main
 from distill3d.errors import BackendError, PriorError, SettingsError
 from distill3d.optimize import Distillation, Execution, preset
 from distill3d.optimize.execution import suggested_threads
-from distill3d.optimize.fit import TIMED_STEPS, Cost, continued, cost_of, fit, gigabytes, time_steps
+from distill3d.optimize.fit import Cost, continued, cost_of, fit, gigabytes, time_steps
 from distill3d.optimize.settings import LossSettings
 from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
@@ -294,8 +294,9 @@ def test_steps_are_timed_without_the_first(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("distill3d.optimize.fit.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr(run, "step", lambda: setattr(run, "iteration", run.iteration + 1))
     heard: list[int] = []
+    timed = [int(run.settings.iterations * share) for share in (1 / 6, 1 / 2, 5 / 6)]
     assert time_steps(run, lambda: heard.append(run.iteration)) == 2.0
-    assert heard == list(range(TIMED_STEPS)) and run.iteration == TIMED_STEPS
+    assert heard == [0, 1, *(i + 1 for i in timed[:-1])] and run.iteration == timed[-1] + 1
 
 
 @pytest.mark.parametrize("wrong", [{"vram_gb": 0}, {"vram_gb": -1}, {"minutes": 0}, {"vram_gb": float("nan")}])

@@ -259,9 +259,10 @@ def test_cancel_saves_and_resume_goes_on_bit_for_bit(
     assert points_of_last_run() == [1, 2], "the chart does not end at the last step before Cancel"
     stopped, so_far, info = resume.execute("latest").args
     assert "2/5" in info and so_far.saved.facts["iterations"] == 2
-    resumed = optimise(iterations=5, resume=stopped).args[0]
+    resumed, _, report = optimise(iterations=5, resume=stopped).args
     assert points_of_last_run() == [3, 5], "the chart does not begin where the checkpoint ended"
-    straight = optimise(iterations=5).args[0]
+    straight, _, whole = optimise(iterations=5).args
+    assert json.loads(report)["curves"] == json.loads(whole)["curves"], "the report's curves begin with the run"
     for name, tensor in straight.checkpoint.tensors.items():
         assert torch.equal(tensor, resumed.checkpoint.tensors[name]), name
 

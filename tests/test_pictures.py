@@ -61,6 +61,21 @@ def test_a_turntable_sees_the_side_that_faces_it(frames):
     assert frames[3, 16, 24].tolist() == [0, 0, 255] and frames[3, 16, 16].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("made", [pictures.contact_sheet, pictures.turntable])
+def test_the_cameras_go_to_where_the_field_is(made, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def render(field, cameras, *_, **__):
+        raise Asked(cameras.c2w.device.type)
+
+    monkeypatch.setattr(pictures, "render", render)
+    with pytest.raises(Asked, match="meta"):
+        made(torch.nn.Linear(3, 4, device="meta"))
+    with pytest.raises(Asked, match="cpu"):
+        made(Ball())
+
+
 def test_an_exception_in_the_progress_call_stops_the_turntable():
     class Stop(Exception):
         pass

@@ -412,6 +412,12 @@ def test_what_is_lost_or_empty_counts_and_what_has_no_verdict_leaves_the_goals_o
     assert "| no object | 2 |" in table and "| a red mug | lost |" in table
     assert variants.compare(summary["jobs"])["sds"]["mean_iou"] == pytest.approx(0.3)
 
+    assert means["spots"] is None, "what cannot be seen has no spots to count"
+    assert means["r_at_1"] is None
+    scored = {**kept, "scores": {"r_at_1": 0.9, "sim": 0.5}}
+    figures = quality_report.summarise([scored, lost], {}, {})["methods"]["sds"]["figures"]
+    assert figures["r_at_1"]["mean"] == pytest.approx(0.45) and figures["sim"]["mean"] == 0.5
+
     crashed = {**lost, "status": "failed", "error": "killed"}
     goals = quality_report.summarise([kept, crashed], {}, {})["methods"]["sds"]["goals"]
     assert goals["shape_right"]["value"] == 1 and goals["shape_right"]["met"] is None, "half of the jobs are missing"

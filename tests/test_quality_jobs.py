@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import multiprocessing
 import re
 import time
@@ -25,6 +26,7 @@ from distill3d.bench.quality_job import RESULT, Job, job_of, perform, read_resul
 from distill3d.cli import bench as command  # noqa: E402
 from distill3d.cli import main  # noqa: E402
 from distill3d.errors import OutputError  # noqa: E402
+from distill3d.evaluate.controls import others  # noqa: E402
 from distill3d.optimize import Settings  # noqa: E402
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "benchmarks" / "quality"
@@ -96,6 +98,28 @@ class Ended:
 
 def finish(about: Job, exitcode: int) -> dict[str, Any]:
     return quality._finish(quality._Running(about, Ended(exitcode), None))  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_written_is_no_result_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that ends so stops the benchmark: on a full disk every further one would be made and thrown away."""
+
+    def full(*_: object) -> dict[str, Any]:
+        raise OutputError("the disk is full")
+
+    here = job(tmp_path)
+    monkeypatch.setattr(quality_job, "_perform", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        perform(here, lambda done, total: None)
+    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    monkeypatch.setattr(quality, "_one_thread", lambda: None)
+    monkeypatch.setattr(logging, "disable", lambda level: None)
+    with pytest.raises(SystemExit) as ended:
+        quality._child(here, sender)
+    receiver.close()
+    assert read_result(tmp_path) is None
+    with pytest.raises(OutputError, match="free some space"):
+        finish(here, ended.value.code)  # type: ignore[arg-type]
+    assert read_result(tmp_path) is None
 
 
 def test_a_whole_result_outlives_a_process_that_ends_badly(tmp_path: Path) -> None:
@@ -207,6 +231,13 @@ def test_one_object_in_two_wordings_is_nobody_s_wrong_answer(tmp_path: Path) -> 
     found = summary(*results)
     assert found["controls_refused"]
     assert found["controls"]["shuffled prompts"] == {"judged": 4, "of": 4, "taken_for": []}
+
+
+def test_the_bare_solid_is_no_wrong_answer_for_an_object_that_lost_its_face_or_stripes() -> None:
+    prompts = ("a red smiley", "a red sphere", "a striped red cube", "a red cube", "a blue sphere")
+    assert others("a red smiley", prompts) == ("a striped red cube", "a red cube", "a blue sphere")
+    assert others("a striped red cube", prompts) == ("a red smiley", "a red sphere", "a blue sphere")
+    assert "a red smiley" in others("a red sphere", prompts)
 
 
 def test_a_bar_in_a_prompt_divides_no_cell(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import sys
 from itertools import pairwise
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from distill3d.errors import CheckpointError, DivergedError, SettingsError
+from distill3d.errors import CheckpointError, DivergedError, OutputError, SettingsError
 from distill3d.render.cameras import orbit
 from distill3d.train_prior import GateError, Gates, TrainPriorSettings, autoencoder, checkpoints, denoiser, text, train
 from distill3d.train_prior.export import load, sample, sheet
@@ -92,8 +93,8 @@ def test_resume_is_bit_exact_and_seeded(trained: Path, tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules[train.__module__], "export", export_once)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "b", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "s", snapshot_every=3)
+        with pytest.raises(KeyboardInterrupt):  # between two checkpoints, while the averaged weights are in place
+            train(tmp_path / "b", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "s", snapshot_every=2)
     train(tmp_path / "b", device="cpu", settings=MICRO, gates=None)
     first, second = weights(trained), weights(tmp_path / "b")
     assert first.keys() == second.keys()
@@ -106,6 +107,70 @@ def test_checkpoints_of_other_settings_are_refused(trained: Path) -> None:
     other = dataclasses.replace(MICRO, vae_channels=(8, 16, 24))
     with pytest.raises(CheckpointError, match="vae_channels"):
         train(trained, device="cpu", settings=other, gates=None)
+
+
+def copied(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unet_muon_lr": 0.01}, r"unet_muon_lr=0\.01, but .*unet\.safetensors was made with 0\.02"),
+        ({"latent_noise": 0.1}, r"latent_noise=0\.1, but .*autoencoder\.safetensors"),
+        ({"vae_steps": 6}, r"latents=.*unet\.safetensors"),
+        ({"unet_steps": 5}, r"at most 5 steps of unet.*has done 6"),
+    ],
+)
+def test_what_was_trained_otherwise_is_not_gone_on_with(
+    trained: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    folder = copied(trained, tmp_path)
+    before = (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        train(folder, device="cpu", settings=dataclasses.replace(MICRO, **change), gates=None)
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+def test_latents_follow_their_autoencoder(trained: Path, tmp_path: Path) -> None:
+    """After another autoencoder was trained in the same folder, the UNet learns its latents, not the old ones."""
+    folder, fresh, other = copied(trained, tmp_path), tmp_path / "fresh", dataclasses.replace(MICRO, latent_noise=0.1)
+    for name in ("autoencoder", "unet"):
+        (folder / ".training" / f"{name}.safetensors").unlink()
+    for out in (folder, fresh):
+        train(out, device="cpu", settings=other, gates=None)
+    first, second = weights(folder), weights(fresh)
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_more_steps_go_on_with_what_there_is(trained: Path, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path)
+    train(folder, device="cpu", settings=dataclasses.replace(MICRO, unet_steps=8), gates=None)
+    assert checkpoints.read(folder / ".training" / "unet.safetensors", {})[1]["step"] == 8
+
+
+def test_a_prior_that_cannot_be_written_keeps_its_training(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(trained, tmp_path)
+    (folder / "unet" / "left.bin").write_bytes(b"of another version")
+    kept = {p.name: p.read_bytes() for p in (folder / ".training").glob("*.safetensors")}
+    real = Path.replace
+
+    def refused(self: Path, target: Path) -> Path:
+        if "unet" in target.parts:
+            raise PermissionError(13, "Access is denied")
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refused)
+        with pytest.raises(OutputError, match="Its training is kept"):
+            train(folder, device="cpu", settings=MICRO, gates=None)
+    assert {p.name: p.read_bytes() for p in (folder / ".training").glob("*.safetensors")} == kept
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    train(folder, device="cpu", settings=MICRO, gates=None)
+    assert not (folder / "unet" / "left.bin").exists() and load(folder) is not None
 
 
 def test_damaged_checkpoint(tmp_path: Path) -> None:
@@ -260,6 +325,23 @@ def test_loop_resumes_both_optimizers(tmp_path: Path, monkeypatch: pytest.Monkey
     halves = stage(20)
     assert fit(halves, 0, tmp_path / "halves", 5, True)[-1]["step"] == rows[-1]["step"] == 20
     assert all(torch.equal(whole.named[k], halves.named[k]) for k in whole.named)
+
+
+def test_an_update_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 4)
+    named = dict(model.named_parameters())
+
+    def loss(g: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x = torch.randn(8, 4, generator=g)
+        return model(x).square().mean() * (float("nan") if step == 3 else 1.0), {}
+
+    stage = Stage("toy", named, MuonAdamW(named, {"weight"}, 0.02, 1e-2, (0.9, 0.98), 0.0), loss, 9, 2, 0.5, 0.01, 1.0,
+                  0.9, {})  # fmt: skip
+    with pytest.raises(DivergedError, match="a norm of nan at step 4 of toy"):
+        fit(stage, 0, tmp_path, 1, False)
+    assert all(p.isfinite().all() for p in named.values())
+    tensors, facts = checkpoints.read(tmp_path / "toy.safetensors", {})
+    assert facts["step"] == 3 and all(t.isfinite().all() for t in tensors.values())
 
 
 def test_a_part_without_gradient_stops_the_run(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from distill3d.cli import distill2d as distill2d_module
 from distill3d.cli import main
 from distill3d.errors import DivergedError, SettingsError
 from distill3d.methods import METHODS, GradientSettings
+from distill3d.optimize import loop
 from distill3d.optimize.curves import Recorder
 from distill3d.optimize.events import Checkpointed, Step
 from distill3d.plots import chart, log_ticks, ticks
@@ -239,7 +241,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(
         return [*given, "--iterations", "3", "--resolution", "16", "--size", "32", *TINY]
 
     out, whole = tmp_path / "stopped", tmp_path / "whole"
-    monkeypatch.setattr(compare_module, "stopped_by_signals", lambda console: nullcontext(_After(7)))
+    monkeypatch.setattr(compare_module, "stopped_by_signals", lambda console: nullcontext(_After(6)))
     assert main(arguments(out)) == 130
     monkeypatch.undo()
     again = capsys.readouterr().err.replace("\n", " ")
@@ -289,14 +291,36 @@ def test_compare_runs_methods_from_one_field_with_one_set_of_cameras(
     assert main(["compare", "", "--model", str(tiny_pipeline)]) == 2
 
 
+def test_methods_that_diverge_are_rows_without_an_opacity_and_end_with_an_error(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every render is not a number, as where the encoder overflows in half precision."""
+    plain = loop.render
+
+    def burnt(*arguments: Any, **named: Any) -> Any:
+        made = plain(*arguments, **named)
+        return replace(made, rgb=made.rgb * float("nan"))
+
+    monkeypatch.setattr(loop, "render", burnt)
+    given = ["compare", "a red cube", "--methods", "sds", "bsd", "--out", str(tmp_path), "--model", str(tiny_pipeline)]
+    assert main([*given, "--iterations", "12", "--resolution", "16", "--size", "32", *TINY]) == 1
+    rows = json.loads((tmp_path / "compare.json").read_text())["methods"]
+    assert [(row["method"], row["iterations"]) for row in rows] == [("sds", 9), ("bsd", 9)]
+    report = json.loads((tmp_path / "sds" / "report.json").read_text())
+    assert report["loss"] is None and report["iterations"]["skipped"] == 9
+
+
 def test_recorder_bins_errors_and_skips_bad_steps() -> None:
     recorder = Recorder()
     step = Step(1, 9, 2.0, {}, 3.0, 0.5, 0.1, (20, 980), 64, {}, {"norm/classifier": 1.0, "lambda": 0.5})
     for i, errors in enumerate((((10, 1.0), (40, 3.0)), ((999, 7.0),))):
         recorder(replace(step, iteration=i + 1, errors=errors))
-    recorder(replace(step, skipped=True, iteration=3, loss=float("nan")))
+    bad = {"norm/classifier": float("nan"), "lambda": 0.25}
+    recorder(replace(step, skipped=True, iteration=3, loss=float("nan"), diagnostics=bad, errors=((5, float("inf")),)))
     assert recorder.error_over_timesteps() == [(25.0, 2.0), (975.0, 7.0)]
-    assert recorder.to_json()["series"]["gradient_norm"] == [[1, 3.0], [2, 3.0]]
+    series = recorder.to_json()["series"]
+    assert series["gradient_norm"] == [[1, 3.0], [2, 3.0]] and series["lambda"][-1] == [3, 0.25]
+    assert series["norm/classifier"] == [[1, 1.0], [2, 1.0]], "figures of a dropped update are read one by one"
     assert recorder.picture("a cube").height > 600
     for i in range(1000):
         recorder(replace(step, iteration=i + 3))

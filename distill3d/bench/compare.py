@@ -74,8 +74,8 @@ def _better(name: str) -> tuple[str, ...]:
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float = 0.05) -> list[Change]:
     """Every figure that has a better side, in the order of the first file.
 
-    A change counts when it exceeds ``tolerance`` and three times the figure's two spreads together. A ``speedup_...``
-    and images a second have no spread: ``tolerance`` is doubled for them.
+    A change counts when it exceeds ``tolerance`` and three times the figure's two spreads together. For figures that
+    have no spread, such as a speedup or the parts of a step, ``tolerance`` is doubled.
 
     Raises:
         SettingsError: the files measured different things, or ``tolerance`` is no share.
@@ -98,9 +98,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any], tolerance: floa
         side = _better(name)
         if not side:
             continue
-        small, large = side is SMALLER, side is LARGER
-        noise = 3 * (a.get(f"spread_{name}", 0.0) / old + b.get(f"spread_{name}", 0.0) / b[name])
-        allowed = 1 + max(2 * tolerance if large else tolerance, noise)
+        small, spreads = side is SMALLER, (a.get(f"spread_{name}"), b.get(f"spread_{name}"))
+        noise = 3 * ((spreads[0] or 0.0) / old + (spreads[1] or 0.0) / b[name])
+        allowed = 1 + max(2 * tolerance if None in spreads else tolerance, noise)
         ratio = b[name] / old
         worse, better = (ratio > allowed, ratio < 1 / allowed) if small else (ratio < 1 / allowed, ratio > allowed)
         found.append(Change(name, old, b[name], ratio, allowed, worse, better))

@@ -92,6 +92,8 @@ FULL_PROMPTS = (
 """Twenty-four of the full world, chosen before any run: every shape, every pattern and all six objects with a front, in
 combinations that training leaves out (``world.is_held_out``)."""
 METHODS = ("sds", "csd", "asd", "tbsd")
+UNWRITTEN = 74
+"""Exit status of a job's process that could not write its folder, ``EX_IOERR`` of sysexits.h."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Progress:
         done: jobs with a result, of ``total``; ``failed`` of them ended without a verdict.
         passed: jobs that passed.
         running: name and share done, 0..1, of the jobs at work.
-        taken: jobs whose result came from ``earlier`` files; None without such files.
+        taken: jobs whose result this call took from ``earlier`` files; None without such files.
         seconds: since the start.
     """
 
@@ -235,7 +237,10 @@ def _child(job: Job, sender: Connection) -> None:
             except OSError as error:
                 raise SystemExit("the benchmark that started this job is gone") from error
 
-    perform(job, report)
+    try:
+        perform(job, report)
+    except OutputError as error:
+        raise SystemExit(UNWRITTEN) from error
 
 
 def _start(job: Job) -> _Running:
@@ -251,10 +256,15 @@ def _finish(running: _Running) -> dict[str, Any]:
     """The result of a job whose process has ended; one that left no outcome of its own is recorded here.
 
     Raises:
-        OutputError: the record cannot be written.
+        OutputError: the job could not write its folder, or its record cannot be written.
     """
     running.process.join()
     job = running.job
+    if running.process.exitcode == UNWRITTEN:
+        raise OutputError(
+            f"could not write what the job {job.name} made into {make_folder(Path(job.folder))}: free some space and "
+            "run the benchmark again, which goes on from here"
+        )
     result = read_result(Path(job.folder))
     if result is not None and (running.process.exitcode == 0 or is_done(job)):
         return result

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
 from .. import __version__
-from ..errors import Distill3DError, DivergedError, PriorError
+from ..errors import Distill3DError, DivergedError, OutputError, PriorError
 from ..evaluate import Thresholds, accepts, judge, observe, parse_object, world_of
 from ..evaluate.controls import SPOILED, others
 from ..evaluate.observation import Observation
@@ -229,7 +229,7 @@ def _changed(what: str) -> str:
 
 
 def perform(job: Job, report: Report) -> dict[str, Any]:
-    """Do the job and write its folder; returns the result. Anything that goes wrong becomes a result too.
+    """Do the job and write its folder; returns the result. Anything else that goes wrong becomes a result too.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -239,6 +239,8 @@ def perform(job: Job, report: Report) -> dict[str, Any]:
         result = _perform(job, folder, report)
         write_json(folder / RESULT, result)
         return result
+    except OutputError:
+        raise
     except DivergedError as error:
         result = failure(job, str(error), "lost")
     except Distill3DError as error:

@@ -1,8 +1,8 @@
 """What the quality benchmark found, as one JSON object: figures of each job, each method, each seed, and the goals.
 
 A run whose object vanished, filled the view or became not a number is an outcome of its method, not a job to be left
-out: it has an IoU of 0 and nothing right. What only an object can have (distances, normals, grain, Sim) is averaged
-over the objects there are.
+out: it has an IoU of 0 and nothing right, R@1 included. What only an object can have (distances, normals, grain, hue,
+spots, Sim) is averaged over the objects there are.
 """
 
 from __future__ import annotations
@@ -70,6 +70,11 @@ def _measures(result: Result) -> Mapping[str, Any]:
     return found
 
 
+def _seen(result: Result, name: str) -> float | None:
+    """A measure of what can be seen; None where there is nothing."""
+    return _measure(result, name) if _is_there(result) else None
+
+
 def _measure(result: Result, name: str) -> float | None:
     value = _measures(result).get(name)
     return None if value is None else float(value)
@@ -109,9 +114,9 @@ FIGURES: Mapping[str, Callable[[Result], float | None]] = {
     "normal_consistency": lambda r: _measure(r, "normal_consistency"),
     "shape_right": lambda r: _held(r, "shape"),
     "hue_right": lambda r: _held(r, "colour"),
-    "hue_distance": lambda r: _measure(r, "hue_distance"),
+    "hue_distance": lambda r: _seen(r, "hue_distance"),
     "roughness": lambda r: _measure(r, "roughness"),
-    "spots": lambda r: _measure(r, "spots"),
+    "spots": lambda r: _seen(r, "spots"),
     "one_front": lambda r: _held(r, "fronts") if _has_front(r) else None,
     "janus": lambda r: _fronts(r, lambda n: n > 1),
     "sim": lambda r: _score(r, "sim"),
@@ -124,7 +129,8 @@ FIGURES: Mapping[str, Callable[[Result], float | None]] = {
 
 
 def _spread(outcomes: Sequence[Result]) -> dict[str, Any]:
-    """Mean over all jobs, and mean and standard deviation over the seeds' means, of each figure; None for no value."""
+    """Of each figure the mean over all jobs, the mean of each seed that has one, and the standard deviation between
+    those; None for no value."""
     found: dict[str, Any] = {}
     for name, figure in FIGURES.items():
         values = [(r["seed"], v) for r in outcomes if (v := figure(r)) is not None]
@@ -138,8 +144,8 @@ def _spread(outcomes: Sequence[Result]) -> dict[str, Any]:
 
 
 def _janus(outcomes: Sequence[Result]) -> dict[str, Any]:
-    """Of the objects with a front: shares with one front where it should be, with one elsewhere, with several (the
-    Janus rate) and with none."""
+    """Of the objects with a front: shares with one front where it should be, with one elsewhere or mirrored, with
+    several (the Janus rate) and with none."""
     with_front = [r for r in outcomes if _has_front(r)]
     placed = [_held(r, "fronts") == 1 for r in with_front]
     counts = [int(_measure(r, "fronts") or 0) for r in with_front]
@@ -154,6 +160,9 @@ def _janus(outcomes: Sequence[Result]) -> dict[str, Any]:
 
 def _method_summary(results: Sequence[Result]) -> dict[str, Any]:
     outcomes = [r for r in results if r["status"] != "failed"]
+    if any(_score(r, "r_at_1") is not None for r in outcomes):
+        nothing = {"scores": {"r_at_1": 0.0}}
+        outcomes = [{**r, **nothing} if r["status"] == "lost" else r for r in outcomes]
     peaks = [p["process"] for r in outcomes if "process" in (p := r.get("peak_memory_bytes", {}))]
     figures = _spread(outcomes)
     missing = len(results) - len(outcomes)

@@ -185,6 +185,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         other = _figures(row.get("mean_difference"), row.get("spread_difference"), "+.3f")
         other += f" over {row['pairs']}" if row.get("pairs") else ""
         lines.append(f"| {name} | {row['passed']} of {row['runs']} | {own} | {other} |")
+    lines += ["", "After ±: standard deviation over prompts and seeds together."]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,9 @@ import importlib
 import io
 import logging
 import re
+import shlex
 import signal
+import subprocess
 import sys
 import unicodedata
 import warnings
@@ -19,11 +21,16 @@ import tyro
 from rich.console import Console
 
 from .. import prompts, schedules
-from ..errors import Distill3DError, SettingsError
+from ..errors import Distill3DError, OutOfMemoryError, SettingsError, is_out_of_memory
 from ..files import output_error
 from ..interrupts import heard
 
 T = TypeVar("T")
+
+_OUT_OF_MEMORY = (
+    "close other programs that use it, take --dtype fp16 or --device cpu, or a smaller model, picture or mesh. A "
+    "checkpoint that was written is whole, and distill3d export reads it on the CPU"
+)
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -153,6 +160,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48] or "object"
 
 
+def command_line(words: Sequence[str]) -> str:
+    """The words as one line for this system's shell: on Windows ``cmd``, which knows no single quotes."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
 def say(console: Console, text: str) -> None:
     """One line as it is written: brackets in a prompt or a path are no markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -196,6 +208,12 @@ def dispatch(command: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        console.print("[red]error:[/] ", end="")
+        say(console, f"memory ran out: {_OUT_OF_MEMORY}")
+        return OutOfMemoryError.exit_code
     except OSError as error:
         console.print("[red]error:[/] ", end="")
         say(console, f"{error.strerror or error}: {error.filename or command}. Check the path, or choose another one")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -77,12 +76,16 @@ def run(arguments: Sequence[str], console: Console) -> int:
         prior = first.source.load()
     folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")
     make_folder(folder)
-    reports, sheets = {}, []
+    reports, sheets, failed = {}, [], []
     with claimed(folder), stopped_by_signals(console) as stopped, suppress(KeyboardInterrupt):
         for method in methods:
             app.say(console, f"{first.prompt!r}, {method}, seed {first.seed}")
-            reports[method.upper()], sheet = _one(flags[method], method, prior, folder / method, console, stopped)
+            make_folder(folder / method)
+            with claimed(folder / method):
+                found, sheet, error = _one(flags[method], method, prior, folder / method, console, stopped)
+            reports[method.upper()] = found
             sheets.append(sheet)
+            failed += [error] if error is not None else []
             if stopped:
                 break
     if stopped or len(reports) < len(methods):
@@ -95,7 +98,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     write_json(folder / COMPARED, {"prompt": first.prompt, "seed": first.seed, "methods": rows})
     sys.stdout.write(table(rows))
     app.say(console, f"  results {folder}")
-    return 0
+    return failed[-1].exit_code if len(failed) == len(methods) else 0
 
 
 def _again(arguments: Sequence[str], folder: Path) -> str:
@@ -105,19 +108,18 @@ def _again(arguments: Sequence[str], folder: Path) -> str:
         if not skip and text != "--out" and not text.startswith("--out="):
             kept.append(text)
         skip = text == "--out"
-    return shlex.join(["distill3d", "compare", *kept, "--out", str(folder)])
+    return app.command_line(["distill3d", "compare", *kept, "--out", str(folder)])
 
 
 def _one(
     flags: Compare, method: str, prior: Prior, folder: Path, console: Console, stopped: Sequence[int]
-) -> tuple[dict[str, Any], Any]:
-    """One run's report and row of pictures; it goes on from the checkpoint that an earlier call left in ``folder``."""
+) -> tuple[dict[str, Any], Any, Distill3DError | None]:
+    """One run's report, its row of pictures, and what ended it early; it goes on from the checkpoint in ``folder``."""
     settings = replace(flags.settings, method=method)  # type: ignore[arg-type]
-    make_folder(folder)
     distillation = Distillation(prior, flags.prompt, settings, negative=flags.source.negative, seed=flags.seed)
     _take_up(distillation, folder)
     recorder = Recorder(folder, distillation.iteration)
-    found = _report_of(folder) if distillation.done else None
+    found, failure = _report_of(folder) if distillation.done else None, None
     if distillation.iteration:
         app.say(console, f"{'done before' if found else f'goes on from iteration {distillation.iteration}'}: {folder}")
     if found is None:
@@ -125,10 +127,11 @@ def _one(
             with ProgressLine(console) as line:
                 distillation.run(listeners=(line, recorder), folder=folder, stop=lambda: bool(stopped))
         except Distill3DError as error:
+            failure = error
             console.print(f"[yellow]{method} stopped:[/] ", end="")
             app.say(console, error.told(app.flag))
         found = report.build(distillation) | {"curves": recorder.to_json(prior.T)}
-        if not stopped:
+        if distillation.done or not stopped:
             write_json(folder / REPORT, found)
     sheet = contact_sheet(
         distillation.field,
@@ -137,7 +140,7 @@ def _one(
         occupancy=distillation.occupancy,
         title=f"{method.upper()}, {flags.prompt}, seed {flags.seed}",
     )
-    return found, sheet
+    return found, sheet, failure
 
 
 def _take_up(distillation: Distillation, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -113,8 +112,13 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
         resumed = resume.opened(arguments)
     flags = _parse(arguments, resumed)
     _check(flags, resumed is not None)
-    if resumed and (flags.time_budget, flags.vram_gb) != (None, resume.kept(resumed[1], Generate, KEPT).get("vram_gb")):
-        raise SettingsError("expected --vram-gb and --time-budget for a new run only: a resumed one keeps its settings")
+    if resumed and (
+        app.given(arguments, "preset", "")
+        or (flags.time_budget, flags.vram_gb) != (None, resume.kept(resumed[1], Generate, KEPT).get("vram_gb"))
+    ):
+        raise SettingsError(
+            "expected --preset, --vram-gb and --time-budget for a new run only: a resumed one keeps its settings"
+        )
     app.warn(console, remarks([flags.settings], flags.negative))
     with console.status("loading the model"):
         prior = load_prior(
@@ -152,7 +156,7 @@ def _run(flags: Generate, distillation: Distillation, folder: Path, console: Con
     if not finished:
         app.say(console, f"stopped at iteration {distillation.iteration}; everything so far is kept. Continue with:")
         app.say(console, f"  {resume.command(folder)}")
-        app.say(console, f"or see what there is with:\n  {shlex.join(['distill3d', 'turntable', str(folder)])}")
+        app.say(console, f"or see what there is with:\n  {app.command_line(['distill3d', 'turntable', str(folder)])}")
         return 130
     with console.status("finishing") as status:
         files = write_results(

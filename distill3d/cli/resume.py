@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ REPORT, COMPARED = "report.json", "compare.json"
 
 def command(folder: Path) -> str:
     """The line that continues the run in ``folder``."""
-    return shlex.join(["distill3d", "generate", "--resume", str(folder)])
+    return app.command_line(["distill3d", "generate", "--resume", str(folder)])
 
 
 def keep(folder: Path, flags: Any, names: Sequence[str]) -> None:

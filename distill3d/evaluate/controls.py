@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ..world.catalogue import solid_of
 from ..world.objects import COLOURS, Object
 from ..world.shapes import SHAPES
 from .truth import parse_object
@@ -73,7 +74,7 @@ def two_faced(thing: Object) -> SolidField:
 def rough(thing: Object, height: float = 0.02, cells: int = 24) -> SolidField:
     """An object whose surface has grain: trilinear noise of ``height`` on a lattice of ``cells`` points a side.
 
-    The default, 0.09 wide and 0.008 high (standard deviation), is knobbly to the eye, and moves the surface by less
+    The default, 0.09 wide and 0.011 high (standard deviation), is knobbly to the eye, and moves the surface by less
     than any other check minds.
     """
     lattice = torch.randn(1, 1, cells, cells, cells, generator=torch.Generator().manual_seed(0))
@@ -170,6 +171,11 @@ no front at all, and is refused for that."""
 
 
 def others(prompt: str, prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts a result must be refused for: all that name another object, each once. Raises as ``parse_object``."""
+    """The prompts a result must be refused for: all that name another object, each once. Raises as ``parse_object``.
+
+    Not the one that names the bare solid: a smiley whose face is missing is a sphere, and striped where no stripe came
+    is plain.
+    """
     own = parse_object(prompt)
-    return tuple(p for p in dict.fromkeys(prompts) if parse_object(p) != own)
+    bare = Object(solid_of(own.shape), own.colour)
+    return tuple(p for p in dict.fromkeys(prompts) if parse_object(p) not in (own, bare))

@@ -4,7 +4,8 @@ A view is described by its opacity, its own colour and its normals in the camera
 does not enter, and a cast that all views share is taken off. Of the true object the same is known from every azimuth.
 A view *shows the front* when the best match stands within 22.5 degrees of the true front, and when what tells that side
 from the opposite one is there to at least one half: ``c = <F - B, A - B> / <A - B, A - B>`` with the view ``F``, the
-matched true view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face.
+matched true view ``A`` and the true view ``B`` from the opposite side; 1 is the front itself, 0 a ball without a face,
+or a view without an opaque pixel.
 True views are known as in a mirror too: a second mug grown out of the back of a first has its handle on the other side
 of the badge. Such a front counts, and is named, because one alone is the wrong object. Neighbouring views that show
 the front are one front, but every full 90 degrees of them count. A head with two faces has two, the Janus problem of
@@ -66,7 +67,7 @@ class Fronts:
         azimuths: degrees of each front's middle view; 0 is where view prompts put the front.
         mirrored: of each front, whether most of its views match true ones in a mirror.
         matched: ``(24,)`` degrees of the best matching true azimuth of each view.
-        strength: ``(24,)`` ``c`` of each view.
+        strength: ``(24,)`` ``c`` of each view, 0 where nothing is opaque.
     """
 
     azimuths: tuple[float, ...]
@@ -161,6 +162,7 @@ def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     strength = ((flat - behind) * span).sum(1) / span.square().sum(1).clamp(min=1e-8)
     step = 360.0 / VIEWS
     matched = [math.remainder(float(b) * step, 360.0) for b in best]
+    strength = torch.where(around.parts[:, 0].sum((1, 2)) > 0, strength, 0.0)
     shown = [abs(m) <= FRONTAL and s >= 0.5 for m, s in zip(matched, strength.tolist(), strict=True)]
     fronts = [part for run in runs(shown) for part in _divided(run)]
     middles = tuple(_middle([i * step for i in part]) for part in fronts)

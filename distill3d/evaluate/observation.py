@@ -54,7 +54,7 @@ class Observation:
         solid: its solid on 64^3 voxels.
         fits: every shape of the world in its best pose; empty when the solid is.
         views: the renders.
-        colour: the hue reading of the 12 dark renders, weighted by opacity.
+        colour: the hue reading of the 12 dark renders, weighted by opacity above 0.05.
         mesh: the exported mesh, or None with the reason in ``mesh_error``.
         around: a ring of 24 views in which fronts are counted; None unless the world has objects with a front.
     """

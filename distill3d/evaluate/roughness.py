@@ -1,6 +1,7 @@
 """How rough a mesh is where the true object is smooth: how far normals scatter within a small neighbourhood.
 
-Around each of many points of the surface, the normals within ``RADIUS`` have a mean of length R; their mean square
+Around each of many points of the surface, the normals at the 64 nearest points of 24,576, those within ``RADIUS``, have
+a mean of length R; their mean square
 angle about it is ``v = 2 (1 - R)`` for small angles (K. V. Mardia and P. E. Jupp, Directional Statistics).
 The same of the exact surface in the same pose is what its own curvature and edges scatter. Roughness is the root of
 what the median of the mesh has beyond the median of the truth, in degrees: medians, because edges that are rounded or
@@ -27,7 +28,8 @@ NEIGHBOURS = 64
 
 
 def scatter(points: Tensor, normals: Tensor, radius: float) -> Tensor:
-    """``(n,)`` mean square angle in radians of the normals within ``radius``, around the first 4096 of ``points``.
+    """``(n,)`` mean square angle in radians of the 64 nearest normals, none beyond ``radius``, around the first 4096 of
+    ``points``.
 
     Args:
         points: ``(N, 3)`` in random order, evenly spread over a surface.

@@ -91,11 +91,12 @@ class Thresholds:
     0.81, in place of an octahedron 0.85, and a sphere rough by 0.02 (standard deviation, bumps of 0.05) 0.89, by 0.04
     0.72: less says no more of the faces than a lump would."""
     maximum_roughness: float = 10.0
-    """Most degrees by which the exported mesh's normals scatter within 0.08 beyond the true surface's (``roughness``).
-    Lit at 45 degrees by the world's lamp, 0.55 of the light, a scatter of 10 degrees makes shade waver by 0.05 of full
-    brightness, 12 of 255 levels: grain one sees. Meshes of all eighteen true solids have 0 to 1.9. A true cylinder with
-    bumps 0.04 wide looks grainy at 10 and pitted at 16 (standard deviation 0.005 only), with bumps of 0.09 knobbly at
-    14, of 0.18 dented at 12; the mean cosine asked for above lets the first kind pass up to 30."""
+    """Most degrees by which the exported mesh's normals scatter around a point, within 0.08 and the 64 nearest, beyond
+    the true surface's (``roughness``). Lit at 45 degrees by the world's lamp, 0.55 of the light, a scatter of 10
+    degrees makes shade waver by 0.05 of full brightness, 12 of 255 levels: grain one sees. Meshes of all eighteen true
+    solids have 0 to 1.9. A true cylinder with bumps 0.04 wide looks grainy at 10 and pitted at 16 (standard deviation
+    0.005 only), with bumps of 0.09 knobbly at 14, of 0.18 dented at 12; the mean cosine asked for above lets the first
+    kind pass up to 30."""
     maximum_spots: float = 0.03
     """Most share, in the worst of 12 views and the one from straight above, of an object's opacity that has a colour it
     wears nowhere (``spots``); less than ``minimum_chroma`` of its own is another colour too, but where paint may blend

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from ..devices import device_of
 from . import clean, color
 from .bake import Open, bake, tangents
 from .paint import FieldPaint, Paint
@@ -80,7 +81,7 @@ def build(
         DivergedError: a density or a colour is not finite.
     """
     settings = settings or MeshSettings()
-    device = _device(field, device)
+    device = device_of(field) if device is None else torch.device(device)
     notify: OnStage = on_stage or _ignore
     surface = find_surface(field, occupancy, settings, device, on_stage)
     solid, found, kept = _cleaned(surface, settings, notify)
@@ -242,15 +243,6 @@ def closedness_warnings(
             f" faces: it renders well, and printing or boolean operations may need a repair{cure}"
         ]
     return ["the mesh has no hole, but some faces look inward: recompute its normals where that matters"]
-
-
-def _device(field: object, device: torch.device | str | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    if isinstance(field, torch.nn.Module):
-        for tensor in field.parameters():
-            return tensor.device
-    return torch.device("cpu")
 
 
 def _ignore(name: str, fraction: float) -> None:

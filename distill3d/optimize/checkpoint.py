@@ -84,7 +84,8 @@ def load(path: Path) -> Checkpoint:
             )
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
+            # copies, since Windows replaces no file that is still mapped, and a resumed run replaces this one
+            tensors = {name: opened.get_tensor(name).clone() for name in list(opened.keys())}
     except OSError as error:
         raise CheckpointError(f"could not read {file}: {error.strerror or error}. ", advice=_ANOTHER) from error
     except SafetensorError as error:

@@ -15,16 +15,22 @@ ALIKE = ("prompt", "negative_prompt", "seed")
 
 
 def row(report: Report) -> dict[str, Any]:
-    """What a table says of one run; plain JSON values. A report without curves has 0 for their mean."""
+    """What a table says of one run; plain JSON values. A report without curves has 0 for their mean.
+
+    The opacity is the last that was read, None where none was.
+    """
     done, seconds = max(report["iterations"]["done"], 1), sum(report["seconds"].values())
-    norms = [value for _, value in _series(report, "gradient_norm")]
+    norms, opacities = ([v for _, v in _series(report, name)] for name in ("gradient_norm", "opacity"))
+    opacity = report["opacity"]
+    if opacity is None and opacities:
+        opacity = opacities[-1]
     return {
         "method": report["method"],
         "iterations": report["iterations"]["done"],
         "seconds": round(seconds, 1),
         "ms_an_iteration": round(1000 * seconds / done, 1),
         "gradient_norm_mean": sum(norms) / max(len(norms), 1),
-        "opacity": report["opacity"] or 0.0,
+        "opacity": opacity,
         "occupancy": report["occupancy"],
         "ended": "finished" if report["iterations"]["done"] == report["iterations"]["planned"] else "stopped",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,8 @@ class Recorder:
     Attributes:
         series: name -> ``(iteration, value)``: loss, gradient_norm, opacity and every diagnostic.
         errors: ``(timestep, mean square of e_y - eps)`` of every view read.
+
+    What is not finite is left out, and so are the loss, norm and opacity of an update that was dropped.
     """
 
     def __init__(self, folder: Path | None = None, iteration: int = 0) -> None:
@@ -52,24 +53,22 @@ class Recorder:
 
     def _keep(self, path: Path) -> None:
         errors = [[i, t, e] for i, (t, e) in zip(self._read_at, self.errors, strict=True)]
-        series = {name: [p for p in points if math.isfinite(p[1])] for name, points in self.series.items()}
-        write_json(path, {"series": series, "errors": [row for row in errors if math.isfinite(row[2])]})
+        write_json(path, {"series": self.series, "errors": errors})
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Checkpointed) and self._folder is not None:
             self._keep(self._folder / FILE_NAME)
-        if not isinstance(event, Step) or event.skipped:
+        if not isinstance(event, Step):
             return
-        values: Mapping[str, float] = {
-            "loss": event.loss,
-            "gradient_norm": event.gradient_norm,
-            "opacity": event.opacity,
-            **event.diagnostics,
-        }
+        values: dict[str, float] = dict(event.diagnostics)
+        if not event.skipped:
+            values = {"loss": event.loss, "gradient_norm": event.gradient_norm, "opacity": event.opacity} | values
         for name, value in values.items():
-            self.series.setdefault(name, []).append((event.iteration, value))
-        self.errors.extend(event.errors)
-        self._read_at.extend([event.iteration] * len(event.errors))
+            if math.isfinite(value):
+                self.series.setdefault(name, []).append((event.iteration, value))
+        errors = [(t, e) for t, e in event.errors if math.isfinite(e)]
+        self.errors.extend(errors)
+        self._read_at.extend([event.iteration] * len(errors))
 
     def error_over_timesteps(self, T: int = 1000) -> list[tuple[float, float]]:
         """``(middle of a bin, mean error)``: e(t) over the run (ScaleDreamer, figure 1)."""

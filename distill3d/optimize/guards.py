@@ -57,7 +57,8 @@ class Guard:
             raise DivergedError(
                 f"expected finite numbers, got a non-finite {culprit} in {self.not_finite} iterations in a row; "
                 "the last good state is kept. ",
-                advice="Lower {optimizer.rate_grid} or the guidance scale, or run the model in fp32 ({dtype})",
+                advice="Start again with a lower {optimizer.rate_grid} or guidance scale, or with the model in fp32 "
+                "({dtype})",
             )
         if self.not_finite == self.settings.lower_after:
             self.rate *= 0.5
@@ -69,7 +70,7 @@ class Guard:
         if iterations and skipped >= iterations:
             raise DivergedError(
                 f"expected finite numbers, got none in {iterations} iterations: the object is as it began. ",
-                advice="Lower the guidance scale and {losses.sparsity}, or run the model in fp32 ({dtype})",
+                advice="Start again with a lower guidance scale and {losses.sparsity}, or the model in fp32 ({dtype})",
             )
 
     def check_opacity(self, opacity: float) -> None:
@@ -83,14 +84,15 @@ class Guard:
         if self.vanished >= self.settings.patience:
             raise DivergedError(
                 f"the object vanished: mean opacity below {self.settings.opacity_low} for {self.vanished} iterations. ",
-                advice="Lower {losses.sparsity}, raise {field.blob_density} or the guidance scale; or try another "
-                "{seed}",
+                advice="Start again with a lower {losses.sparsity}, a higher {field.blob_density} or guidance scale, "
+                "or another {seed}",
             )
         if self.filled >= self.settings.patience:
             raise DivergedError(
                 f"the object fills the view: mean opacity above {self.settings.opacity_high} for {self.filled} "
                 "iterations. ",
-                advice="Raise {losses.sparsity}, lower {field.blob_density}, or keep {background.mode} at mixed",
+                advice="Start again with a higher {losses.sparsity} or a lower {field.blob_density}, or with "
+                "{background.mode} at mixed",
             )
 
     def state(self) -> dict[str, float]:

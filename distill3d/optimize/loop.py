@@ -206,8 +206,9 @@ class Distillation:
             if self._shrunk or not untouched:
                 raise OutOfMemoryError(
                     "memory ran out, with smaller chunks too or in the update itself: ",
-                    advice="lower {resolution}, {batch} or {render.samples_per_ray}, or close other programs that "
-                    "use memory",
+                    advice="go on from the checkpoint after closing other programs that use memory, or with a lower "
+                    "{render.memory_gb}; or start again with a lower {resolution}, {batch} or "
+                    "{render.samples_per_ray}",
                 ) from error
         self._shrink()
         return self.step()

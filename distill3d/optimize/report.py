@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def build(
     run: Distillation, *, mesh: Mapping[str, Any] | None = None, files: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The report of a run as plain JSON; seconds and bytes, nothing that is not finite."""
+    """The report of a run as plain JSON; seconds and bytes, and None for what is not finite."""
     last = run.last
     described: dict[str, Any] = getattr(run.prior, "describe", dict)()
     return {
@@ -48,8 +53,8 @@ def build(
         "hash_grid": backends.choose(run.device, run.execution.hash_grid),
         "marching": marching.choose(run.device, run.execution.marching),
         "occupancy": run.occupancy.fraction,
-        "opacity": last.opacity if last else None,
-        "loss": last.loss if last else None,
+        "opacity": _finite(last.opacity) if last else None,
+        "loss": _finite(last.loss) if last else None,
         "warnings": list(run.warnings),
         "mesh": dict(mesh or {}),
         "files": dict(files or {}),

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from .loop import Distillation
 
 
+#: Settings of the render that change its memory and not its result: a resumed run may have others.
+_OF_MEMORY = ("memory_gb", "max_points")
+
+
+def _compared(identity: dict[str, Any]) -> dict[str, Any]:
+    """``identity`` without what may change when a run is resumed."""
+    settings = identity["settings"]
+    render = {name: value for name, value in settings["render"].items() if name not in _OF_MEMORY}
+    return {**identity, "settings": {**settings, "render": render}}
+
+
 def under(tensors: Any, prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix.``, without it."""
     return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
@@ -71,11 +82,12 @@ def restore(run: Distillation, checkpoint: checkpoints.Checkpoint) -> None:
 
     Raises:
         CheckpointError: its prompt, seed, prior, device or settings are not the run's; every difference is listed.
+            How much memory a render may take is no difference.
     """
     try:
         settings, identity = described(checkpoint)
         written = {**identity, "settings": to_json(settings)}
-        differences = checkpoints.difference(written, run.identity())
+        differences = checkpoints.difference(_compared(written), _compared(run.identity()))
         if differences:
             raise CheckpointError(
                 "expected the settings the checkpoint was made with, got other ones:\n  "

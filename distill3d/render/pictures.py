@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..devices import device_of
 from ..errors import OutputError, SettingsError
 from ..files import atomic_path
 from .cameras import Cameras, ring
@@ -61,7 +62,7 @@ def picture(
 
     Args:
         field: what to show.
-        camera: exactly one camera.
+        camera: exactly one camera, on any device: it is moved to where the field is.
         size: side of a square, or (height, width), in pixels.
         kind: ``colour`` (albedo), ``shaded`` (albedo lit from the camera), ``normal`` (world axes, -1..1 shown as
             0..1, on white) or ``opacity`` (white where solid).
@@ -74,6 +75,7 @@ def picture(
     if isinstance(field, Pictured):
         return to_uint8(field.picture(camera, size, kind, background))
     height, width = (size, size) if isinstance(size, int) else size
+    camera = camera.to(device_of(field if occupancy is None else occupancy, camera.c2w.device))
     shown = render(
         field,
         camera,
@@ -147,14 +149,13 @@ def turntable(
     occupancy: OccupancyGrid | None = None,
     background: Background | None = None,
     settings: RenderSettings | None = None,
-    device: torch.device | str = "cpu",
     on_frame: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """One full turn around the object, ``(frames, H, W, 3)`` uint8; the last frame is a step short of the first.
 
     ``on_frame(done, frames)`` is called after every frame; an exception it raises stops the work.
     """
-    cameras = ring(frames, elevation, radius, fov).to(device)
+    cameras = ring(frames, elevation, radius, fov)
     done = []
     for i in range(frames):
         done.append(

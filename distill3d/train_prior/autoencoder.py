@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .loop import Stage
 from .optimizers import MuonAdamW
-from .settings import TrainPriorSettings
+from .settings import TrainPriorSettings, compared
 
 SCALING = 0.18215
 LOG_VARIANCE = -20.0
@@ -121,7 +121,7 @@ def stage(vae: nn.Module, images: Tensor, settings: TrainPriorSettings, seed: in
         final_lr=settings.final_lr,
         clip=settings.clip,
         ema=settings.ema,
-        facts={"seed": seed, "vae_channels": list(settings.vae_channels), "vae_batch": settings.vae_batch},
+        facts={"seed": seed, **compared(settings, "vae")},
     )
 
 

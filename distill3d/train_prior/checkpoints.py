@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import atomic_path, make_folder
+from ..files import make_folder, write_bytes
 
 
 def write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write in one step, so that ``path`` is always whole. Raises ``OutputError``."""
     make_folder(path.parent)
     flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(flat, str(temporary), metadata={"facts": json.dumps(facts)})
+    write_bytes(path, save(flat, metadata={"facts": json.dumps(facts)}))
 
 
 def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,6 +44,14 @@ def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
                 "use the settings it was made with, or delete it to start again"
             )
     return tensors, facts
+
+
+def crc(tensors: Iterable[Tensor]) -> int:
+    """A checksum of the tensors' values, in order."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
 
 
 def split(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .loop import Stage
 from .optimizers import MuonAdamW
-from .settings import TrainPriorSettings
+from .settings import TrainPriorSettings, compared
 
 TIMESTEPS = 1000
 
@@ -127,5 +127,5 @@ def stage(
         final_lr=settings.final_lr,
         clip=settings.clip,
         ema=settings.ema,
-        facts={"seed": seed, "unet_channels": list(settings.unet_channels), "unet_batch": batch},
+        facts={"seed": seed, **compared(settings, "unet")},
     )

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..errors import OutputError
+from ..files import make_folder, write_bytes
 from ..priors.quiet import quiet
 from .denoiser import scheduler
 
@@ -23,14 +27,18 @@ def _half(model: Any) -> Any:
 
 def _classic_names(path: Path) -> None:
     """Put back ``text_model.``, which transformers 5 leaves out and reads, and without which 4 reads nothing at all."""
-    tensors = load_file(path)
+    tensors = parse(path.read_bytes())
     prefix = "text_model."
     renamed = {name if name.startswith(prefix) else prefix + name: t for name, t in tensors.items()}
-    save_file(renamed, path, metadata={"format": "pt"})
+    write_bytes(path, save(renamed, metadata={"format": "pt"}))
 
 
 def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, unet: Any) -> None:
-    """Replace ``folder`` by the prior in float16 safetensors; files that are not part of the layout are kept."""
+    """Write the prior into ``folder`` in float16 safetensors, each file in one step; what else lies there is kept.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
@@ -45,25 +53,33 @@ def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, 
     )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with quiet():
-        pipeline.save_pretrained(str(partial), safe_serialization=True)
-    _classic_names(partial / "text_encoder" / "model.safetensors")
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(vocabulary / name, partial / "tokenizer" / name)
-    for path in partial.rglob("*.safetensors"):
-        path.chmod(0o644)
-    if folder.exists():
-        written = {p.name for p in partial.iterdir()}
-        for kept in folder.iterdir():
-            if kept.name not in written:
-                kept.rename(partial / kept.name)
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
-    else:
-        partial.rename(folder)
+    try:
+        with quiet():
+            pipeline.save_pretrained(str(partial), safe_serialization=True)
+        _classic_names(partial / "text_encoder" / "model.safetensors")
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copyfile(vocabulary / name, partial / "tokenizer" / name)
+        _move(partial, folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"could not write the prior to {folder}: {error}. Its training is kept: free some space, close what has "
+            "the folder open, and call again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(source: Path, folder: Path) -> None:
+    """Put every file of ``source`` into its place below ``folder``; parts of the layout keep no other file."""
+    files = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+    for name in sorted(files):
+        make_folder((folder / name).parent)
+        (source / name).chmod(0o644)
+        (source / name).replace(folder / name)
+    for part in {name.parent for name in files} - {Path()}:
+        for path in (folder / part).iterdir():
+            if path.relative_to(folder) not in files and path.is_file():
+                path.unlink()
 
 
 def load(folder: Path) -> Any:

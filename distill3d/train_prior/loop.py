@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import DivergedError
+from ..errors import CheckpointError, DivergedError
 from ..interrupts import held
 from . import checkpoints
 from .optimizers import Average, MuonAdamW, lr_scale
@@ -62,8 +63,8 @@ def fit(
         The log: one row of means a ``LOG_EVERY`` steps.
 
     Raises:
-        DivergedError: when the loss is not finite, or when parameters get no gradient in the first steps.
-        CheckpointError: when ``resume`` finds a checkpoint of other settings.
+        DivergedError: when a loss or gradient is not finite, or when parameters get no gradient in the first steps.
+        CheckpointError: when ``resume`` finds a checkpoint of other settings, or of more steps.
     """
     path = folder / f"{stage.name}.safetensors"
     average = Average(stage.named, stage.ema)
@@ -86,6 +87,11 @@ def fit(
             scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
             with held():
                 norm = stage.optimizer.step(scale, stage.clip)
+                if not math.isfinite(norm):
+                    raise DivergedError(
+                        f"expected finite gradients, got a norm of {norm} at step {step + 1} of {stage.name}: lower "
+                        "its learning rates. The last checkpoint is whole"
+                    )
                 average.update(step)
                 done = step + 1
                 log.add(done, {"loss": loss.detach(), "norm": norm, **values}, scale)
@@ -123,7 +129,7 @@ class _Log:
         self.sums = {}
         pace = self._steps / (time.perf_counter() - self._began)
         logger.info("%s %s, %.2f steps/s", self._stage.name, json.dumps(means), pace)
-        if not all(v == v and abs(v) != float("inf") for v in means.values()):
+        if not all(map(math.isfinite, means.values())):
             raise DivergedError(f"expected a finite loss, got {means} in {self._stage.name}: lower its learning rates")
 
 
@@ -134,6 +140,11 @@ def _save(path: Path, stage: Stage, average: Average, done: int, log: _Log) -> N
 
 def _restore(path: Path, stage: Stage, average: Average) -> tuple[int, list[dict[str, float]], dict[str, float]]:
     tensors, facts = checkpoints.read(path, stage.facts)
+    if facts["step"] > stage.steps:
+        raise CheckpointError(
+            f"expected at most {stage.steps} steps of {stage.name}, but {path} has done {facts['step']}: ask for as "
+            "many or more, or delete it to start again"
+        )
     with torch.no_grad():
         for name, value in checkpoints.split(tensors, "live").items():
             stage.named[name].copy_(value)

@@ -8,6 +8,7 @@ in float32, so that the long side is multiplied twice and not ten times: equal w
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -102,14 +103,19 @@ class MuonAdamW:
         self.base = (muon_lr, adam_lr)
 
     def step(self, lr_scale: float, clip: float) -> float:
-        """Clip, update at ``lr_scale`` times the base rates, clear gradients; returns the norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.named.values(), clip)
+        """Clip, update at ``lr_scale`` times the base rates, clear gradients; returns the norm before clipping.
+
+        A norm that is not finite updates nothing.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.named.values(), clip))
+        if not math.isfinite(norm):
+            return norm
         for optimizer, base in zip((self.muon, self.adam), self.base, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * lr_scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def state(self) -> dict[str, Tensor]:
         """``{"<parameter>|<slot>": tensor}``, ready for safetensors."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from ..errors import SettingsError
 from ..world import WorldSettings
@@ -142,6 +144,19 @@ class TrainPriorSettings:
                 f"expected a world.image_size that autoencoder and UNet can halve {halvings} times, got "
                 f"{self.world.image_size}: use a multiple of {2**halvings}, or fewer levels"
             )
+
+
+_FREE = ("held_out", "checkpoint_every", "vae_steps", "unet_steps")
+_OF_THE_OTHER = {
+    "vae": ("unet_", "text_", "snr_", "vocabulary", "empty_captions", "weight_decay"),
+    "unet": ("vae_", "latent_"),
+}
+
+
+def compared(settings: TrainPriorSettings, stage: Literal["vae", "unet"]) -> dict[str, Any]:
+    """What a checkpoint of the stage must agree with, as JSON gives it back; more steps go on with what there is."""
+    facts: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return {n: v for n, v in facts.items() if n not in _FREE and not n.startswith(_OF_THE_OTHER[stage])}
 
 
 RECIPE = TrainPriorSettings()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import SettingsError
+from ..errors import CheckpointError, SettingsError
 from ..files import write_json
+from ..interrupts import held
 from ..render.pictures import write_png
 from ..world import COLOURS, all_objects, render_dataset
 from . import autoencoder, checkpoints, denoiser, text
@@ -49,18 +51,23 @@ def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool
 
 def _latents(
     vae: Any, images: Tensor, settings: TrainPriorSettings, device: torch.device, folder: Path, resume: bool
-) -> Tensor:
-    """Whiten the autoencoder on the renders' latents; those latents at unit variance, float16 ``(N, 4, H, W)``."""
+) -> tuple[Tensor, int]:
+    """Whiten the autoencoder on the renders' latents, made anew where those kept are another autoencoder's.
+
+    Returns the latents at unit variance, float16 ``(N, 4, H, W)``, and the checksum of what they were made from.
+    """
     path = folder / "latents.safetensors"
-    facts = {"renders": settings.renders, "vae_steps": settings.vae_steps}
+    facts = {"autoencoder": checkpoints.crc(vae.state_dict().values()), "images": checkpoints.crc([images])}
+    raw = None
     if resume and path.exists():
-        raw = checkpoints.read(path, facts)[0]["latents"]
-    else:
+        with suppress(CheckpointError):
+            raw = checkpoints.read(path, facts)[0]["latents"]
+    if raw is None:
         raw = autoencoder.encode_all(vae, images, device, settings.bf16)
         checkpoints.write(path, {"latents": raw}, facts)
     scaled, variances = autoencoder.whiten(vae, raw)
     logger.info("latent variances before whitening: %s", [round(v, 4) for v in variances.tolist()])
-    return scaled.half()
+    return scaled.half(), checkpoints.crc([raw])
 
 
 def train(
@@ -109,7 +116,7 @@ def train(
     vae_size = sum(p.numel() for p in vae.parameters())
     logger.info("%d renders, autoencoder of %d parameters", len(images), vae_size)
     vae_log = fit(vae_stage, seed, work, settings.checkpoint_every, resume)
-    latents = _latents(vae, images, settings, where, work, resume)
+    latents, origin = _latents(vae, images, settings, where, work, resume)
     del images
     measured: dict[str, float] = {}
     if gates is not None:
@@ -132,13 +139,17 @@ def train(
 
     def after_step(step: int, average: Average) -> None:
         if snapshot is not None and step % snapshot_every == 0:
-            average.swap()
-            write(snapshot)
-            average.swap()
+            with held():
+                average.swap()
+                try:
+                    write(snapshot)
+                finally:
+                    average.swap()
 
     if snapshot is not None and not (resume and snapshot.exists()):
         write(snapshot)
     unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, seed, where)
+    unet_stage = replace(unet_stage, facts={**unet_stage.facts, "latents": origin})
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
     write(out)
     if gates is not None:

@@ -140,12 +140,18 @@ def plane_row(result: Distilled) -> dict[str, Any]:
     return {"distance_to_mode": float(distance_to_mode(points).mean()), "modes_reached": modes_reached(points)}
 
 
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A markdown table of the rows' plain numbers."""
     names = [n for n in rows[0] if not isinstance(rows[0][n], Mapping)]
     lines = ["| " + " | ".join(n.replace("_", " ") for n in names) + " |", "|" + "---|" * len(names)]
     for entry in rows:
-        cells = (f"{entry[n]:.4g}" if isinstance(entry[n], float) else str(entry[n]) for n in names)
+        cells = (_cell(entry[n]) for n in names)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
