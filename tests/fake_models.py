@@ -26,7 +26,7 @@ class Base(nn.Module):
 
     def answer(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         wanted = torch.stack([self.dreams[int(row[0, 0])] for row in text])
-        return wanted + 0 * x
+        return wanted.to(x) + 0 * x
 
     def get_dtype_inference(self) -> torch.dtype:
         return torch.float32
