@@ -28,7 +28,10 @@ def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another output folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "the folder cannot be written: check its permissions or choose another output folder"
+        return (
+            "the folder cannot be written, or another program has the file open: check the permissions, close the "
+            "program, or choose another output folder"
+        )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a file stands where a folder is needed: choose another output folder"
     if error.errno == errno.ENAMETOOLONG:

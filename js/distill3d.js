@@ -78,8 +78,8 @@ class Panel {
     const answer = await api.fetchApi("/distill3d/stop", {
       method: "POST", headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ node: this.id ?? executionId(this.node) }),
-    });
-    if (!answer.ok) this.setRunning(false);
+    }).catch(() => null); // the server is gone
+    if (!answer?.ok) this.setRunning(false);
   }
 
   setRunning(running) {

@@ -181,7 +181,7 @@ class Estimates:
         self.report: dict[str, Any] = {}
 
     def __call__(self, fit: Fit) -> None:
-        given, available = self._task.limits, limits.room(self._task.model.load_device)
+        given, available = self._task.limits, limits.room(self._task.model)
         words, warning = limits.changed(fit, given), limits.warning(fit, available)
         told = "; ".join(part for part in (limits.estimate(fit), words) if part)
         log.info(told)

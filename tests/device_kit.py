@@ -1,8 +1,9 @@
 """A second device without one: tensors that say they are elsewhere, which no operation mixes with the CPU's.
 
 The numbers are computed on the CPU. What a GPU would refuse is refused: an operation between a tensor of the device and
-one of the CPU with a dimension, ``numpy()`` of one, a generator of the other side. ``torch.device("lazy")`` stands for
-the GPU because torch knows the name, asks no driver for it and runs its backward pass on the CPU's thread.
+one of the CPU with a dimension, ``numpy()`` of one, a generator of the other side, and float64, which Apple's lack.
+``torch.device("lazy")`` stands for the GPU because torch knows the name, asks no driver for it and runs its backward
+pass on the CPU's thread.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     else:
         out = func(*inner[0], **inner[1])
     if _is_there(func, args, tensors, device):
+        if any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in tree_leaves(out)):
+            raise TypeError(f"Cannot have float64 on the device: {func}")
         out = tree_map_only(Tensor, lambda t: t if isinstance(t, There) else There(t), out)
     if tensors and any(r.alias_info for r in func._schema.returns):
         return return_and_correct_aliasing(func, args, kwargs, out)

@@ -81,6 +81,11 @@ class Manager(types.ModuleType):
     ) -> None:
         self.loaded += models
 
+    def loaded_models(self, only_currently_used: bool = False) -> list[Any]:
+        return list(self.loaded)
+
+    def reset_cast_buffers(self) -> None: ...
+
 
 class Sampler:
     def sample(self) -> None: ...
@@ -122,6 +127,9 @@ class Cond:
 
     def _copy_with(self, cond: Tensor) -> Cond:
         return Cond(cond)
+
+    def can_concat(self, other: Cond) -> bool:
+        return self.cond.shape[::2] == other.cond.shape[::2]
 
 
 def calc_cond_batch(

@@ -86,6 +86,9 @@ class Patcher:
     def model_size(self) -> int:
         return 8
 
+    def get_free_memory(self, device: torch.device) -> int:
+        return 2**33
+
     def memory_required(self, input_shape: list[int]) -> int:
         return 1000 * input_shape[0] * input_shape[2] * input_shape[3]
 

@@ -216,6 +216,15 @@ def test_a_file_that_a_scanner_has_open_is_replaced_a_little_later(
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"] and (tmp_path / "a.bin").read_bytes() == b"whole"
 
 
+def test_a_finished_run_that_is_resumed_leaves_its_file_alone(tmp_path: Path) -> None:
+    """A host that caches by the file's time would otherwise never see the graph unchanged."""
+    start(iterations=2).run(folder=tmp_path)
+    before = (tmp_path / checkpoints.FILE_NAME).stat().st_mtime_ns
+    again = Distillation.resume(make_prior(), checkpoints.load(tmp_path))
+    assert again.run(folder=tmp_path) and (tmp_path / checkpoints.FILE_NAME).stat().st_mtime_ns == before
+    assert again.run(folder=tmp_path / "other") and (tmp_path / "other" / checkpoints.FILE_NAME).exists()
+
+
 def test_a_resumed_run_may_take_less_memory(tmp_path: Path) -> None:
     run = start(iterations=3)
     run.step()

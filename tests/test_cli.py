@@ -23,10 +23,11 @@ from PIL import Image
 from distill3d import methods
 from distill3d.cli import app, main, resume
 from distill3d.cli import generate as generate_module
+from distill3d.cli import model as model_module
 from distill3d.cli.app import free_folder, slug
 from distill3d.cli.generate import KEPT, Generate
 from distill3d.cli.model import bundled
-from distill3d.errors import CheckpointError, SettingsError
+from distill3d.errors import CheckpointError, PriorError, SettingsError
 from distill3d.locks import claimed
 from distill3d.mesh import MeshSettings
 from distill3d.optimize import Distillation
@@ -73,6 +74,45 @@ def test_export_writes_the_mesh_again_without_a_model(finished: Path, tmp_path: 
         path = tmp_path / f"again.{suffix}"
         assert main(["export", str(finished), "--out", str(path), "--mesh.resolution", "24", *SMALL]) == 0
         assert len(trimesh.load(path, force="mesh").faces) > 50
+
+
+def test_wishes_that_come_to_nothing_are_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["export", str(finished), "--out", str(tmp_path / "a.ply"), *SMALL, "--mesh.metres", "0.3"]) == 0
+    assert "--texture.size and --texture.unwrap were not used: PLY carries no texture" in caplog.text
+    assert "--mesh.metres was not used: it is for --mesh.scale metres" in caplog.text
+    caplog.clear()
+    assert main(["export", str(finished), "--out", str(tmp_path / "b.glb"), *SMALL]) == 0 and not caplog.text
+
+
+def test_a_film_that_cannot_be_written_costs_no_mesh(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On Windows a player that shows the film keeps it from being replaced."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    for name in ("mesh.glb", "report.json", "turntable.mp4"):
+        (copy / name).unlink()
+    (copy / "turntable.mp4" / "in the way").mkdir(parents=True)
+    status, message = bad(capsys, "generate", "--resume", str(copy))
+    assert status == 1 and "turntable.mp4" in message
+    assert (copy / "mesh.glb").stat().st_size > 1000
+    assert "turntable" not in json.loads((copy / "report.json").read_text())["files"]
+
+
+def test_what_a_model_predicts_and_at_which_size_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def seen(*_: object, **named: object) -> object:
+        asked.append((named["prediction_type"], named["image_size"]))
+        raise PriorError("seen")
+
+    flags = ["--prediction-type", "v_prediction", "--image-size", "256", "--model", str(tmp_path)]
+    for module, command in ((generate_module, "generate"), (model_module, "compare"), (model_module, "distill2d")):
+        monkeypatch.setattr(module, "load_prior", seen)
+        assert main([command, "a red cube", *flags, "--out", str(tmp_path / command)]) == 1
+    assert asked == [("v_prediction", 256)] * 3
 
 
 def test_the_mesh_of_a_run_has_a_texture(finished: Path) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distill3d.errors import DivergedError, EmptySurfaceError, SettingsError
-from distill3d.mesh import MeshSettings, SurfaceMesh, clean, color, extract
+from distill3d.errors import DivergedError, EmptySurfaceError, OutOfMemoryError, SettingsError
+from distill3d.mesh import MeshSettings, SurfaceMesh, child, clean, color, extract
 from distill3d.mesh.level import choose_level, directions, silhouette_level
 from distill3d.mesh.surface import full_lattice, occupied_lattice, sample_density
 
@@ -151,6 +152,42 @@ def test_hollow_shell_is_filled_only_if_asked() -> None:
     assert filled.report["components"] == 1 and hollow.report["components"] == 2
     assert filled.report["volume"] == pytest.approx(4 / 3 * math.pi * 0.51**3, rel=0.01)
     assert hollow.report["volume"] == pytest.approx(4 / 3 * math.pi * (0.51**3 - 0.39**3), rel=0.02)
+
+
+def test_cavities_go_with_all_that_lies_in_them() -> None:
+    def sphere(radius: float, x: float = 0.0, inward: bool = False) -> trimesh.Trimesh:
+        made = trimesh.creation.icosphere(2, radius)
+        made.apply_translation([x, 0, 0])
+        made.faces = made.faces[:, ::-1] if inward else made.faces
+        return made
+
+    shell, hollow, kernel, beside = sphere(0.4), sphere(0.3, inward=True), sphere(0.1), sphere(0.1, 0.7)
+    corner = sphere(0.02, 0.28)
+    corner.apply_translation([-0.02, 0.27, 0.0])  # within the hollow's box, outside of it
+    asked: list[float] = []
+    for order in ([shell, hollow, kernel, beside, corner], [corner, kernel, beside, hollow, shell]):
+        whole = trimesh.util.concatenate(order)
+        vertices, faces = clean.drop_cavities(np.asarray(whole.vertices), np.asarray(whole.faces), asked.append)
+        left = trimesh.Trimesh(vertices, faces, process=False)
+        assert left.volume == pytest.approx(shell.volume + beside.volume + corner.volume)
+        assert left.body_count == 3
+    assert asked == [0.0, 0.0]
+
+
+def test_decimation_that_was_ended_from_outside_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ball = trimesh.creation.icosphere(3)
+    vertices, faces = np.asarray(ball.vertices, np.float64), np.asarray(ball.faces, np.int64)
+    hopeless: list[bool] = []
+
+    def ended(*_: object) -> dict[str, np.ndarray]:
+        raise child.ChildError("its process ended with status -9", bool(hopeless))
+
+    monkeypatch.setattr(clean, "CHILD_FACES", 100)
+    monkeypatch.setattr(child, "run", ended)
+    assert 4 < len(clean.decimate(vertices, faces, 200)[1]) <= 200, "one that could not be started is done here"
+    hopeless.append(True)
+    with pytest.raises(OutOfMemoryError, match="1280 faces fewer was given up, because its process ended with"):
+        clean.decimate(vertices, faces, 200)
 
 
 def test_an_open_bowl_stays_open() -> None:

@@ -18,6 +18,7 @@ from mesh_fields import poster
 from distill3d.cli import main
 from distill3d.interrupts import heard
 from distill3d.mesh import read, write
+from distill3d.mesh.beside import parts_of
 from distill3d.mesh.readers import Contents
 
 ENDS = ("interrupted\n", "interrupted: nothing was written\n")
@@ -86,6 +87,21 @@ def test_advice_fits_the_mesh(ball: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["convert", str(tmp_path / "open.off"), str(tmp_path / "o.ply")]) == 0
     text = said(capsys)
     assert "hole" in text and "it came like that" in text and "budget" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("poster.ply", "ply\nformat ascii 1.0\ncomment TextureFile skin.png\nelement vertex 0\nend_header\n"),
+        ("poster.obj", "mtllib poster.mtl\nv 0 0 0\n"),
+    ],
+)
+def test_pictures_that_a_mesh_file_names_are_its_own(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "poster.mtl").write_text("newmtl a\nmap_Bump -bm 0.5 skin.png\nmap_Ka dark.png\nrefl sky.png\n")
+    named = {path.name for path in parts_of(tmp_path / name)}
+    assert named >= {name, "skin.png"}
+    assert name.endswith(".ply") or named == {name, "poster.mtl", "skin.png", "dark.png", "sky.png"}
 
 
 def test_a_mesh_where_a_run_belongs_is_sent_to_convert(ball: Path, capsys: pytest.CaptureFixture[str]) -> None:

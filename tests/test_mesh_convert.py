@@ -177,6 +177,24 @@ def test_core_mesh_there_and_back() -> None:
     assert from_core(SimpleNamespace(**fields)).colors == pytest.approx(plain.colors, abs=1e-5)
 
 
+def test_a_core_mesh_whose_texture_repeats_is_laid_out_and_what_is_no_number_is_replaced() -> None:
+    fields = to_core(poster())
+    plain, shown = from_core(SimpleNamespace(**fields)), fields["uvs"].clone()
+    fields["uvs"] = 2 * shown - 1
+    mesh = from_core(SimpleNamespace(**fields))
+    assert mesh.uvs is not None and mesh.texture is not None and mesh.normal_map is not None
+    assert mesh.texture.shape == mesh.normal_map.shape == (32, 32, 3) and mesh.occlusion.shape == (32, 32)
+    assert np.allclose(mesh.uvs, shown[0]) and np.array_equal(mesh.texture[:16, 16:], plain.texture)
+    fields["uvs"], fields["normals"] = shown, torch.full_like(fields["normals"], float("nan"))
+    fields["texture"] = fields["texture"].clone()
+    fields["texture"][0, 0, 0] = float("nan")
+    mesh = from_core(SimpleNamespace(**fields))
+    assert np.isfinite(mesh.normals).all() and mesh.texture[0, 0].tolist() == [0, 0, 0]
+    colored = SimpleNamespace(**to_core(ball(0)))
+    colored.vertex_colors[0, 0] = float("nan")
+    assert np.isfinite(from_core(colored).colors).all()
+
+
 def test_core_batches_are_cut_to_length_and_strangers_refused() -> None:
     one, two = to_core(ball(0)), to_core(ball(1))
     pad = torch.nn.functional.pad

@@ -87,6 +87,14 @@ def test_a_face_that_runs_twice_round_and_one_without_area_are_no_trap() -> None
     assert np.bincount(owner).tolist() == [3, 4] and found.max() < 11
 
 
+@pytest.mark.parametrize("count", [3000])
+def test_many_corners_on_a_line_or_in_one_place_take_no_hour(count: int) -> None:
+    line = np.zeros((count, 3))
+    line[:, 0] = np.arange(count)
+    found, owner = triangulate(np.concatenate([line, np.zeros((count, 3))]), np.array([count, count]))
+    assert np.bincount(owner).tolist() == [count - 2, count - 2] and found.max() < 2 * count
+
+
 def test_lists_whose_lengths_even_out_are_not_taken_for_equal_ones(tmp_path: Path) -> None:
     """Four, three and five corners take as many bytes as three times four."""
     points = np.array([[np.cos(a), np.sin(a), 0] for a in np.arange(8) * np.pi / 4])

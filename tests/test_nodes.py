@@ -54,6 +54,9 @@ CHECKED = {
     "comfy.samplers:cfg_function": fake_host.cfg_function,
     "comfy.model_patcher:ModelPatcher.add_wrapper_with_key": fake_host.Patcher.add_wrapper_with_key,
     "comfy.model_management:load_models_gpu": fake_host.Manager.load_models_gpu,
+    "comfy.model_management:loaded_models": fake_host.Manager.loaded_models,
+    "comfy.model_management:reset_cast_buffers": fake_host.Manager.reset_cast_buffers,
+    "comfy.model_patcher:ModelPatcher.get_free_memory": fake_host.Patcher.get_free_memory,
     "comfy.model_management:get_free_memory": fake_host.Manager.get_free_memory,
     "comfy.model_management:get_torch_device": fake_host.Manager.get_torch_device,
     "comfy.model_management:throw_exception_if_processing_interrupted": (

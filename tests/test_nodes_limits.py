@@ -198,11 +198,12 @@ def test_more_than_the_card_has_is_warned_of(
     pack: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = get("host.limits")
-    manager = sys.modules["comfy.model_management"]
-    monkeypatch.setattr(manager, "get_free_memory", lambda device: 5_000_000_000)
+    card, cpu = (
+        SimpleNamespace(load_device=torch.device(d), get_free_memory=lambda d: 5_000_000_000) for d in ("cuda:0", "cpu")
+    )
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2_560_000_000)
-    assert limits.room(torch.device("cpu")) is None
-    assert limits.room(torch.device("cuda", 0)) == 7.56
+    assert limits.room(cpu) is None
+    assert limits.room(card) == 7.56
     costing(monkeypatch)
     monkeypatch.setattr(limits, "room", lambda device: 7.56)
     report = told(optimise(iterations=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -53,6 +54,89 @@ def test_the_encoder_copy_gives_the_vaes_latents_and_their_gradient(pack: Module
     by_hand[0, 0, :2, :2] = 2 * 2 / 4
     torch.testing.assert_close(images.grad, by_hand)
     assert isinstance(copy.module.decoder, torch.nn.Identity)
+
+
+def test_the_encoder_copy_owns_nothing_of_the_manager(pack: ModuleType) -> None:
+    """What the manager hangs on a VAE frees memory of the device when it goes, and so must not exist twice."""
+
+    class Handle:
+        alive = 0
+
+        def __init__(self) -> None:
+            Handle.alive += 1
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
+            return Handle()
+
+        def __del__(self) -> None:
+            Handle.alive -= 1
+
+    vae = fake_host.Vae()
+    source = vae.first_stage_model
+    source.dynamic_vbars, source.weight_lowvram_function = {torch.device("cuda"): Handle()}, Handle()
+    source.of_another_pack = {"pins": [Handle()]}
+    source._pin_state, source.prev_comfy_cast_weights, source.flag = {"weights": (1, 2)}, False, False
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = get("host.encoder").EncoderCopy(vae, lambda z: z, SIZE, torch.device("cpu"))
+    assert Handle.alive == 3
+    gone = ("dynamic_vbars", "_pin_state", "prev_comfy_cast_weights", "weight_lowvram_function")
+    assert not any(name in copy.module.__dict__ for name in gone) and copy.module.flag is False
+    del copy
+    assert Handle.alive == 3 and source._pin_state == {"weights": (1, 2)}
+
+
+def test_loading_the_vae_leaves_the_model_loaded(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without smart memory the host puts all else aside for it, and takes the model's patches off."""
+    manager = sys.modules["comfy.model_management"]
+    monkeypatch.setattr(manager, "loaded", ["the model"])
+    monkeypatch.setattr(manager, "load_models_gpu", lambda models: setattr(manager, "loaded", list(models)))
+    vae = fake_host.Vae()
+    with torch.inference_mode(False), torch.enable_grad():
+        get("host.encoder").EncoderCopy(vae, lambda z: z, SIZE, torch.device("cpu"))
+    assert manager.loaded == ["the model"]
+
+
+def test_weights_that_show_themselves_as_meta_are_told_apart(pack: ModuleType) -> None:
+    """As ComfyUI-GGUF's do, whose state dict is for estimates only."""
+
+    class Shy(torch.nn.Linear):
+        def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+            destination[f"{prefix}weight"] = torch.empty(3, 3, device="meta")
+            destination[f"{prefix}bias"] = torch.empty(3, device="meta")
+
+    of, vae, found = get("host.fingerprint").of, fake_host.Vae(), []
+    for fill in (1.0, 1.0, 2.0):
+        patcher = model()
+        patcher.model.diffusion_model = Shy(3, 3)
+        torch.nn.init.constant_(patcher.model.diffusion_model.weight, fill)
+        torch.nn.init.zeros_(patcher.model.diffusion_model.bias)
+        found.append(of(patcher, vae))
+    assert found[0] == found[1] != found[2]
+
+
+def test_views_join_only_where_the_host_would_join_them(pack: ModuleType) -> None:
+    conditioning = get("host.conditioning")
+
+    class Regular(fake_host.Cond):
+        def can_concat(self, other: fake_host.Cond) -> bool:
+            return self.cond.shape == other.cond.shape
+
+    def conds(kind: type, *lengths: int) -> list[Any]:
+        return [[{"model_conds": {"c": kind(torch.zeros(1, n, 4))}, "uuid": n}] for n in lengths]
+
+    assert conditioning.joinable(conds(fake_host.Cond, 77, 154))
+    assert conditioning.joinable(conds(Regular, 19, 19)) and not conditioning.joinable(conds(Regular, 19, 23))
+
+
+def test_a_page_that_knows_a_node_s_own_id_alone_finds_its_run(pack: ModuleType) -> None:
+    board = get("host.stop").Board()
+    board.begin("7:3", {"method": "SDS"})
+    board.add("7:3", {"iteration": 1})
+    assert board.history("3")["points"] and board.history("7:3")["points"] and board.stop("3")
+    board.begin("8:3", {})
+    assert board.history("3") == {} and not board.stop("3"), "two of that id"
+    board.begin("3", {"method": "CSD"})
+    assert board.history("3")["method"] == "CSD"
 
 
 # ---- FreeU

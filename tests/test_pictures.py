@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distill3d.errors import OutputError
+from distill3d.errors import OutputError, SettingsError
 from distill3d.render import pictures
 from distill3d.render.cameras import orbit, ring
 from distill3d.render.volume import RenderSettings
@@ -74,6 +74,19 @@ def test_the_cameras_go_to_where_the_field_is(made, monkeypatch):
         made(torch.nn.Linear(3, 4, device="meta"))
     with pytest.raises(Asked, match="cpu"):
         made(Ball())
+
+
+def test_a_film_that_fits_no_memory_is_refused_before_it_is_made():
+    with pytest.raises(SettingsError, match="2000 frames of 4096 x 4096"):
+        pictures.turntable(Ball(), frames=2000, size=4096)
+
+
+def test_a_gif_that_would_be_too_fast_says_so(tmp_path, caplog):
+    frames = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    pictures.write_gif(tmp_path / "a.gif", frames, 50)
+    assert not caplog.records
+    pictures.write_gif(tmp_path / "a.gif", frames, 120)
+    assert "50 frames a second instead of 120" in caplog.text
 
 
 def test_an_exception_in_the_progress_call_stops_the_turntable():

@@ -256,6 +256,8 @@ FIRST = UNET + "input_blocks.0.0.weight"
         ({"down_blocks.0.resnets.0.conv1.weight": (8, 8)}, "one part of a model"),
         ({"encoder.down.0.block.0.conv1.weight": (8, 8)}, "a VAE alone"),
         ({"anything.weight": (8, 8)}, "no Stable Diffusion checkpoint"),
+        ({FIRST: (8, 4, 3, 3), CROSS: (8, 768), FIRST.replace("weight", "scale_weight"): (1,)}, "scaled 8-bit"),
+        ({FIRST: (8, 4, 3, 3), CROSS: (8, 768), UNET + "time_embed.cond_proj.weight": (8, 8)}, "few steps"),
     ],
 )
 def test_other_files_are_named(tmp_path: Path, shapes: dict[str, tuple[int, ...]], match: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from distill3d.errors import BackendError
-from distill3d.fields import backends
+from distill3d.fields import backends, hashgrid
 from distill3d.fields.hashgrid import HashGridSettings, encode, layout
 
 PRIMES = (1, 2654435761, 805459861)
@@ -91,6 +91,19 @@ def test_values_and_gradients_are_the_torch_loop_s(package: ModuleType, features
         answers.append([out.detach(), *torch.autograd.grad(out, (a, b), upstream)])
     for ours, theirs in zip(*answers, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
+
+
+def test_features_it_is_not_compiled_for_are_looked_up_otherwise(
+    package: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashgrid, "choose", lambda device, name="auto": "tinycudann")
+    three, two = (
+        hashgrid.HashGrid(HashGridSettings(2, features, 9, 4, 37), generator=torch.Generator()) for features in (3, 2)
+    )
+    assert three._route() == "batched" and two._route() == "tinycudann"
+    assert three(torch.rand(4, 3)).shape == (4, 6)
+    with pytest.raises(BackendError, match="1, 2, 4, 8 features a level, got 3"):
+        three.use("tinycudann")
 
 
 def test_no_points_and_second_derivatives_are_ours(package: ModuleType) -> None:

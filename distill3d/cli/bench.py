@@ -94,7 +94,7 @@ class Step:
     model: Path | None = None
     """Another prior on your disk; the bundled tiny one when left out."""
     device: str = "auto"
-    """Auto, cpu, cuda, mps."""
+    """Auto (cuda where there is one, else cpu), cpu, cuda, mps."""
     size: step.Model = "tiny"
     """Tiny is the bundled prior, sd15 random weights of Stable Diffusion 1.5's size: 8 GB, a minute a step on a CPU."""
     side: int | None = None

@@ -62,7 +62,7 @@ class Distill2D:
     prior: Literal["model", "mixture"] = "model"
     """Model is a diffusion model (--model, or the bundled one); mixture is a toy in the plane."""
     seed: int = 0
-    """Same seed, same device: same pictures."""
+    """Same seed, same CPU: same pictures. On a GPU nearly the same."""
     out: Path | None = None
     """New folder for the results; by default output/2d-<prompt>, numbered when that exists."""
     source: Annotated[ModelFlags, tyro.conf.arg(name="")] = field(default_factory=ModelFlags)

@@ -24,7 +24,7 @@ from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import load_prior
 from . import app, resume
-from .model import bundled
+from .model import Prediction, bundled
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
 from .stopping import stopped_by_signals
@@ -49,7 +49,7 @@ class Generate:
     preset: Literal["draft", "standard", "fine"] = "draft"
     """Draft takes a minute or two with the bundled prior, standard a few minutes, fine the longest."""
     seed: int = 0
-    """Same seed, same settings, same device: same object."""
+    """Same seed, same settings, same CPU: same object. On a GPU sums are made in any order, and runs drift apart."""
     out: Path | None = None
     """Folder for the results; by default output/<prompt>-<method>-<seed>, numbered when that exists."""
     model: Path | None = None
@@ -60,11 +60,16 @@ class Generate:
     """What to move away from, for instance "blurry, oversaturated". Read by SDS and ASD, by CSD with a negative weight
     or Perp-Neg, and by TBSD and SDS-Bridge with an empty modifier."""
     device: str = "auto"
-    """One of auto, cpu, cuda, cuda:1, mps."""
+    """One of auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps (on a Mac; not tried)."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
     tokenizer: Path | None = None
     """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
+    prediction_type: Prediction = "auto"
+    """What a single-file model predicts where it does not say: auto takes epsilon for Stable Diffusion 1.x, a guess for
+    2.x; set it when results are only noise."""
+    image_size: int | None = None
+    """Side in pixels the model works at; its own when left out. Smaller takes less memory and is rougher."""
     mesh_format: MeshFormat = "glb"
     """File format of the mesh; glb, obj and usdz carry a texture."""
     turntable_frames: int = 48
@@ -86,6 +91,8 @@ KEPT = (
     "device",
     "dtype",
     "tokenizer",
+    "prediction_type",
+    "image_size",
     "encoder",
     "vram_gb",
     "mesh_format",
@@ -122,7 +129,13 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
     app.warn(console, remarks([flags.settings], flags.negative))
     with console.status("loading the model"):
         prior = load_prior(
-            flags.model, device=flags.device, dtype=flags.dtype, tokenizer=flags.tokenizer, encoder=flags.encoder
+            flags.model,
+            device=flags.device,
+            dtype=flags.dtype,
+            tokenizer=flags.tokenizer,
+            prediction_type=flags.prediction_type,
+            image_size=flags.image_size,
+            encoder=flags.encoder,
         )
         flags = _fitted(flags, prior, console)
         distillation = _distillation(flags, prior)

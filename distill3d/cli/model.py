@@ -16,6 +16,7 @@ from ..priors.load import bundled_prior_path, load_prior
 from . import app
 
 PresetName = Literal["draft", "standard", "fine"]
+Prediction = Literal["auto", "epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,27 @@ class ModelFlags:
     """What to move away from, for instance "blurry, oversaturated". Read by SDS and ASD, by CSD with a negative weight
     or Perp-Neg, and by TBSD and SDS-Bridge with an empty modifier."""
     device: str = "auto"
-    """One of auto, cpu, cuda, cuda:1, mps."""
+    """One of auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps (on a Mac; not tried)."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
     tokenizer: Path | None = None
     """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
+    prediction_type: Prediction = "auto"
+    """What a single-file model predicts where it does not say: auto takes epsilon for Stable Diffusion 1.x, a guess for
+    2.x; set it when results are only noise."""
+    image_size: int | None = None
+    """Side in pixels the model works at; its own when left out. Smaller takes less memory and is rougher."""
 
     def load(self) -> DiffusersPrior:
         """The prior. Raises ``PriorError``."""
-        return load_prior(self.model, device=self.device, dtype=self.dtype, tokenizer=self.tokenizer)
+        return load_prior(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            tokenizer=self.tokenizer,
+            prediction_type=self.prediction_type,
+            image_size=self.image_size,
+        )
 
 
 def bundled(arguments: Sequence[str]) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from ..errors import CheckpointError, SettingsError
+from ..errors import CheckpointError, OutputError, SettingsError
 from ..files import output_error, write_json
 from ..mesh import TEXTURED, MeshSettings, OnStage, SurfaceMesh, TextureSettings, build, write
 from ..mesh.load import SUFFIXES
+from ..mesh.plan import unused
 from ..optimize import Distillation, report
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..optimize.saved import SavedField
 from ..render.pictures import contact_sheet, turntable, write_animation, write_png
+from . import app
 
+log = logging.getLogger(__name__)
 MeshFormat = Literal["glb", "obj", "ply", "stl", "usdz"]
 
 STAGES = {
@@ -77,6 +81,10 @@ def spoken(say: Callable[[str], None]) -> OnStage:
     return lambda name, share: say(f"{STAGES.get(name, name)} {share:.0%}")
 
 
+def _flag(setting: str) -> str:
+    return app.flag(setting if "." in setting else f"mesh.{setting}")
+
+
 def write_mesh(
     run: Distillation | SavedField,
     path: Path,
@@ -88,6 +96,8 @@ def write_mesh(
 
     Raises ``EmptySurfaceError`` before any file exists.
     """
+    for note in unused(path.suffix.lower(), settings, texture or TextureSettings(), _flag):
+        log.warning(note)
     texture = texture if path.suffix.lower() in TEXTURED else None
     mesh = build(
         run.field, occupancy=run.occupancy, settings=settings, texture=texture, device=run.device, on_stage=spoken(say)
@@ -112,17 +122,27 @@ def write_results(
 
     Raises:
         EmptySurfaceError: the field holds no surface; everything but the mesh is written.
-        OutputError: a file could not be written.
+        OutputError: a file could not be written; all others are, where the mesh is not the one.
     """
-    files = {"sheet": folder / "sheet.png"}
+    files: dict[str, Path] = {}
+    unwritten: list[OutputError] = []
+
+    def put(kind: str, name: str, write: Callable[[Path], object]) -> None:
+        try:
+            write(folder / name)
+            files[kind] = folder / name
+        except OutputError as error:  # most often a film that a player has open: no reason to have no mesh
+            unwritten.append(error)
+
     background = None if run.settings.background.mode != "learned" else (lambda d: run.background(d, None))
     say("rendering the contact sheet and the turntable")
     sheet = contact_sheet(run.field, occupancy=run.occupancy, background=background, title=run.prompts.prompt)
-    write_png(files["sheet"], sheet)
+    put("sheet", "sheet.png", lambda path: write_png(path, sheet))
     if recorder is not None and recorder.series:
-        files["curves"] = write_png(folder / "curves.png", recorder.picture(run.prompts.prompt, run.prior.T))
+        curves = recorder.picture(run.prompts.prompt, run.prior.T)
+        put("curves", "curves.png", lambda path: write_png(path, curves))
     frames = turntable(run.field, frames=turntable_frames, occupancy=run.occupancy, background=background)
-    files["turntable"] = write_animation(folder / "turntable.mp4", frames)
+    put("turntable", "turntable.mp4", lambda path: write_animation(path, frames))
     say("extracting the mesh")
     try:
         mesh = write_mesh(run, folder / f"mesh.{mesh_format}", mesh_settings, texture, say)
@@ -131,6 +151,8 @@ def write_results(
         raise
     files["mesh"] = folder / f"mesh.{mesh_format}"
     files["report"] = _write_report(run, folder, files, mesh, recorder)
+    if unwritten:
+        raise unwritten[0]
     return files
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .backends import EncoderName, choose
-from .interpolate import encode, encode_plain
+from ..errors import BackendError
+from .backends import EncoderName, choose, probe
+from .interpolate import Route, encode, encode_plain
 from .layout import HashGridSettings, Layout, layout
+
+TINYCUDANN_FEATURES = (1, 2, 4, 8)
+"""Features a level that tiny-cuda-nn is compiled for."""
 
 __all__ = ["HashGrid", "HashGridSettings", "Layout", "encode", "encode_plain", "layout"]
 
@@ -47,8 +51,19 @@ class HashGrid(nn.Module):
         Raises:
             BackendError: it does not work there; nothing has changed then.
         """
-        choose(self.params.device, backend)
+        route = choose(self.params.device, backend)
+        if route == backend == "tinycudann" and self.layout.features not in TINYCUDANN_FEATURES:
+            raise BackendError(
+                f"tinycudann takes {', '.join(map(str, TINYCUDANN_FEATURES))} features a level, got "
+                f"{self.layout.features}: choose auto, which takes what works"
+            )
         self.backend = backend
+
+    def _route(self) -> Route:
+        route = choose(self.params.device, self.backend)
+        if route == "tinycudann" and self.layout.features not in TINYCUDANN_FEATURES:
+            return "triton" if probe("triton", self.params.device) is None else "batched"
+        return route
 
     def forward(self, x01: Tensor) -> Tensor:
         """``(n, 3)`` positions in 0..1, clamped, to ``(n, levels * features)``, level-major.
@@ -56,9 +71,7 @@ class HashGrid(nn.Module):
         A table that was converted from float32 is looked up in torch, which takes any precision.
         """
         single = self.params.dtype == torch.float32
-        return encode(
-            x01, self.params, self.layout, route=choose(self.params.device, self.backend) if single else "auto"
-        )
+        return encode(x01, self.params, self.layout, route=self._route() if single else "auto")
 
     def extra_repr(self) -> str:
         grid = self.layout

@@ -14,7 +14,9 @@ HEAD = 1 << 16
 """Bytes at the beginning of an OBJ in which its materials are looked for; they come before the faces that use them."""
 MARK_WITHIN = 4096
 """Bytes at the beginning of a companion in which its mark stands."""
-PICTURES = ("map_kd", "norm", "map_ao")
+PICTURES = re.compile(r"map_\w+|norm|bump|disp|decal|refl", re.IGNORECASE)
+"""Words of MTL before a picture's name, read by this library or not."""
+MATERIALS = re.compile("mtllib", re.IGNORECASE)
 UP_TO_THREE = ("-s", "-o", "-t")
 OPTIONS = (
     dict.fromkeys(UP_TO_THREE, 3)
@@ -87,7 +89,7 @@ def mtl_names(path: Path, lines: Iterable[str]) -> list[str]:
 
 def parts_of(path: Path) -> set[Path]:
     """The file and all that it refers to, there or not, as absolute paths."""
-    readers = {".gltf": _named_by_gltf, ".obj": _named_by_obj}
+    readers = {".gltf": _named_by_gltf, ".obj": _named_by_obj, ".ply": _named_by_ply}
     reader = readers.get(path.suffix.lower())
     try:
         names = [] if reader is None else reader(path)
@@ -107,7 +109,7 @@ def _named_by_obj(path: Path) -> list[str]:
     with path.open("rb") as file:
         head = file.read(HEAD).decode("utf-8", "replace")
     found: list[str] = []
-    for library in mtl_names(path, _values(head, ("mtllib",))):
+    for library in mtl_names(path, _values(head, MATERIALS)):
         found.append(library)
         place = find(path.parent, library)
         if place is not None:
@@ -117,10 +119,16 @@ def _named_by_obj(path: Path) -> list[str]:
     return found
 
 
-def _values(text: str, keys: Iterable[str]) -> list[str]:
-    """What follows one of ``keys`` on a line of its own."""
+def _named_by_ply(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        head = file.read(HEAD).split(b"end_header")[0].decode("utf-8", "replace")
+    return [name.strip() for name in re.findall(r"^comment TextureFile (.*)$", head, re.MULTILINE)]
+
+
+def _values(text: str, key: re.Pattern[str]) -> list[str]:
+    """What follows ``key`` on a line of its own."""
     lines = (line.split(None, 1) for line in text.splitlines())
-    return [line[1].strip() for line in lines if len(line) == 2 and line[0].lower() in keys]
+    return [line[1].strip() for line in lines if len(line) == 2 and key.fullmatch(line[0])]
 
 
 def mark(path: Path) -> str:

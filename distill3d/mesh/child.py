@@ -19,7 +19,16 @@ POLL_SECONDS = 0.05
 
 
 class ChildError(Exception):
-    """The child could not be started, failed, or took too long; the message is a phrase that fits after 'because'."""
+    """The child could not be started, failed, or took too long; the message is a phrase that fits after 'because'.
+
+    Attributes:
+        hopeless: it took too long or was ended from outside, most often for want of memory: the same work in this
+            process would fare no better, and could not be stopped.
+    """
+
+    def __init__(self, message: str, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 def run(
@@ -48,7 +57,7 @@ def run(
             raise ChildError(f"its process could not be started ({error})") from error
         if code != 0 or not target.exists():
             said = errors.read_text(errors="replace").strip().splitlines()
-            raise ChildError(f"its process ended with status {code}{': ' + said[-1] if said else ''}")
+            raise ChildError(f"its process ended with status {code}{': ' + said[-1] if said else ''}", code < 0)
         with np.load(target, allow_pickle=False) as result:
             return dict(result)
 
@@ -68,7 +77,7 @@ def _wait(command: list[str], errors: Path, seconds: float, poll: Callable[[floa
             except subprocess.TimeoutExpired:
                 elapsed = time.monotonic() - began
             if elapsed > seconds:
-                raise ChildError(f"it took longer than {seconds:g} seconds")
+                raise ChildError(f"it took longer than {seconds:g} seconds", hopeless=True)
             if poll is not None:
                 poll(min(1.0, elapsed / seconds))
     finally:

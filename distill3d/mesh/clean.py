@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from ..errors import OutOfMemoryError
 from . import child
 from .color import summed_normals
 from .types import Ints
@@ -144,6 +145,9 @@ def decimate(
 
     Args:
         poll: called with a share 0..1; may raise to cancel.
+
+    Raises:
+        OutOfMemoryError: the child process that does it for many faces was ended, or took too long.
     """
     if budget == 0 or len(faces) <= budget:
         return vertices, faces
@@ -173,8 +177,12 @@ def _collapse(
             # a share of the time limit says nothing about the work done, so the stage's own share stays where it is
             found = child.run("decimate", arrays, CHILD_SECONDS, None if poll is None else lambda share: poll(0.0))
             return found["vertices"].astype(np.float64), found["faces"].astype(np.int64)
-        except child.ChildError:
-            pass
+        except child.ChildError as error:
+            if error.hopeless:
+                raise OutOfMemoryError(
+                    f"making {len(faces)} faces fewer was given up, because {error}: ask for a lower resolution, or "
+                    "for no face budget"
+                ) from error
     points, triangles = fast_simplification.simplify(points, triangles, target_count=budget, agg=haste)
     return np.asarray(points, np.float64), np.asarray(triangles, np.int64)
 
@@ -205,23 +213,30 @@ def smooth(vertices: Points, faces: Ints, passes: int) -> Points:
     return points
 
 
-def drop_cavities(vertices: Points, faces: Ints) -> tuple[Points, Ints]:
-    """Take out closed parts that face inward, the walls of hollows, and every part that lies inside one of them."""
+def drop_cavities(vertices: Points, faces: Ints, poll: Callable[[float], None] | None = None) -> tuple[Points, Ints]:
+    """Take out closed parts that face inward, the walls of hollows, and every part that lies inside one of them.
+
+    Args:
+        poll: called with a share 0..1; may raise to cancel.
+    """
     count, labels = component_labels(faces, len(vertices))
     if count == 1:
         return vertices, faces
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     volume = np.bincount(labels, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
     drop = volume < 0
-    first = np.unique(labels, return_index=True)[1]
-    for cavity in drop.nonzero()[0]:
-        wall = faces[labels == cavity]
-        corners = vertices[wall]
+    by_part = faces[np.argsort(labels, kind="stable")]
+    ends = np.cumsum(np.bincount(labels, minlength=count))
+    point = vertices[by_part[ends - np.bincount(labels, minlength=count), 0]]
+    cavities = drop.nonzero()[0]
+    for done, cavity in enumerate(cavities):
+        if poll is not None and done % 64 == 0:
+            poll(done / len(cavities))
+        corners = vertices[by_part[ends[cavity - 1] if cavity else 0 : ends[cavity]]]
         low, high = corners.min((0, 1)), corners.max((0, 1))
-        for part in (~drop).nonzero()[0]:
-            point = vertices[faces[first[part], 0]]
-            if (point > low).all() and (point < high).all() and abs(winding(point, corners)) > 0.5:
-                drop[part] = True
+        within = ~drop & (point > low).all(1) & (point < high).all(1)
+        for part in within.nonzero()[0]:
+            drop[part] = abs(winding(point[part], corners)) > 0.5
     if drop.all():
         return vertices, faces
     return compact(vertices, faces[~drop[labels]])

@@ -16,6 +16,8 @@ from torch import Tensor
 from ..errors import MeshFileError
 from .color import linear_to_srgb, srgb_to_linear, tinted
 from .gltf import ROUGHNESS
+from .load import GREY, laid_out
+from .readers.part import Picture
 from .shade import creased
 from .types import Bytes, SurfaceMesh
 from .view import sample_texture
@@ -79,24 +81,35 @@ def from_core(mesh: Any, index: int = 0) -> SurfaceMesh:
         return None if values is None else _array(values[index, :count])
 
     normals, uvs, colors = vertex("normals"), vertex("uvs"), vertex("vertex_colors")
-    texture = _picture(getattr(mesh, "texture", None), index)
+    normals = None if normals is None or not np.isfinite(normals).all() else normals
+    colors = None if colors is None else np.nan_to_num(colors, nan=GREY, posinf=1, neginf=0)
     tangents = None if normals is None else vertex("tangents")
+    rough = getattr(mesh, "metallic_roughness", None) if getattr(mesh, "occlusion_in_mr", False) else None
+    given = getattr(mesh, "texture", None), getattr(mesh, "normal_map", None), rough
+    texture, normal_map, rough = (_picture(values, index) for values in given)
+    seen = texture
+    if uvs is not None and texture is not None:
+        # as glTF has it, a texture repeats beyond its sides; not every format that is written can say so
+        given_uvs = np.nan_to_num(uvs, posinf=0, neginf=0)
+        normal_map, rough = (
+            None if pixels is None else laid_out(Picture(pixels), given_uvs)[0] for pixels in (normal_map, rough)
+        )
+        texture, uvs, _ = laid_out(Picture(texture), given_uvs)
+        seen = seen if texture is None else texture
     if normals is None:
         source, triangles, sharp = creased(points.astype(np.float64), triangles)
         points, normals = points[source], sharp.astype(np.float32)
         uvs, colors = (None if values is None else values[source] for values in (uvs, colors))
     textured = texture is not None and uvs is not None
     tint = None
-    if textured and colors is not None and not np.allclose(colors[:, :3], 1):
+    if seen is not None and uvs is not None and colors is not None and not np.allclose(colors[:, :3], 1):
         tint = np.clip(colors[:, :3], 0, None)  # as in glTF, vertex colours multiply a texture
-    if texture is not None and uvs is not None:
-        colors = tinted(sample_texture(torch.from_numpy(texture).float() / 255, torch.from_numpy(uvs)).numpy(), tint)
+    if seen is not None and uvs is not None:
+        colors = tinted(sample_texture(torch.from_numpy(seen).float() / 255, torch.from_numpy(uvs)).numpy(), tint)
     elif colors is not None:
         colors = linear_to_srgb(np.clip(colors[:, :3].astype(np.float64), 0, 1)).astype(np.float32)
     else:
-        colors = np.full_like(points, 0.8)
-    rough = getattr(mesh, "metallic_roughness", None) if getattr(mesh, "occlusion_in_mr", False) else None
-    rough = _picture(rough, index)
+        colors = np.full_like(points, GREY)
     return SurfaceMesh(
         points,
         triangles,
@@ -105,10 +118,10 @@ def from_core(mesh: Any, index: int = 0) -> SurfaceMesh:
         0.0,
         uvs=uvs if textured else None,
         texture=texture if textured else None,
-        normal_map=_picture(getattr(mesh, "normal_map", None), index) if textured else None,
+        normal_map=normal_map if textured else None,
         tangents=tangents if textured else None,
         occlusion=rough[..., 0].copy() if textured and rough is not None else None,
-        tint=tint,
+        tint=tint if textured else None,
     )
 
 
@@ -125,7 +138,7 @@ def _array(values: Tensor) -> np.ndarray:
 def _picture(values: Tensor | None, index: int) -> Bytes | None:
     if values is None:
         return None
-    chosen = values[min(index, len(values) - 1)].detach().cpu().float()
+    chosen = values[min(index, len(values) - 1)].detach().cpu().float().nan_to_num(nan=0.0)
     return (chosen[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 

@@ -221,7 +221,7 @@ def _part(part: Part, origin: NDArray[np.float64], said: list[str]) -> SurfaceMe
     texture, uvs, tint = None, None, None if part.tint is None else part.tint.astype(np.float32)
     colors = np.full((len(vertices), 3), GREY) if part.colors is None else part.colors
     if part.picture is not None and part.uvs is not None:
-        texture, uvs, lost = _laid_out(part.picture, np.nan_to_num(part.uvs, posinf=0, neginf=0).astype(np.float32))
+        texture, uvs, lost = laid_out(part.picture, np.nan_to_num(part.uvs, posinf=0, neginf=0).astype(np.float32))
         said += [lost] * bool(lost)
         picture = torch.from_numpy(part.picture.pixels if texture is None else texture).float() / 255
         colors = tinted(sample_texture(picture, torch.from_numpy(uvs)).numpy(), tint)
@@ -237,7 +237,7 @@ def _part(part: Part, origin: NDArray[np.float64], said: list[str]) -> SurfaceMe
     )
 
 
-def _laid_out(picture: Picture, uvs: Floats) -> tuple[Bytes | None, Floats, str]:
+def laid_out(picture: Picture, uvs: Floats) -> tuple[Bytes | None, Floats, str]:
     """A texture that is used beyond its sides, laid out as far as it is, its coordinates in 0..1, and what that costs.
 
     With too many repeats there is no texture, and the coordinates are those within one. Viewers differ in what they do

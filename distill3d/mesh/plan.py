@@ -47,10 +47,7 @@ def planned(
 
     A setting of ``texture`` that is not its default counts as a wish.
     """
-    asked = [f.name for f in fields(texture) if getattr(texture, f.name) != f.default]
-    notes = []
-    if settings.scale != "metres" and settings.metres != MeshSettings.metres:
-        notes.append(f"{name('metres')} was not used: it is for {name('scale')} metres")
+    asked, notes = _asked(texture), _scale_notes(settings, name)
     pictures = [part.texture for part in parts if part.texture is not None]
     if suffix not in TEXTURED:
         kind = suffix[1:].upper()
@@ -74,6 +71,29 @@ def planned(
     elif suffix != ".glb":
         notes += _unused([wish for wish in asked if wish == "image"], f"{suffix[1:].upper()} takes PNG", name)
     return Plan(texture if baked or (pictures and asked) else None, tuple(notes), rebake=bool(pictures))
+
+
+def unused(suffix: str, settings: MeshSettings, texture: TextureSettings, name: Name = str) -> list[str]:
+    """Which of the user's wishes come to nothing in a file ending in ``suffix`` that is made from a field."""
+    asked, notes = _asked(texture), _scale_notes(settings, name)
+    if suffix not in TEXTURED:
+        return notes + _unused(asked, f"{suffix[1:].upper()} carries no texture", name)
+    if texture.size == 0:
+        return notes + _unused([wish for wish in asked if wish != "size"], "no texture is made", name)
+    plain = suffix != ".glb"
+    return notes + _unused(
+        [wish for wish in asked if wish == "image" and plain], f"{suffix[1:].upper()} takes PNG", name
+    )
+
+
+def _asked(texture: TextureSettings) -> list[str]:
+    return [f.name for f in fields(texture) if getattr(texture, f.name) != f.default]
+
+
+def _scale_notes(settings: MeshSettings, name: Name) -> list[str]:
+    if settings.scale == "metres" or settings.metres == MeshSettings.metres:
+        return []
+    return [f"{name('metres')} was not used: it is for {name('scale')} metres"]
 
 
 def _changed(parts: Sequence[SurfaceMesh], settings: MeshSettings) -> bool:

@@ -99,7 +99,7 @@ def occupied_lattice(resolution: int, occupancy: OccupancyGrid | None) -> Lattic
     full = full_lattice(resolution)
     if occupancy is None or occupancy.is_empty:
         return full
-    low, high = (corner.detach().double().cpu() for corner in occupancy.box)
+    low, high = (corner.detach().cpu().double() for corner in occupancy.box)
     first = ((low + 1) / full.spacing).floor().long().sub(PADDING).clamp(min=0).tolist()
     last = ((high + 1) / full.spacing).ceil().long().add(PADDING).clamp(max=resolution).tolist()
     return Lattice(
@@ -317,7 +317,7 @@ def refine(
         for _ in range(settings.refine):
             middle = (near + far) / 2
             x = lattice.world(out + middle[:, None] * (inside - out)).float().to(device)
-            sigma = field.density(x).double().cpu()
+            sigma = field.density(x).cpu().double()
             f = sigma / (sigma + level)
             solid = sigma >= level
             far, f_in = torch.where(solid, middle, far), torch.where(solid, f, f_in)

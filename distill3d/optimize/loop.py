@@ -167,7 +167,7 @@ class Distillation:
             PriorError: the prior answered with non-finite numbers.
             OutputError: a checkpoint could not be written; the earlier one is whole.
         """
-        self._listeners = listeners
+        self._listeners, began = listeners, self.iteration
         if folder is not None:
             checkpoints.sweep(folder)
         try:
@@ -181,7 +181,8 @@ class Distillation:
             if folder is not None and self.iteration and not self._torn:
                 self.save(folder)
             raise
-        if folder is not None and self.iteration:
+        moved = self.iteration > began
+        if folder is not None and self.iteration and (moved or not (folder / checkpoints.FILE_NAME).exists()):
             self.save(folder)
         self.guard.check_kept(self.iteration, self.skipped)
         return self.done

@@ -125,6 +125,10 @@ def _load(folder: Path, part: str, dtype: torch.dtype) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise PriorError(f"{part} of {folder} cannot be built ({reason}): copy the model folder again") from error
+    if getattr(model.config, "time_cond_proj_dim", None):
+        raise PriorError(
+            f"{folder} is distilled to few steps (LCM) and has no score to distil from: take the model it was made of"
+        )
     missing = sorted(set(info.get("missing_keys") or ()))
     mismatched = sorted(str(entry[0]) for entry in info.get("mismatched_keys") or ())
     if missing or mismatched:

@@ -41,6 +41,7 @@ _OTHERS = (
     (("down_blocks.", "encoder.down_blocks.", "text_model."), "one part of a model in diffusers layout"),
     (("encoder.down.", "decoder.up."), "a VAE alone"),
 )
+_SCALES = (".scale_weight", ".weight_scale", ".scale_input", "scaled_fp8")
 _CHANNELS = {
     9: "an inpainting model",
     8: "an InstructPix2Pix model",
@@ -61,6 +62,10 @@ def identify(header: Header, where: str) -> int:
     for prefixes, name in _OTHERS:
         if header.any(*prefixes):
             raise PriorError(f"{where} is {name}: {_ADVICE}")
+    if any(name.endswith(_SCALES) for name in header.shapes):
+        raise PriorError(f"{where} holds scaled 8-bit weights, which are not read: get the full checkpoint in fp16")
+    if header.any(UNET + "time_embed.cond_proj."):
+        raise PriorError(f"{where} is distilled to few steps (LCM) and has no score to distil from: {_ADVICE}")
     if FIRST_CONV not in header.shapes or FIRST_CROSS not in header.shapes:
         raise PriorError(f"{where} is no Stable Diffusion checkpoint (no {FIRST_CROSS}): {_ADVICE}")
     channels = header.shapes[FIRST_CONV][1]

@@ -171,5 +171,9 @@ class OccupancyGrid(nn.Module):
 
 def dilate(mask: Tensor) -> Tensor:
     """Grow a ``(R, R, R)`` bool mask by one cell in all 26 directions."""
-    grown = nn.functional.max_pool3d(mask[None, None].float(), kernel_size=3, stride=1, padding=1)
-    return grown[0, 0] > 0
+    for axis, size in enumerate(mask.shape):
+        grown = mask.clone()
+        grown.narrow(axis, 1, size - 1).logical_or_(mask.narrow(axis, 0, size - 1))
+        grown.narrow(axis, 0, size - 1).logical_or_(mask.narrow(axis, 1, size - 1))
+        mask = grown
+    return mask

@@ -1,6 +1,6 @@
 """Pictures for people: contact sheets, turntables, and their files (PNG, MP4, GIF, WebP).
 
-Everything is rendered without gradients, one view at a time, so memory does not grow with the number of views.
+Everything is rendered without gradients, one view at a time; what grows with the number of views is the pictures alone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Kind = Literal["colour", "shaded", "normal", "opacity"]
 KINDS: tuple[Kind, ...] = ("colour", "shaded", "normal", "opacity")
 Background = Callable[[Tensor], Tensor] | Tensor
+MOST_BYTES = 4_000_000_000
+"""Of a film's frames, which are held together until the file is written, some of them twice."""
+MOST_GIF_FPS = 50
 CODECS = ("libx264", "libopenh264", "mpeg4")
 
 log = logging.getLogger(__name__)
@@ -154,7 +157,16 @@ def turntable(
     """One full turn around the object, ``(frames, H, W, 3)`` uint8; the last frame is a step short of the first.
 
     ``on_frame(done, frames)`` is called after every frame; an exception it raises stops the work.
+
+    Raises:
+        SettingsError: the frames would take more than ``MOST_BYTES``.
     """
+    height, width = (size, size) if isinstance(size, int) else size
+    if 3 * frames * height * width > MOST_BYTES:
+        raise SettingsError(
+            f"expected a film of at most {MOST_BYTES / 1e9:g} GB while it is made, got {frames} frames of {width} x "
+            f"{height} pixels: take fewer or smaller ones"
+        )
     cameras = ring(frames, elevation, radius, fov)
     done = []
     for i in range(frames):
@@ -227,7 +239,9 @@ def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
 def write_gif(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
     """A looping GIF of at most 256 colours a frame; frame times are rounded to 10 ms. Raises ``OutputError``."""
     frames = _checked(frames, fps)
-    duration = max(20, 10 * round(100 / fps))
+    if fps > MOST_GIF_FPS:
+        log.warning("%s shows %d frames a second instead of %g: no player is faster", path, MOST_GIF_FPS, fps)
+    duration = max(1000 // MOST_GIF_FPS, 10 * round(100 / fps))
     images = [_image(frame).quantize(256) for frame in frames]
     with atomic_path(path) as temporary:
         images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)

@@ -163,12 +163,12 @@ def whiten(vae: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
     backward = vectors @ torch.diag(root * SCALING) @ vectors.T
     quant, post = vae.quant_conv, vae.post_quant_conv
     device = quant.weight.device
-    weight, bias = quant.weight[:4, :, 0, 0].double().cpu(), quant.bias[:4].double().cpu()
+    weight, bias = quant.weight[:4, :, 0, 0].cpu().double(), quant.bias[:4].cpu().double()
     quant.weight.zero_()
     quant.bias.fill_(LOG_VARIANCE)
     quant.weight[:4, :, 0, 0] = (forward @ weight).float().to(device)
     quant.bias[:4] = (forward @ (bias - mean)).float().to(device)
-    weight, bias = post.weight[:, :, 0, 0].double().cpu(), post.bias.double().cpu()
+    weight, bias = post.weight[:, :, 0, 0].cpu().double(), post.bias.cpu().double()
     post.weight[:, :, 0, 0] = (weight @ backward).float().to(device)
     post.bias.copy_((weight @ mean + bias).float().to(device))
     white = (SCALING * forward @ (flat - mean[:, None])).float()

@@ -126,6 +126,7 @@ class _Bench(comfy.samplers.Sampler):  # type: ignore[misc]
         self.result: tuple[Comparison, HostPrior] | None = None
 
     def sample(self, model_wrap: Any, sigmas: Any, extra_args: Any, *rest: Any, **_: Any) -> Tensor:
+        manager.reset_cast_buffers()  # as in run._Loop
         with torch.inference_mode(False), torch.enable_grad():
             self.result = self._run(model_wrap, extra_args["model_options"])
         return torch.zeros(1, *self.result[1].latent_shape)

@@ -62,6 +62,8 @@ def joinable(conds: Sequence[list[Cond]]) -> bool:
             return False
         if cond["model_conds"].keys() != first["model_conds"].keys():
             return False
+        if not all(value.can_concat(cond["model_conds"][name]) for name, value in first["model_conds"].items()):
+            return False  # as the host judges: only cross-attention may repeat a shorter text
     return True
 
 

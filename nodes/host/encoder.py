@@ -6,8 +6,9 @@ parameters of its own, outside the manager, and a decoder replaced by nothing, s
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management as manager
@@ -18,7 +19,32 @@ from ...distill3d.errors import PriorError
 from ...distill3d.priors.diffusers_prior import resize
 
 DECODERS = ("decoder", "taesd_decoder", "decoder_model")
-_HANDLES = ("_v", "_prefetch", "_v_signature", "prev_comfy_cast_weights")
+_HANDLES = (
+    *("_v", "_v_block", "_v_weight", "_v_bias", "_v_signature", "_prefetch", "_pins", "_pin_state"),
+    *("dynamic_vbars", "dynamic_pins", "dynamic_patchers", "prev_comfy_cast_weights"),
+    *("weight_lowvram_function", "bias_lowvram_function"),
+)
+"""What the manager leaves on a module: memory of the device and of the host, which a second owner would free again."""
+
+
+@contextlib.contextmanager
+def others_loaded() -> Iterator[None]:
+    """Loads again at the end what was loaded before: without smart memory the host puts all of it aside for a model."""
+    held = manager.loaded_models(only_currently_used=True)
+    try:
+        yield
+    finally:
+        if held:
+            manager.load_models_gpu(held)
+
+
+def _owns(value: Any) -> bool:
+    """Whether a value, or one in it, has something to free when it goes."""
+    if isinstance(value, dict):
+        return any(map(_owns, value.values()))
+    if isinstance(value, (list, tuple, set)):
+        return any(map(_owns, value))
+    return hasattr(type(value), "__del__")
 
 
 class EncoderCopy:
@@ -31,14 +57,15 @@ class EncoderCopy:
     """
 
     def __init__(self, vae: Any, scale: Callable[[Tensor], Tensor], image_size: int, device: torch.device) -> None:
-        manager.load_models_gpu([vae.patcher])
         source = vae.first_stage_model
         memo: dict[int, Any] = {id(getattr(source, name)): nn.Identity() for name in DECODERS if hasattr(source, name)}
-        for module in source.modules():
-            for name in _HANDLES:
-                if name in module.__dict__:
-                    memo[id(module.__dict__[name])] = None
-        self.module: Any = copy.deepcopy(source, memo)
+        with others_loaded():
+            manager.load_models_gpu([vae.patcher])
+            for module in source.modules():
+                for name, value in module.__dict__.items():
+                    if (name in _HANDLES and not isinstance(value, bool | int | None)) or _owns(value):
+                        memo[id(value)] = None
+            self.module: Any = copy.deepcopy(source, memo)
         for module in self.module.modules():
             _release(module, device)
         self.module.eval().requires_grad_(False)

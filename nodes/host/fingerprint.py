@@ -19,7 +19,10 @@ _READ = 1024
 def of(model: Any, vae: Any) -> str:
     """A CRC over the start of every weight of MODEL and VAE, every LoRA and its strength, and the named patches."""
     crc = 0
-    for name, tensor in model.model.diffusion_model.state_dict().items():
+    network = model.model.diffusion_model
+    held = dict(network.named_parameters())
+    for name, tensor in network.state_dict().items():
+        tensor = held.get(name, tensor) if tensor.is_meta else tensor  # GGUF weights show themselves as meta
         patched = model.backup.get(f"diffusion_model.{name}")  # a loaded LoRA lies in the weights themselves
         crc = zlib.crc32(_start(tensor if patched is None else patched.weight), crc)
     for tensor in _tensors(vae.first_stage_model.state_dict()):
@@ -48,7 +51,9 @@ def patch_names(model: Any) -> list[str]:
 
 
 def _start(tensor: Tensor) -> bytes:
-    head = tensor.detach().flatten()[:_READ]
+    if tensor.is_meta:
+        return f"{tuple(tensor.shape)} {tensor.dtype}".encode()
+    head = tensor.detach().as_subclass(Tensor).flatten()[:_READ]
     return bytes(head.float().cpu().numpy().tobytes())
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management as manager
 import torch
 
 from ...distill3d.optimize import Settings
@@ -79,11 +78,12 @@ class Budget:
         return self.fit
 
 
-def room(device: torch.device) -> float | None:
-    """Gigabytes the host can have on a CUDA device if it puts everything of its own aside; None elsewhere."""
+def room(model: Any) -> float | None:
+    """Gigabytes the host can have on MODEL's CUDA device if it puts everything of its own aside; None elsewhere."""
+    device = model.load_device
     if device.type != "cuda":
         return None
-    return float(manager.get_free_memory(device) + torch.cuda.memory_allocated(device)) / 1e9
+    return float(model.get_free_memory(device) + torch.cuda.memory_allocated(device)) / 1e9
 
 
 def warning(found: Fit, available: float | None) -> str:

@@ -26,7 +26,7 @@ from ...distill3d.optimize.guidance import Guidance
 from ...distill3d.prompts import ViewPrompts
 from . import fingerprint
 from .conditioning import Conditioning, encode, with_extras
-from .encoder import EncoderCopy, check_vae
+from .encoder import EncoderCopy, check_vae, others_loaded
 from .guidance import guides_throughout, has_patches, make_guide, scale_of
 from .limits import Budget, Limits, cost_of
 from .prior import HostPrior
@@ -150,6 +150,7 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
         self.result: Any = None
 
     def sample(self, model_wrap: Any, sigmas: Any, extra_args: Any, *rest: Any, **_: Any) -> Tensor:
+        manager.reset_cast_buffers()  # those of a run under inference mode cannot be written outside of it
         with torch.inference_mode(False), torch.enable_grad():
             self.result = self._run(model_wrap, extra_args["model_options"])
         return torch.zeros(1, *self.shape)
@@ -179,10 +180,13 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
         if task.resume is not None:
             run.load(task.resume)
         self.started(run)
-        run.run(listeners=self.listeners, folder=task.folder, stop=self.stop)
-        if not run.iteration:
-            raise _nothing_kept()
-        return self.finish(run)
+        try:
+            run.run(listeners=self.listeners, folder=task.folder, stop=self.stop)
+            if not run.iteration:
+                raise _nothing_kept()
+            return self.finish(run)
+        finally:
+            prior.guide = None  # it reads the run's progress, and the run has the prior
 
 
 def _nothing_kept() -> SettingsError:
@@ -218,12 +222,18 @@ def prior_in(
         encodes: whether images will be encoded; without, the encoder is not copied.
     """
     base, device = guider.inner_model, guider.model_patcher.load_device
+
+    def decode(z: Tensor) -> Tensor:
+        with others_loaded():
+            image: Tensor = vae.decode(base.process_latent_out(z)).movedim(-1, 1).float()
+        return image
+
     return HostPrior(
         base,
         {text: guider.conds[f"text {index}"] for index, text in enumerate(texts)},
         options,
         EncoderCopy(vae, base.process_latent_in, image_size, device) if encodes else _no_encoder,
-        lambda z: vae.decode(base.process_latent_out(z)).movedim(-1, 1).float(),
+        decode,
         device=device,
         image_size=image_size,
         latent_shape=latent_shape(model, vae, image_size),

@@ -1,4 +1,4 @@
-"""Stop & keep: a button's request, kept by prompt and node until the run that it is meant for reads it."""
+"""Stop & keep: a button's request, kept by node until the run that it is meant for reads it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,15 @@ class Board:
             if node in self._points:
                 self._points[node]["running"] = False
 
+    def _known(self, node: str) -> str:
+        """``node``, or the one run whose node has that id within a subgraph: a page may not know the whole path."""
+        inner = [key for key in self._points if key.rsplit(":", 1)[-1] == node]
+        return inner[0] if node not in self._points and len(inner) == 1 else node
+
     def stop(self, node: str) -> bool:
         """Ask the run of ``node`` to finish; False when it has none."""
         with self._lock:
-            event = self._stops.get(node)
+            event = self._stops.get(self._known(node))
             if event is not None:
                 event.set()
             return event is not None
@@ -69,7 +74,7 @@ class Board:
     def picture(self, node: str) -> bytes:
         """The latest picture of ``node`` as JPEG; empty for none."""
         with self._lock:
-            found = self._pictures.get(node)
+            found = self._pictures.get(self._known(node))
         buffer = io.BytesIO()
         if found is not None:
             found.save(buffer, "JPEG", quality=90)
@@ -78,6 +83,7 @@ class Board:
     def history(self, node: str) -> dict[str, Any]:
         """Facts and points of the last run of ``node``, and whether it has a picture; empty for none."""
         with self._lock:
+            node = self._known(node)
             found = self._points.get(node)
             return {**found, "points": list(found["points"]), "picture": node in self._pictures} if found else {}
 

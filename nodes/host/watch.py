@@ -107,6 +107,7 @@ class Watch:
         self._pictures.put(None)
         self._thread.join(timeout=5)
         self._send("distill3d.end", {})
+        self.run = None  # which has this as its listener: memory of the device would wait for the garbage collector
 
     def attach(self, run: Distillation) -> None:
         """The run whose pictures are shown."""

@@ -13,6 +13,8 @@ from .part import Doubles
 
 FLAT = 1e-12
 """Turns smaller than this, relative to the face's extent squared, count as straight on."""
+MOST_BAD = 32
+"""Corners cut without being ears before a loop is given up."""
 
 
 def triangulate(points: Doubles, counts: Ints) -> tuple[Ints, Ints]:
@@ -89,23 +91,24 @@ def _flat(loop: Doubles) -> Doubles:
 def _ears(flat: Doubles) -> Ints:
     """``(k - 2, 3)`` triangles of a loop ``(k, 2)`` that runs counter-clockwise.
 
-    A loop that crosses itself has no right answer; there the least bad corner is cut, and none is lost.
+    A loop that crosses itself has no right answer; there the least bad corner is cut, and none is lost. Where that is
+    needed again and again, as in a loop without an area, the rest is a fan.
     """
     left = list(range(len(flat)))
     found: list[tuple[int, int, int]] = []
-    at = 0
-    while len(left) > 3:
+    at, bad = 0, 0
+    while len(left) > 3 and bad < MOST_BAD:
         for turn in range(len(left)):
             k = (at + turn) % len(left)
             if _is_ear(flat, left, k):
                 break
         else:
-            k = int(np.argmax(_turns(flat, left)))
+            k, bad = int(np.argmax(_turns(flat, left))), bad + 1
         a, b, c = left[k - 1], left[k], left[(k + 1) % len(left)]
         found.append((a, b, c))
         del left[k]
         at = k % len(left)  # the next corner, so that ears are cut all round and not as one thin fan
-    found.append((left[0], left[1], left[2]))
+    found += [(left[0], left[k], left[k + 1]) for k in range(1, len(left) - 1)]
     return np.array(found, np.int64)
 
 
