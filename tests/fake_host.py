@@ -79,7 +79,7 @@ class Manager(types.ModuleType):
         minimum_memory_required: int | None = None,
         force_full_load: bool = False,
     ) -> None:
-        self.loaded += models
+        self.loaded += [model for model in models if not any(model is held for held in self.loaded)]
 
     def loaded_models(self, only_currently_used: bool = False) -> list[Any]:
         return list(self.loaded)

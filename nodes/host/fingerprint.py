@@ -22,7 +22,8 @@ def of(model: Any, vae: Any) -> str:
     network = model.model.diffusion_model
     held = dict(network.named_parameters())
     for name, tensor in network.state_dict().items():
-        tensor = held.get(name, tensor) if tensor.is_meta else tensor  # GGUF weights show themselves as meta
+        if tensor.is_meta and name in held:  # as GGUF weights show themselves
+            tensor = held[name].as_subclass(Tensor)
         patched = model.backup.get(f"diffusion_model.{name}")  # a loaded LoRA lies in the weights themselves
         crc = zlib.crc32(_start(tensor if patched is None else patched.weight), crc)
     for tensor in _tensors(vae.first_stage_model.state_dict()):
@@ -53,7 +54,7 @@ def patch_names(model: Any) -> list[str]:
 def _start(tensor: Tensor) -> bytes:
     if tensor.is_meta:
         return f"{tuple(tensor.shape)} {tensor.dtype}".encode()
-    head = tensor.detach().as_subclass(Tensor).flatten()[:_READ]
+    head = tensor.detach().flatten()[:_READ]
     return bytes(head.float().cpu().numpy().tobytes())
 
 
