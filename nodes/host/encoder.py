@@ -30,7 +30,7 @@ _HANDLES = (
 @contextlib.contextmanager
 def others_loaded() -> Iterator[None]:
     """Loads again at the end what was loaded before: without smart memory the host puts all of it aside for a model."""
-    held = manager.loaded_models(only_currently_used=True)
+    held = [model for model in manager.loaded_models(only_currently_used=True) if model is not None]
     try:
         yield
     finally:
