@@ -226,13 +226,13 @@ def drop_cavities(vertices: Points, faces: Ints, poll: Callable[[float], None] |
     volume = np.bincount(labels, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
     drop = volume < 0
     by_part = faces[np.argsort(labels, kind="stable")]
-    ends = np.cumsum(np.bincount(labels, minlength=count))
-    point = vertices[by_part[ends - np.bincount(labels, minlength=count), 0]]
+    starts = np.cumsum([0, *np.bincount(labels, minlength=count)])
+    point = vertices[by_part[starts[:-1], 0]]
     cavities = drop.nonzero()[0]
     for done, cavity in enumerate(cavities):
         if poll is not None and done % 64 == 0:
             poll(done / len(cavities))
-        corners = vertices[by_part[ends[cavity - 1] if cavity else 0 : ends[cavity]]]
+        corners = vertices[by_part[starts[cavity] : starts[cavity + 1]]]
         low, high = corners.min((0, 1)), corners.max((0, 1))
         within = ~drop & (point > low).all(1) & (point < high).all(1)
         for part in within.nonzero()[0]:
