@@ -25,8 +25,8 @@ from distill3d.cli import app, main, resume
 from distill3d.cli import generate as generate_module
 from distill3d.cli import model as model_module
 from distill3d.cli.app import free_folder, slug
-from distill3d.cli.generate import KEPT, Generate
-from distill3d.cli.model import bundled
+from distill3d.cli.generate import KEPT, MODEL_KEPT, Generate
+from distill3d.cli.model import ModelFlags, bundled
 from distill3d.errors import CheckpointError, PriorError, SettingsError
 from distill3d.locks import claimed
 from distill3d.mesh import MeshSettings
@@ -109,8 +109,8 @@ def test_what_a_model_predicts_and_at_which_size_reaches_it(tmp_path: Path, monk
         raise PriorError("seen")
 
     flags = ["--prediction-type", "v_prediction", "--image-size", "256", "--model", str(tmp_path)]
-    for module, command in ((generate_module, "generate"), (model_module, "compare"), (model_module, "distill2d")):
-        monkeypatch.setattr(module, "load_prior", seen)
+    monkeypatch.setattr(model_module, "load_prior", seen)
+    for command in ("generate", "compare", "distill2d"):
         assert main([command, "a red cube", *flags, "--out", str(tmp_path / command)]) == 1
     assert asked == [("v_prediction", 256)] * 3
 
@@ -251,14 +251,22 @@ def test_ctrl_c_keeps_everything_and_prints_the_command_that_goes_on(tiny_pipeli
 
 
 def test_resume_takes_the_flags_beside_the_settings_from_the_runs_folder(tmp_path: Path) -> None:
+    source = ModelFlags(dtype="bf16", tokenizer=Path("clip"))
     asked = Generate(
-        "a red cube", turntable_frames=3, vram_gb=8.0, mesh=MeshSettings(resolution=24), tokenizer=Path("clip")
+        "a red cube",
+        source=source,
+        turntable_frames=3,
+        vram_gb=8.0,
+        mesh=MeshSettings(resolution=24),
+        encoder=Path("e"),
     )
-    resume.keep(tmp_path, asked, KEPT)
-    found = replace(Generate("a red cube"), **resume.kept(tmp_path, Generate, KEPT))
-    assert found == replace(asked, tokenizer=Path("clip").absolute())
+    resume.keep(tmp_path, (source, MODEL_KEPT), (asked, KEPT))
+    model = ModelFlags(**resume.kept(tmp_path, ModelFlags, MODEL_KEPT))
+    assert model == replace(source, tokenizer=Path("clip").absolute())
+    found = Generate("a red cube", source=source, **resume.kept(tmp_path, Generate, KEPT))
+    assert found == replace(asked, encoder=Path("e").absolute())
     (tmp_path / resume.FILE_NAME).write_text("{")
-    assert resume.kept(tmp_path, Generate, KEPT) == {}
+    assert resume.kept(tmp_path, Generate, KEPT) == resume.kept(tmp_path, ModelFlags, MODEL_KEPT) == {}
 
 
 def test_a_resumed_run_asks_for_as_few_rows_at_once_as_its_memory_allows(
@@ -357,10 +365,10 @@ def test_memory_that_runs_out_anywhere_ends_in_words(
     def full(*_: object, **__: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(generate_module, "load_prior", full)
+    monkeypatch.setattr(model_module, "load_prior", full)
     status, message = bad(capsys, "generate", "a red cube")
     assert status == 1 and "memory ran out" in message and "--dtype fp16" in message and "Traceback" not in message
-    monkeypatch.setattr(generate_module, "load_prior", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(model_module, "load_prior", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["generate", "a red cube"])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -15,16 +15,14 @@ from ..errors import SettingsError
 from ..files import make_folder
 from ..locks import claimed
 from ..mesh import MeshSettings, TextureSettings
-from ..methods import METHODS
-from ..optimize import PRESETS, Distillation, Execution, Settings, preset, remarks
+from ..optimize import Distillation, Execution, Settings, remarks
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..optimize.fit import check_limits, continued, cost_of, fit, time_steps
 from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
-from ..priors.load import load_prior
 from . import app, resume
-from .model import Prediction, bundled
+from .model import ModelFlags, PresetName, preset_of
 from .progress import ProgressLine, clock
 from .results import MeshFormat, write_results
 from .stopping import stopped_by_signals
@@ -46,30 +44,15 @@ class Generate:
 
     prompt: tyro.conf.Positional[str] = ""
     """What to build: one object, without view words, for instance "a red cube"."""
-    preset: Literal["draft", "standard", "fine"] = "draft"
+    preset: PresetName = "draft"
     """Draft takes a minute or two with the bundled prior, standard a few minutes, fine the longest."""
     seed: int = 0
     """Same seed, same settings, same CPU: same object. On a GPU sums are made in any order, and runs drift apart."""
     out: Path | None = None
     """Folder for the results; by default output/<prompt>-<method>-<seed>, numbered when that exists."""
-    model: Path | None = None
-    """Stable Diffusion model on your disk; the bundled tiny prior when left out. Never downloaded."""
     resume: Path | None = None
     """Continue a stopped run from its output folder, with the settings it was started with."""
-    negative: str = ""
-    """What to move away from, for instance "blurry, oversaturated". Read by SDS and ASD, by CSD with a negative weight
-    or Perp-Neg, and by TBSD and SDS-Bridge with an empty modifier."""
-    device: str = "auto"
-    """One of auto (cuda where there is one, else cpu), cpu, cuda, cuda:1, mps (on a Mac; not tried)."""
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the diffusion model; auto is fp16 on CUDA and fp32 elsewhere."""
-    tokenizer: Path | None = None
-    """Folder with a CLIP tokenizer, for a single-file model that has none beside it."""
-    prediction_type: Prediction = "auto"
-    """What a single-file model predicts where it does not say: auto takes epsilon for Stable Diffusion 1.x, a guess for
-    2.x; set it when results are only noise."""
-    image_size: int | None = None
-    """Side in pixels the model works at; its own when left out. Smaller takes less memory and is rougher."""
+    source: Annotated[ModelFlags, tyro.conf.arg(name="")] = field(default_factory=ModelFlags)
     mesh_format: MeshFormat = "glb"
     """File format of the mesh; glb, obj and usdz carry a texture."""
     turntable_frames: int = 48
@@ -87,21 +70,9 @@ class Generate:
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
-KEPT = (
-    "device",
-    "dtype",
-    "tokenizer",
-    "prediction_type",
-    "image_size",
-    "encoder",
-    "vram_gb",
-    "mesh_format",
-    "turntable_frames",
-    "execution",
-    "mesh",
-    "texture",
-)
-"""Flags beside the settings: a resumed run takes them from its folder."""
+MODEL_KEPT = ("device", "dtype", "tokenizer", "prediction_type", "image_size")
+KEPT = ("encoder", "vram_gb", "mesh_format", "turntable_frames", "execution", "mesh", "texture")
+"""Flags beside the settings, of the model and of the rest: a resumed run takes them from its folder."""
 
 
 def run(arguments: Sequence[str], console: Console) -> int:
@@ -126,17 +97,9 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
         raise SettingsError(
             "expected --preset, --vram-gb and --time-budget for a new run only: a resumed one keeps its settings"
         )
-    app.warn(console, remarks([flags.settings], flags.negative))
+    app.warn(console, remarks([flags.settings], flags.source.negative))
     with console.status("loading the model"):
-        prior = load_prior(
-            flags.model,
-            device=flags.device,
-            dtype=flags.dtype,
-            tokenizer=flags.tokenizer,
-            prediction_type=flags.prediction_type,
-            image_size=flags.image_size,
-            encoder=flags.encoder,
-        )
+        prior = flags.source.load(encoder=flags.encoder)
         flags = _fitted(flags, prior, console)
         distillation = _distillation(flags, prior)
         if resumed:
@@ -145,7 +108,7 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
     make_folder(folder)
     if resumed is None:
         held.enter_context(claimed(folder))
-    resume.keep(folder, flags, KEPT)
+    resume.keep(folder, (flags.source, MODEL_KEPT), (flags, KEPT))
     label = f"{flags.prompt!r}, {flags.settings.method}, seed {flags.seed}, {prior.device}"
     again = f" from iteration {distillation.iteration}" if resumed else ""
     app.say(console, f"{label}: {flags.settings.iterations} iterations{again} into {folder}")
@@ -200,7 +163,7 @@ def _check(flags: Generate, resumed: bool) -> None:
 
 def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:
     return Distillation(
-        prior, flags.prompt, flags.settings, negative=flags.negative, seed=flags.seed, execution=flags.execution
+        prior, flags.prompt, flags.settings, negative=flags.source.negative, seed=flags.seed, execution=flags.execution
     )
 
 
@@ -233,18 +196,19 @@ def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generat
 def _parse(arguments: Sequence[str], resumed: tuple[checkpoints.Checkpoint, Path] | None) -> Generate:
     """Flags over the preset's defaults, or over the run's own settings when it is continued."""
     if resumed is None:
-        method, name = app.given(arguments, "method", "sds"), app.given(arguments, "preset", "draft")
-        known = method.upper() in METHODS and name in PRESETS
-        settings = preset(name, method, bundled=bundled(arguments)) if known else Settings()
-        default = Generate(preset=name if known else "draft", settings=settings)  # type: ignore[arg-type]
+        name, settings = preset_of(arguments, app.given(arguments, "method", "sds"))
+        default = Generate(preset=name, settings=settings)
     else:
         stored, folder = resumed
         settings, identity = described(stored)
         default = Generate(
             identity["prompt"],
             seed=identity["seed"],
-            negative=identity["negative"],
-            model=resume.model_of(stored, arguments),
+            source=ModelFlags(
+                negative=identity["negative"],
+                model=resume.model_of(stored, arguments),
+                **resume.kept(folder, ModelFlags, MODEL_KEPT),
+            ),
             settings=settings,
             **resume.kept(folder, Generate, KEPT),
         )

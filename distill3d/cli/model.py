@@ -1,4 +1,4 @@
-"""Flags of the commands that set methods beside each other, and the settings that suit the model they name."""
+"""Flags that name the diffusion model, and the settings that suit it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ModelFlags:
     image_size: int | None = None
     """Side in pixels the model works at; its own when left out. Smaller takes less memory and is rougher."""
 
-    def load(self) -> DiffusersPrior:
-        """The prior. Raises ``PriorError``."""
+    def load(self, *, encoder: Path | None = None) -> DiffusersPrior:
+        """The prior, with a small autoencoder of its own for the gradient where one is named. Raises ``PriorError``."""
         return load_prior(
             self.model,
             device=self.device,
@@ -49,6 +49,7 @@ class ModelFlags:
             tokenizer=self.tokenizer,
             prediction_type=self.prediction_type,
             image_size=self.image_size,
+            encoder=encoder,
         )
 
 

@@ -26,9 +26,13 @@ def command(folder: Path) -> str:
     return app.command_line(["distill3d", "generate", "--resume", str(folder)])
 
 
-def keep(folder: Path, flags: Any, names: Sequence[str]) -> None:
-    """Write the flags beside a run's settings (mesh, texture, device ...) into its folder. Raises ``OutputError``."""
-    values = {name: getattr(flags, name) for name in names}
+def keep(folder: Path, *flags: tuple[Any, Sequence[str]]) -> None:
+    """Write the flags beside a run's settings (mesh, texture, device ...) into its folder: of each object the names.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    values = {name: getattr(holder, name) for holder, names in flags for name in names}
     paths = {name: str(value.absolute()) for name, value in values.items() if isinstance(value, Path)}
     write_json(folder / FILE_NAME, {name: to_json(value) for name, value in values.items()} | paths)
 
