@@ -151,7 +151,7 @@ class NeRFOptimizer(io.ComfyNode):
             resume=resume.checkpoint if resume else None,
             limits=limits.Limits(float(vram_gb or 0), float(time_budget or 0)),
         )
-        note = assembled.unused(loss, settings)
+        note = assembled.unused(loss, settings, bundled=tag.bundled)
         facts = {"method": loss.method.upper(), "prompt": loss.prompts.views.prompt, "note": note}
         if note:
             log.warning(note)

@@ -12,6 +12,7 @@ from ..distill3d.errors import SettingsError
 from ..distill3d.methods import METHODS, GradientSettings
 from ..distill3d.optimize import Settings, preset, remarks
 from ..distill3d.schedules import Schedule, TimestepWindow, parse
+from ..distill3d.world.words import remark
 from . import reflect
 from .host.guidance import guides_throughout, has_patches
 from .types import Loss, Plan
@@ -55,15 +56,17 @@ def _takes(loss: Loss, plan: Plan) -> bool:
     return "guidance" in known and (plan.over == "iterations" or "guidance_over" in known)
 
 
-def unused(loss: Loss, settings: Settings) -> str:
-    """What of the graph has no effect with this method, or an unwanted one, in words; empty for nothing."""
+def unused(loss: Loss, settings: Settings, *, bundled: bool) -> str:
+    """What of the graph has no effect with this method and model, or an unwanted one, in words; empty for nothing."""
     name, found = loss.method.upper(), []
     if loss.plan is not None and not _takes(loss, loss.plan):
         over = " over timesteps" if "guidance" in reflect.defaults(loss.settings_type) else ""
         found.append(f"{name} has no guidance scale{over}: the CFG schedule is not used")
     if has_patches(loss.model.model_options) and not guides_throughout(loss.settings_type):
         found.append(f"{name} combines predictions without CFG: the MODEL's RescaleCFG or other CFG patch is not used")
-    return "; ".join([*found, *remarks([settings], loss.prompts.views.negative)])
+    views = loss.prompts.views
+    unread = remark(views.prompt, views.negative) if bundled else ""
+    return "; ".join([*found, *remarks([settings], views.negative), *filter(None, [unread])])
 
 
 def schedule(name: str, text: str) -> Schedule:

@@ -164,6 +164,8 @@ def test_bad_flags_are_refused_before_anything_is_written(
     tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
+    (tmp_path / "a-run").mkdir()
+    (tmp_path / "a-run" / checkpoints.FILE_NAME).touch()
     model = ["--model", str(tiny_pipeline), "--out", str(out)]
     for flags, words in (
         (["generate", "   ", *model], "expected a prompt"),
@@ -175,11 +177,26 @@ def test_bad_flags_are_refused_before_anything_is_written(
         (["generate", "a cube", "--model", str(tmp_path / "nowhere"), "--out", str(out)], "there is no file or folder"),
         (["bench", "speed"], "unknown benchmark 'speed'"),
         (["paint"], "unknown command 'paint'"),
+        (["generat", "a cube"], "did you mean distill3d generate?"),
+        (["generate", "a", "red", "cube", *model], 'double quotes, distill3d generate "a red cube"'),
+        (["compare", "'a", "cube'", *model], 'double quotes, distill3d compare "a cube"'),
+        (["distill2d", "a cube", "--methods", "sds,dds", *model], "'dds'"),
+        (["generate", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path)], "new or empty output folder"),
+        (["distill2d", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path)], "new or empty output folder"),
+        (["export", str(tmp_path)], "(a-run)"),
     ):
         status, message = bad(capsys, *flags)
         assert status != 0, flags
         assert words in message and "Traceback" not in message, (flags, message)
     assert not out.exists()
+
+
+def test_words_the_bundled_prior_has_never_read_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--methods", "SDS", "--iterations", "1", "--batch", "1"]
+    for prompt, told in (("a read cubee", "never read 'read', 'cubee'"), ("A red cube!", "")):
+        assert main(["distill2d", prompt, *flags, "--out", str(tmp_path / prompt)]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert told in said and ("never read" in said) == bool(told)
 
 
 def test_resume_refuses_what_is_no_checkpoint_and_other_settings(

@@ -253,7 +253,7 @@ def test_a_patch_that_cannot_act_is_never_skipped_in_silence(pack: ModuleType) -
     patcher = model()
 
     def unused(made: Any) -> str:
-        return str(get("settings").unused(made, get("settings").assemble(made, "draft", bundled=False)))
+        return str(get("settings").unused(made, get("settings").assemble(made, "draft", bundled=False), bundled=False))
 
     for method in ("SDS", "CSD"):
         assert unused(loss(method, patcher=patcher)) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -236,9 +237,12 @@ def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:
     assert full.sds.guidance(0) == 101
     cfg = get("types").Plan(schedules.Linear(20, 10))
     assert settings.assemble(loss(cfg=cfg), "draft", bundled=True).sds.guidance(0.5) == 15
-    assert settings.unused(loss(), made) == ""
+    assert settings.unused(loss(), made, bundled=True) == ""
+    strange = replace(loss(), prompts=prompts("a corgi"))
+    assert "'corgi'" in settings.unused(strange, made, bundled=True)
+    assert settings.unused(strange, made, bundled=False) == ""
     csd = loss("CSD", cfg=cfg)
-    assert "not used" in settings.unused(csd, settings.assemble(csd, "draft", bundled=True))
+    assert "not used" in settings.unused(csd, settings.assemble(csd, "draft", bundled=True), bundled=True)
     more = (
         "losses.sparsity = 0->20  # haze\n\nbackground.mode = white\nfield.grid.levels = 3\ncameras.elevation = -5..40"
     )

@@ -285,6 +285,7 @@ def test_embed_keeps_texts_and_warns_once(tiny_pipeline: Path, caplog: pytest.Lo
         first = prior.embed(["a red cube " * 9, ""])
         assert len(caplog.records) == 1 and "Shorten it" in caplog.text and "14 tokens" in caplog.text
         again = prior.embed(["", "a red cube " * 9])
+        prior.embed(["a red cube " * 9 + ", back view"])
     assert len(caplog.records) == 1 and torch.equal(first.flip(0), again)
     prior.unload_text_encoder()
     assert torch.equal(prior.embed([""])[0], first[1])

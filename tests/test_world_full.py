@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from distill3d.world import (
     solid_of,
     trace,
     view_word,
+    words,
 )
 from distill3d.world.dataset import training_round
 from distill3d.world.objects import with_article
@@ -231,3 +233,14 @@ def test_lamp_and_gradient_reach_the_picture() -> None:
     torch.testing.assert_close(rgb[0, :, 0, 0], torch.tensor([1.0, 0, 0]))
     torch.testing.assert_close(rgb[0, :, -1, 0], torch.tensor([0.0, 0, 1]))
     torch.testing.assert_close(rgb[0, :, 16, 16], plain[0, :, 16, 16] * torch.tensor([0.7, 1, 1]), atol=2e-3, rtol=0)
+
+
+def test_words_of_the_captions_are_known_and_others_are_told() -> None:
+    captions = render_dataset(1200, 3, WorldSettings(name="full", image_size=8)).captions
+    assert words.unread(*captions) == []
+    used = set(re.findall(r"\w+", " ".join(captions).lower()))
+    assert words.unread("a Corgi, and the corgi's Mug; RED view") == ["corgi", "the", "s"]
+    assert {"a", "and", "mug", "red", "view"} <= used and not {"corgi", "the", "s"} & used
+    assert words.remark("a striped red cube", "") == ""
+    told = words.remark("a red cube", "blurry")
+    assert "'blurry'" in told and "'red'" not in told and "smiley" in told and "checkered" in told

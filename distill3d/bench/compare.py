@@ -47,6 +47,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: no such file, or not one JSON object.
     """
+    if not path.is_file():
+        raise SettingsError(f"expected a file written by distill3d bench --json, got none at {path}: check the path")
     try:
         value = json.loads(path.read_bytes())  # of any Unicode encoding: PowerShell's > writes UTF-16
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import logging
@@ -14,6 +15,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,8 +75,16 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
     """Flags into a settings object; on ``--help`` or a flag that cannot be read it exits as argparse does.
 
     Raises:
-        SettingsError: a value that the settings refuse, in their own words, at whatever depth they are.
+        SettingsError: a value that the settings refuse, in their own words, at whatever depth they are; or a prompt
+            that the shell has cut into words.
     """
+    words = list(takewhile(lambda text: not text.startswith("-"), arguments))
+    if len(words) > 1 and any(field.name == "prompt" for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
+        text = " ".join(words).strip("'")
+        raise SettingsError(
+            f"expected the prompt as one text, got {len(words)} words: put it in double quotes, distill3d {command} "
+            f'"{text}"'
+        )
     options: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
@@ -120,6 +130,15 @@ def given(arguments: Sequence[str], flag: str, default: str) -> str:
         elif text.startswith(f"--{flag}="):
             value = text.split("=", 1)[1]
     return value
+
+
+def lowered(arguments: Sequence[str], flag: str) -> list[str]:
+    """The arguments with the value of ``--flag`` in lower case, for names that are written in capitals as well."""
+    start, found = f"--{flag}=", list(arguments)
+    for index, text in enumerate(found):
+        if text.startswith(start) or (index and found[index - 1] == f"--{flag}"):
+            found[index] = text.lower()
+    return found
 
 
 def flag(setting: str) -> str:

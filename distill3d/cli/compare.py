@@ -71,7 +71,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     if not 16 <= first.size <= 1024:
         raise SettingsError(f"expected pictures of 16 to 1024 pixels, got {first.size}: 160 is usual")
     runs = [replace(flags[method].settings, method=method) for method in methods]  # type: ignore[arg-type]
-    app.warn(console, remarks(runs, first.source.negative))
+    app.warn(console, [*remarks(runs, first.source.negative), *first.source.unread(prompt)])
     with console.status("loading the model"):
         prior = first.source.load()
     folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")

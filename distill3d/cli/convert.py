@@ -18,9 +18,10 @@ from .results import check_suffix, spoken
 
 DESCRIPTION = """Take a GLB, glTF, OBJ, PLY, STL or OFF file to GLB, OBJ, PLY, STL or USDZ.
 
-Without flags shape and texture stay as they are. A face budget decimates, and then unwraps and bakes the colours and
-the fine normals of the original onto the result. --texture.* flags give a mesh without a texture one; --texture.size 0
-takes it away. What of a file is not read, and what the new one cannot hold, is told."""
+Without flags shape, colours and colour texture stay as they are; normal and other maps are not read. A face budget
+decimates, and then unwraps and bakes the colours and the fine normals of the original onto the result. --texture.*
+flags give a mesh without a texture one; --texture.size 0 takes it away. What of a file is not read, and what the new
+one cannot hold, is told."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``distill3d distill2d``: methods side by side on a picture, a latent or a toy in the plane, in seconds."""
+"""``distill3d distill2d``: methods side by side on a picture, a latent or a toy in the plane."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ..two_d.mixture import TARGET_TEXT, check_toy, mixture_prior, ring
 from . import app
 from .model import ModelFlags, bundled
 from .progress import PLAIN_EVERY, clock
-from .resume import REPORT, refuse_used
+from .resume import REPORT, refuse_filled
 from .stopping import stopped_by_signals
 
 DESCRIPTION = """Optimise a picture directly with any method, all methods beside each other from the same start and
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     if flags.window not in ("published", *WINDOWS):
         raise SettingsError(f"expected a window of published, {', '.join(WINDOWS)}, got {flags.window!r}: choose one")
     if flags.out is not None:
-        refuse_used(flags.out)
+        refuse_filled(flags.out)
     window = WINDOWS.get(flags.window)
     overrides = {name.lower(): getattr(flags, name.lower()) for name in METHODS}
     chosen = {
@@ -114,6 +114,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
             app.warn(console, ["the toy has no words: the prompt is not used"])
         prior, start = mixture_prior(), ring(flags.settings.batch)
     else:
+        app.warn(console, flags.source.unread(prompt))
         with console.status("loading the model"):
             prior = flags.source.load()
     task = Task(prompt, negative, flags.seed, flags.settings, chosen, plane=toy)
@@ -134,7 +135,8 @@ def run(arguments: Sequence[str], console: Console) -> int:
     if stopped:
         app.say(console, f"stopped; what was done by then is in {folder}")
         return 130
-    app.say(console, f"  results {folder}")
+    for name in ("sheet.png", "curves.png", REPORT):
+        app.say(console, f"  {Path(name).stem:<9} {folder / name}")
     return 0
 
 

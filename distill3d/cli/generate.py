@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
 
 def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
     """``run``, with the run's folder kept to this process by ``held``."""
+    arguments = app.lowered(arguments, "method")
     resumed = resume.opened(arguments)
     if resumed is not None:
         held.enter_context(claimed(resumed[1]))
@@ -98,6 +100,8 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
             "expected --preset, --vram-gb and --time-budget for a new run only: a resumed one keeps its settings"
         )
     app.warn(console, remarks([flags.settings], flags.source.negative))
+    if resumed is None:
+        app.warn(console, flags.source.unread(flags.prompt))
     with console.status("loading the model"):
         prior = flags.source.load(encoder=flags.encoder)
         flags = _fitted(flags, prior, console)
@@ -111,7 +115,10 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
     resume.keep(folder, (flags.source, MODEL_KEPT), (flags, KEPT))
     label = f"{flags.prompt!r}, {flags.settings.method}, seed {flags.seed}, {prior.device}"
     again = f" from iteration {distillation.iteration}" if resumed else ""
-    app.say(console, f"{label}: {flags.settings.iterations} iterations{again} into {folder}")
+    if distillation.iteration >= flags.settings.iterations:
+        app.say(console, f"{label}: finished before; its pictures and mesh are made anew in {folder}")
+    else:
+        app.say(console, f"{label}: {flags.settings.iterations} iterations{again} into {folder}")
     try:
         return _run(flags, distillation, folder, console)
     except KeyboardInterrupt:
@@ -134,6 +141,7 @@ def _run(flags: Generate, distillation: Distillation, folder: Path, console: Con
         app.say(console, f"  {resume.command(folder)}")
         app.say(console, f"or see what there is with:\n  {app.command_line(['distill3d', 'turntable', str(folder)])}")
         return 130
+    began, again = time.monotonic(), " in all" if flags.resume else ""
     with console.status("finishing") as status:
         files = write_results(
             distillation,
@@ -145,7 +153,8 @@ def _run(flags: Generate, distillation: Distillation, folder: Path, console: Con
             recorder=recorder,
             say=status.update,
         )
-    app.say(console, f"done in {clock(sum(distillation.watch.total.values()))}")
+    spent, rest = sum(distillation.watch.total.values()), time.monotonic() - began
+    app.say(console, f"done: {clock(spent)} of optimisation{again}, {clock(rest)} for pictures and mesh")
     for kind in (k for k in ("sheet", "turntable", "curves", "report", "mesh") if k in files):
         app.say(console, f"  {kind:<9} {files[kind]}")
     return 0
@@ -158,7 +167,7 @@ def _check(flags: Generate, resumed: bool) -> None:
     if resumed and flags.out is not None:
         raise SettingsError("expected --out for a new run only: a resumed one goes on in its own folder")
     if flags.out is not None:
-        resume.refuse_used(flags.out)
+        resume.refuse_filled(flags.out)
 
 
 def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:
@@ -181,15 +190,15 @@ def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generat
     else:
         fitted = continued(flags.settings, flags.settings, cost, vram_gb=flags.vram_gb)
     prior.max_batch = fitted.max_batch
-    flags, changes, time = replace(flags, settings=fitted.settings), fitted.changes, ""
+    flags, changes, minutes = replace(flags, settings=fitted.settings), fitted.changes, ""
     if flags.time_budget is not None:
         seconds = time_steps(_distillation(flags, prior))
         cost = replace(cost, max_batch=fitted.max_batch)
         fitted = fit(flags.settings, cost, minutes=flags.time_budget, seconds_per_step=seconds)
         flags, changes = replace(flags, settings=fitted.settings), changes + fitted.changes
-        time = f", {fitted.seconds / 60:.1f} minutes of optimisation" if fitted.seconds is not None else ""
+        minutes = f", {fitted.seconds / 60:.1f} minutes of optimisation" if fitted.seconds is not None else ""
     changed = f"; {'; '.join(changes) or 'nothing had to be changed'}" if limited else ""
-    app.say(console, f"estimate: {fitted.gigabytes:.1f} GB of memory{time}{changed}")
+    app.say(console, f"estimate: {fitted.gigabytes:.1f} GB of memory for model and run{minutes}{changed}")
     return flags
 
 

@@ -13,6 +13,7 @@ from ..methods import METHODS
 from ..optimize import PRESETS, Settings, preset
 from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.load import bundled_prior_path, load_prior
+from ..world.words import remark
 from . import app
 
 PresetName = Literal["draft", "standard", "fine"]
@@ -52,14 +53,23 @@ class ModelFlags:
             encoder=encoder,
         )
 
+    def unread(self, prompt: str) -> list[str]:
+        """What to tell of words that the bundled prior has never read; nothing for any other model."""
+        said = remark(prompt, self.negative) if _is_bundled(self.model) else ""
+        return [said] if said else []
+
 
 def bundled(arguments: Sequence[str]) -> bool:
     """Whether ``--model`` is left out, None, or the bundled prior's own folder."""
     model = app.given(arguments, "model", "")
-    if model in ("", "None"):
+    return _is_bundled(None if model in ("", "None") else Path(model))
+
+
+def _is_bundled(model: Path | None) -> bool:
+    if model is None:
         return True
     with suppress(PriorError, OSError):
-        return Path(model).resolve() == bundled_prior_path().resolve()
+        return model.resolve() == bundled_prior_path().resolve()
     return False
 
 

@@ -15,6 +15,8 @@ from ..optimize.events import Checkpointed, Event, Step, Warned
 from . import app
 
 PLAIN_EVERY = 5.0
+WIDTH = 24
+"""Of the bar, in characters. Beside it timesteps and guidance are left out where the window has no room for them."""
 _SMOOTHING = 0.05
 
 
@@ -58,8 +60,9 @@ class ProgressLine:
         self._pace = seconds if self._pace is None else (1 - _SMOOTHING) * self._pace + _SMOOTHING * seconds
         text = self._text(event)
         if self._live:
+            text = text[: text.find("  t ")] if len(text) + WIDTH + 3 > self._console.width else text
             row = Table.grid(padding=(0, 1))
-            row.add_row(ProgressBar(total=event.iterations, completed=event.iteration, width=24), Text(text))
+            row.add_row(ProgressBar(total=event.iterations, completed=event.iteration, width=WIDTH), Text(text))
             self._live.update(row)
             return
         now = time.monotonic()

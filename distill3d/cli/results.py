@@ -141,7 +141,9 @@ def write_results(
     if recorder is not None and recorder.series:
         curves = recorder.picture(run.prompts.prompt, run.prior.T)
         put("curves", "curves.png", lambda path: write_png(path, curves))
-    frames = turntable(run.field, frames=turntable_frames, occupancy=run.occupancy, background=background)
+    frames = turntable(
+        run.field, frames=turntable_frames, kind="shaded", occupancy=run.occupancy, background=background
+    )
     put("turntable", "turntable.mp4", lambda path: write_animation(path, frames))
     say("extracting the mesh")
     try:

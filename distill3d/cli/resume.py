@@ -115,3 +115,16 @@ def refuse_used(folder: Path) -> None:
         raise OutputError(
             f"expected a fresh output folder, got one with results in it ({found[0]}): {folder}. Choose another --out"
         )
+
+
+def refuse_filled(folder: Path) -> None:
+    """``refuse_used``, and any folder with files of something else; what a run that broke off at once leaves is none.
+
+    Raises:
+        OutputError: it is not new, and not empty.
+    """
+    refuse_used(folder)
+    if folder.is_dir() and not (folder / FILE_NAME).exists() and any(folder.iterdir()):
+        raise OutputError(
+            f"expected a new or empty output folder, got one with other files in it: {folder}. Choose another --out"
+        )

@@ -94,7 +94,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
                 **options,
             )
             write_animation(path, frames, flags.fps)
-    app.say(console, f"  turntable {path}")
+    app.say(console, f"  {'sheet' if path.suffix.lower() == '.png' else 'turntable':<9} {path}")
     return 0
 
 

@@ -207,18 +207,22 @@ def _warnings(surface: Surface, report: dict, spacing: float) -> list[str]:
         )
     if surface.choice.rule == "faint":
         found.append(
-            f"the object is faint (most opaque ray {surface.choice.opacity:.2f}): its surface is a guess; train longer"
+            f"the object is faint (most opaque ray {surface.choice.opacity:.2f}): its surface is a guess; a new "
+            "run with more iterations may make it solid"
         )
     if -np.expm1(-2 * surface.choice.haze) > 0.1:
         found.append(f"a haze of density {surface.choice.haze:.2g} fills the box and was left out of the mesh")
     if surface.choice.mismatch > 0.5:
         found.append(
             f"the field is foggy: mesh and rendering disagree on {surface.choice.mismatch:.0%} of the covered area; "
-            "train longer or with a stronger opacity loss"
+            "a new run with more iterations or a higher losses.opaque may make it solid"
         )
     size = max(high - low for low, high in zip(*report["bounds"], strict=True))
     if size < TINY_CELLS * spacing:
-        found.append(f"the surface is only {size / spacing:.1f} cells across: raise the resolution, or train longer")
+        found.append(
+            f"the surface is only {size / spacing:.1f} cells across: raise the resolution, or "
+            "start a new run with more iterations"
+        )
     found += closedness_warnings(report)
     return found
 

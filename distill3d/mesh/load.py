@@ -61,7 +61,11 @@ def read_parts(path: Path | str) -> list[SurfaceMesh]:
         what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise MeshFileError(f"expected a mesh file, but {what}: check the path")
     if path.suffix.lower() not in SUFFIXES:
-        raise MeshFileError(f"expected a mesh file ending in {', '.join(SUFFIXES)}, got {path.name!r}")
+        written = "; USDZ is written here and not read" if path.suffix.lower() == ".usdz" else ""
+        raise MeshFileError(
+            f"expected a mesh file ending in {', '.join(SUFFIXES)}, got {path.name!r}{written}: export the object "
+            "in one of these formats"
+        )
     contents = _contents(path)
     pieces = [_compact(part) for part in contents.parts if len(part.faces)]
     said: list[str] = []

@@ -247,12 +247,12 @@ def pick_level(density: Tensor, lattice: Lattice, level: float | None) -> tuple[
     if choice.rule == "opaque":
         raise EmptySurfaceError(
             f"expected an object, but matter of density {choice.haze:.4g}, as dense as any object in it, fills the "
-            f"whole box: {found}; train with a stronger sparsity loss, or give a level"
+            f"whole box: {found}; a new run with a higher losses.sparsity clears it, or give a level"
         )
     if choice.level is None:
         raise EmptySurfaceError(
             f"expected a surface, but the field holds none: its most opaque ray has opacity {choice.opacity:.2g}, "
-            f"{found}; train longer, or give a level below {high:.4g}"
+            f"{found}; a new run with more iterations or less sparsity may hold one, or give a level below {high:.4g}"
         )
     return choice.level, choice
 

@@ -58,9 +58,10 @@ def _find(path: Path) -> Path:
     if path.is_file():
         return path
     what = "a folder without it" if path.is_dir() else "nothing at that path"
+    inside = sorted(file.parent.name for file in path.glob(f"*/{FILE_NAME}"))
+    named = f"one of those in it ({', '.join(inside[:8])})" if inside else "the folder that {out} named"
     raise CheckpointError(
-        f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. ",
-        advice="Give the folder that {out} named",
+        f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. ", advice=f"Give {named}"
     )
 
 

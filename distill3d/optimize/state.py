@@ -93,7 +93,8 @@ def restore(run: Distillation, checkpoint: checkpoints.Checkpoint) -> None:
                 "expected the settings the checkpoint was made with, got other ones:\n  "
                 + "\n  ".join(differences)
                 + "\n",
-                advice="Set them back and resume, or leave {resume} out for a new run in another {out} folder",
+                advice="A run goes on as it was begun, and for as many iterations. Set them back and resume, or leave "
+                "{resume} out for a new run in another {out} folder",
             )
         _restore(run, checkpoint)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:

@@ -109,6 +109,7 @@ class DiffusersPrior:
         if not (math.isfinite(self._scale) and self._scale > 0 and math.isfinite(self._shift)):
             raise ValueError(f"expected a scaling_factor above 0 in the VAE's config.json, got {self._scale:g}")
         self._embeddings: dict[str, Tensor] = {}
+        self._cut: set[str] = set()
         self._freeu: FreeU | None = None
         self._freeu_settings: FreeUSettings | None = None
         self._small: SmallEncoder | None = None
@@ -219,7 +220,8 @@ class DiffusersPrior:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """See ``Prior.embed``. Each text is encoded once and kept; a prompt that is cut off is reported once.
+        """See ``Prior.embed``. Each text is encoded once and kept; prompts that
+        are cut off are reported once for all with the same beginning.
 
         Raises:
             PriorError: a new text after ``unload_text_encoder``.
@@ -230,13 +232,15 @@ class DiffusersPrior:
         if new and self._text_encoder is None:
             raise PriorError(f"the text encoder was unloaded before {new[0]!r} was embedded: load the model again")
         for text in new:
-            _, lost = self.tokenizer.split(text)
-            if lost:
+            read, lost = self.tokenizer.split(text)
+            if lost and read not in self._cut:
+                self._cut.add(read)
                 logger.warning(
-                    "the text encoder reads %d tokens and ignores the rest of this prompt: %r. Shorten it, and put "
-                    "what matters first.",
+                    "the text encoder reads %d tokens and ignores %r at the end of %r. Shorten it where the words are "
+                    "yours; a method's own are too long for so small an encoder.",
                     self.tokenizer.length - 2,
                     lost,
+                    text,
                 )
         if new:
             states = self._text_encoder(self.tokenizer(new).to(self.device))[0].float()

@@ -52,9 +52,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         if chosen.type not in ("cpu", "cuda", "mps"):
             raise PriorError(f"expected a device of auto, cpu, cuda or mps, got {device!r}: choose one")
         if chosen.type == "mps" and not torch.backends.mps.is_available():
-            raise PriorError("device mps was asked for and torch finds none: use device='cpu'")
+            raise PriorError("device mps was asked for and torch finds none: take the device cpu")
         if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise PriorError("device cuda was asked for and torch finds no GPU: use device='cpu' or a CUDA torch")
+            raise PriorError(
+                "device cuda was asked for and torch finds no GPU: take the device cpu, or install a PyTorch with CUDA"
+            )
         return chosen
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -112,8 +114,9 @@ def load_prior(
         raise PriorError(f"expected prediction_type auto, {' or '.join(PREDICTION_TYPES)}, got {prediction_type!r}")
     if not at.exists():
         raise PriorError(
-            f"there is no file or folder {at}: give a diffusers folder, a .safetensors checkpoint, or nothing for the "
-            "bundled tiny prior (models are never downloaded)"
+            f"there is no file or folder {at}: give a diffusers folder or a .safetensors checkpoint on this disk, or "
+            "nothing for the bundled tiny prior. Models are never downloaded here: a name such as owner/model has to "
+            "be fetched first"
         )
     try:
         import diffusers  # noqa: F401

@@ -112,11 +112,12 @@ class Distilled:
 
 
 def choose(methods: tuple[str, ...]) -> tuple[str, ...]:
-    """Known names in lower case; ``all``, in any case, is every method.
+    """Known names in lower case; ``all``, in any case, is every method. Commas part names as blanks do.
 
     Raises:
         SettingsError: an unknown name, one twice, or others beside ``all``.
     """
+    methods = tuple(name for text in methods for name in text.replace(",", " ").split())
     written = " ".join(methods) or "none"
     if any(name.strip().lower() == "all" for name in methods):
         if len(methods) > 1:

@@ -21,6 +21,7 @@ from ...distill3d.priors.base import Prior
 from ...distill3d.render.pictures import to_uint8
 from ...distill3d.two_d.bench import Comparison, Task, compare
 from ...distill3d.two_d.latents import Frame
+from ...distill3d.world.words import remark
 from .conditioning import Conditioning, encode
 from .guidance import guides_throughout, has_patches, make_guide, scale_of
 from .prior import HostPrior
@@ -171,6 +172,8 @@ def picture_of(prior: Prior, model: Any) -> Picture | None:
 def unused(task: Task, model: Any) -> str:
     """What of the graph has no effect with some of the methods, or an unwanted one, in words; empty for nothing."""
     found = remarks(task.chosen.values(), task.negative)
+    if get_tag(model).bundled and (unread := remark(task.prompt, task.negative)):
+        found.append(unread)
     without = [name.upper() for name in task.chosen if not guides_throughout(METHODS[name.upper()].settings)]
     if without and has_patches(model.model_options):
         names = ", ".join(without)

@@ -56,6 +56,10 @@ def read_obj(path: Path) -> Contents:
                 sizes.append((len(rows["v"]), len(rows["vt"]), len(rows["vn"])))
     others = {"lines": rows["l"], "a point cloud": rows["p"], "curves": rows["curv"] + rows["surf"]}
     found.others = [what for what, lines in others.items() if lines] or ["a point cloud"] * bool(rows["v"])
+    if not rows["f"]:
+        if not any(rows.values()):
+            raise ValueError("no line of it is one of an OBJ")
+        return found
     materials = _materials(path, [name.strip() for name in rows["mtllib"] if name.strip()], found)
     names = list(dict.fromkeys(owner))
     looks = [materials.get(name, _Material()) for name in names]
@@ -64,8 +68,8 @@ def read_obj(path: Path) -> Contents:
     files = {f"picture {k}": look.data for k, look in enumerate(looks) if look.data is not None}
     library = [f"newmtl {k}\n" + f"map_Kd picture {k}\n" * (look.data is not None) for k, look in enumerate(looks)]
     files["mtl"] = "".join([*library, "newmtl none\n"]).encode()  # of two or more, each has its name in what is loaded
-    loaded = load_obj(io.BytesIO(text.encode()), resolver=files) if rows["f"] else {}
-    for number, mesh in sorted((int(name), mesh) for name, mesh in loaded.get("geometry", {}).items()):
+    loaded = load_obj(io.BytesIO(text.encode()), resolver=files)
+    for number, mesh in sorted((int(name), mesh) for name, mesh in loaded["geometry"].items()):
         found.parts.append(_part(mesh, names[number], looks[number], found))
     return found
 
