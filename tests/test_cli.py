@@ -138,7 +138,10 @@ def test_convert_takes_a_mesh_to_another_format_and_budget(
 ) -> None:
     source = str(finished / "mesh.glb")
     assert main(["convert", source, str(tmp_path / "a.usdz")]) == 0
+    capsys.readouterr()
     assert main(["convert", source, str(tmp_path / "b.obj"), "--face-budget", "200", *SMALL]) == 0
+    told = "".join(capsys.readouterr().err.split())
+    assert all(str(tmp_path / name) in told for name in ("b.obj", "b.mtl", "b_color.png"))
     assert len(trimesh.load(tmp_path / "b.obj", force="mesh").faces) <= 200 and (tmp_path / "b_color.png").exists()
     capsys.readouterr()
     for arguments, words in (
@@ -161,7 +164,7 @@ def bad(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 
 
 def test_bad_flags_are_refused_before_anything_is_written(
-    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     (tmp_path / "a-run").mkdir()
@@ -184,6 +187,8 @@ def test_bad_flags_are_refused_before_anything_is_written(
         (["generate", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path)], "new or empty output folder"),
         (["distill2d", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path)], "new or empty output folder"),
         (["export", str(tmp_path)], "(a-run)"),
+        (["export", str(finished), "--out", str(tmp_path / "m.obj"), "--mesh-format", "ply"], "leave one out"),
+        (["generate", "a cube", "--gradient.clip", "2->", *model], "--gradient.clip: expected"),
     ):
         status, message = bad(capsys, *flags)
         assert status != 0, flags

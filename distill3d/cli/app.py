@@ -51,6 +51,20 @@ def _schedule_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructo
 
 
 @REGISTRY.primitive_rule
+def _no_schedule_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """A schedule or None as one rule of ours, so that what cannot be read is refused in the schedules' own words."""
+    if info.type != schedules.Schedule | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{None}|SCHEDULE",
+        instance_from_str=lambda texts: None if texts[0] in ("None", "none") else schedules.parse(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, schedules.Schedule),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+@REGISTRY.primitive_rule
 def _sectors_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
     if info.type != tuple[prompts.Sector, ...]:
         return None

@@ -14,7 +14,7 @@ from ..errors import SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings, TextureSettings, convert_for, read_parts, write
 from . import app
-from .results import check_suffix, spoken
+from .results import check_suffix, spoken, tell_mesh
 
 DESCRIPTION = """Take a GLB, glTF, OBJ, PLY, STL or OFF file to GLB, OBJ, PLY, STL or USDZ.
 
@@ -67,5 +67,5 @@ def run(arguments: Sequence[str], console: Console) -> int:
         write(mesh, flags.out, {"generator": "distill3d", "source": flags.source.name, "mesh": mesh.report})
     app.warn(console, mesh.report.get("warnings", ()))
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
-    app.say(console, f"  mesh      {flags.out}")
+    tell_mesh(console, flags.out)
     return 0

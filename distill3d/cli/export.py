@@ -9,10 +9,11 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from ..errors import SettingsError
 from ..files import make_folder
 from ..mesh import MeshSettings, TextureSettings
 from . import app
-from .results import MeshFormat, check_suffix, saved_run, write_mesh
+from .results import MeshFormat, check_suffix, saved_run, tell_mesh, write_mesh
 
 DESCRIPTION = """Write the mesh of a run again from its checkpoint: other resolution, level, face budget or format.
 
@@ -41,9 +42,12 @@ def run(arguments: Sequence[str], console: Console) -> int:
     folder = flags.run if flags.run.is_dir() else flags.run.parent
     path = flags.out or folder / f"mesh.{flags.mesh_format}"
     check_suffix(path)
+    asked = app.given(arguments, "mesh-format", "")
+    if flags.out is not None and asked and path.suffix.lower() != f".{asked}":
+        raise SettingsError(f"expected --out or --mesh-format, got {path.name!r} and {asked}: leave one out")
     make_folder(path.parent)
     with app.unwritten(), console.status("extracting the mesh") as status:
         mesh = write_mesh(saved, path, flags.mesh, flags.texture, status.update)
     console.print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} faces", highlight=False)
-    app.say(console, f"  mesh      {path}")
+    tell_mesh(console, path)
     return 0

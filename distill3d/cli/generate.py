@@ -25,7 +25,7 @@ from ..priors.diffusers_prior import DiffusersPrior
 from . import app, resume
 from .model import ModelFlags, PresetName, preset_of
 from .progress import ProgressLine, clock
-from .results import MeshFormat, write_results
+from .results import MeshFormat, tell_mesh, write_results
 from .stopping import stopped_by_signals
 
 DESCRIPTION = """Turn a prompt into a 3D object by score distillation.
@@ -155,8 +155,9 @@ def _run(flags: Generate, distillation: Distillation, folder: Path, console: Con
         )
     spent, rest = sum(distillation.watch.total.values()), time.monotonic() - began
     app.say(console, f"done: {clock(spent)} of optimisation{again}, {clock(rest)} for pictures and mesh")
-    for kind in (k for k in ("sheet", "turntable", "curves", "report", "mesh") if k in files):
+    for kind in (k for k in ("sheet", "turntable", "curves", "report") if k in files):
         app.say(console, f"  {kind:<9} {files[kind]}")
+    tell_mesh(console, files["mesh"])
     return 0
 
 

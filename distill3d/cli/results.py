@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from rich.console import Console
+
 from ..errors import CheckpointError, OutputError, SettingsError
 from ..files import output_error, write_json
 from ..mesh import TEXTURED, MeshSettings, OnStage, SurfaceMesh, TextureSettings, build, write
+from ..mesh.beside import parts_of
 from ..mesh.load import SUFFIXES
 from ..mesh.plan import unused
 from ..optimize import Distillation, report
@@ -74,6 +77,13 @@ def saved_run(path: Path, command: str) -> SavedField:
         if "{resume}" not in error.advice:
             raise
         raise CheckpointError(error.message, advice="Give the output folder of another run") from error
+
+
+def tell_mesh(console: Console, path: Path) -> None:
+    """A line with the mesh file's path, and one for each file that has to go where it goes."""
+    app.say(console, f"  mesh      {path}")
+    for part in sorted(parts_of(path) - {path.resolve()}):
+        app.say(console, f"            {path.parent / part.name}")
 
 
 def spoken(say: Callable[[str], None]) -> OnStage:
