@@ -14,6 +14,7 @@ from ..distill3d.optimize import Settings, preset, remarks
 from ..distill3d.schedules import Schedule, TimestepWindow, parse
 from ..distill3d.world.words import remark
 from . import reflect
+from .host.conditioning import unweighted
 from .host.guidance import guides_throughout, has_patches
 from .types import Loss, Plan
 
@@ -65,8 +66,8 @@ def unused(loss: Loss, settings: Settings, *, bundled: bool) -> str:
     if has_patches(loss.model.model_options) and not guides_throughout(loss.settings_type):
         found.append(f"{name} combines predictions without CFG: the MODEL's RescaleCFG or other CFG patch is not used")
     views = loss.prompts.views
-    unread = remark(views.prompt, views.negative) if bundled else ""
-    return "; ".join([*found, *remarks([settings], views.negative), *filter(None, [unread])])
+    unknown = remark(unweighted(views.prompt), unweighted(views.negative)) if bundled else ""
+    return "; ".join([*found, *remarks([settings], views.negative), *filter(None, [unknown])])
 
 
 def schedule(name: str, text: str) -> Schedule:

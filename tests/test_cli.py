@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from rich.console import Console
 
 from distill3d import methods
 from distill3d.cli import app, main, resume
@@ -27,11 +29,13 @@ from distill3d.cli import model as model_module
 from distill3d.cli.app import free_folder, slug
 from distill3d.cli.generate import KEPT, MODEL_KEPT, Generate
 from distill3d.cli.model import ModelFlags, bundled
-from distill3d.errors import CheckpointError, PriorError, SettingsError
+from distill3d.cli.progress import ProgressLine
+from distill3d.errors import CheckpointError, OutputError, PriorError, SettingsError
 from distill3d.locks import claimed
 from distill3d.mesh import MeshSettings
 from distill3d.optimize import Distillation
 from distill3d.optimize import checkpoint as checkpoints
+from distill3d.optimize.events import Step
 from distill3d.optimize.fit import Cost
 from distill3d.priors.load import bundled_prior_path
 
@@ -167,8 +171,8 @@ def test_bad_flags_are_refused_before_anything_is_written(
     tiny_pipeline: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    (tmp_path / "a-run").mkdir()
-    (tmp_path / "a-run" / checkpoints.FILE_NAME).touch()
+    (tmp_path / "a-{run").mkdir()
+    (tmp_path / "a-{run" / checkpoints.FILE_NAME).touch()
     model = ["--model", str(tiny_pipeline), "--out", str(out)]
     for flags, words in (
         (["generate", "   ", *model], "expected a prompt"),
@@ -186,7 +190,11 @@ def test_bad_flags_are_refused_before_anything_is_written(
         (["distill2d", "a cube", "--methods", "sds,dds", *model], "'dds'"),
         (["generate", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path)], "new or empty output folder"),
         (["distill2d", "a cube", "--model", str(tiny_pipeline), "--out", str(tmp_path)], "new or empty output folder"),
-        (["export", str(tmp_path)], "(a-run)"),
+        (["export", str(tmp_path)], f"Give one of the runs in it: {tmp_path / 'a-{run'}"),
+        (["compare", "a cube", "--out", str(tmp_path)], "(a-{run): "),
+        (["generate", "a red cube", "standard", *model], "flags after the prompt, got 'standard'"),
+        (["generate", *model, "a", "red", "cube"], "needs double quotes"),
+        (["export", str(finished), "--out", str(tmp_path / "m.obj"), "--mesh_format=ply"], "leave one out"),
         (["export", str(finished), "--out", str(tmp_path / "m.obj"), "--mesh-format", "ply"], "leave one out"),
         (["generate", "a cube", "--gradient.clip", "2->", *model], "--gradient.clip: expected"),
     ):
@@ -196,12 +204,12 @@ def test_bad_flags_are_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_words_the_bundled_prior_has_never_read_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_the_bundled_prior_does_not_know_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--methods", "SDS", "--iterations", "1", "--batch", "1"]
-    for prompt, told in (("a read cubee", "never read 'read', 'cubee'"), ("A red cube!", "")):
+    for prompt, told in (("a read cubee", "does not know 'read', 'cubee'"), ("A red cube!", "")):
         assert main(["distill2d", prompt, *flags, "--out", str(tmp_path / prompt)]) == 0
         said = " ".join(capsys.readouterr().err.split())
-        assert told in said and ("never read" in said) == bool(told)
+        assert told in said and ("not know" in said) == bool(told)
 
 
 def test_resume_refuses_what_is_no_checkpoint_and_other_settings(
@@ -438,3 +446,44 @@ def test_the_pack_imports_without_the_host() -> None:
         cwd="/",
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
     )
+
+
+def test_an_output_folder_may_hold_what_file_managers_leave_and_a_beginning_of_the_same_command(tmp_path: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).touch()
+    resume.refuse_filled(tmp_path)
+    (tmp_path / "sheet.png").touch()
+    with pytest.raises(OutputError, match=r"other files in it \(sheet.png\)"):
+        resume.refuse_filled(tmp_path)
+    (tmp_path / resume.FILE_NAME).touch()
+    resume.refuse_filled(tmp_path)
+    with pytest.raises(OutputError, match="other files"):
+        resume.refuse_filled(tmp_path, ["sds"])
+    (tmp_path / "sds").mkdir()
+    resume.refuse_filled(tmp_path, ["sds"])
+
+
+def test_flags_are_found_however_they_are_written() -> None:
+    for arguments in (["--method", "ASD"], ["--method=ASD"], ["x", "--method", "sds", "--method", "ASD"]):
+        assert app.given(arguments, "method", "sds") == "ASD"
+        assert app.given(app.lowered(arguments, "method"), "method", "sds") == "asd"
+    assert app.given(["--mesh_format=OBJ", "-x"], "mesh-format", "") == "OBJ"
+    assert app.lowered(["--mesh_format=OBJ", "A B", "--method"], "mesh-format") == [
+        "--mesh_format=obj",
+        "A B",
+        "--method",
+    ]
+    assert app.given(["--method"], "method", "sds") == "sds"
+
+
+@pytest.mark.parametrize(("width", "wide"), [(60, False), (80, False), (109, False), (110, True), (200, True)])
+def test_the_live_line_fits_the_window(width: int, wide: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width)
+    seconds = {"encode": 0.2}
+    step = Step(446, 10000, 121.0, {}, 1.0, 0.1, 0.243, (20, 313), 64, seconds, {"guidance": 3.7})
+    with ProgressLine(console) as line:
+        line(step)
+    last = [part for part in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).split("\n") if "it/s" in part][-1]
+    assert ("CFG 3.7" in last) == wide
+    assert width < 80 or "occupancy 24.3 %" in last, "one line"

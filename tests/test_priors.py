@@ -286,6 +286,7 @@ def test_embed_keeps_texts_and_warns_once(tiny_pipeline: Path, caplog: pytest.Lo
         assert len(caplog.records) == 1 and "Shorten it" in caplog.text and "14 tokens" in caplog.text
         again = prior.embed(["", "a red cube " * 9])
         prior.embed(["a red cube " * 9 + ", back view"])
+        prior.embed(["b red cube " * 4 + "a red cube " * 5])  # the same end
     assert len(caplog.records) == 1 and torch.equal(first.flip(0), again)
     prior.unload_text_encoder()
     assert torch.equal(prior.embed([""])[0], first[1])

@@ -34,6 +34,10 @@ _OUT_OF_MEMORY = (
     "checkpoint that was written is whole, and distill3d export reads it on the CPU"
 )
 
+_QUOTES = "'\"\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}" + (
+    "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}"
+)
+
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
@@ -92,9 +96,12 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
         SettingsError: a value that the settings refuse, in their own words, at whatever depth they are; or a prompt
             that the shell has cut into words.
     """
+    prompted = any(field.name == "prompt" for field in dataclasses.fields(kind))  # type: ignore[arg-type]
     words = list(takewhile(lambda text: not text.startswith("-"), arguments))
-    if len(words) > 1 and any(field.name == "prompt" for field in dataclasses.fields(kind)):  # type: ignore[arg-type]
-        text = " ".join(words).strip("'")
+    if prompted and len(words) > 1 and not {"-h", "--help"} & set(arguments):
+        if " " in words[0].strip():
+            raise SettingsError(f"expected flags after the prompt, got {words[1]!r}: see distill3d {command} --help")
+        text = " ".join(words).strip(_QUOTES)
         raise SettingsError(
             f"expected the prompt as one text, got {len(words)} words: put it in double quotes, distill3d {command} "
             f'"{text}"'
@@ -117,6 +124,8 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
         if refused is not None:
             raise refused from None
         sys.stderr.write(said.getvalue())
+        if prompted and "Unrecognized options" in said.getvalue():
+            sys.stderr.write(f'A prompt of several words needs double quotes: distill3d {command} "a red cube"\n')
         raise
     sys.stderr.write(said.getvalue())
     return parsed
@@ -137,21 +146,25 @@ def _refused(end: BaseException) -> SettingsError | None:
 
 def given(arguments: Sequence[str], flag: str, default: str) -> str:
     """The value of ``--flag VALUE`` or ``--flag=VALUE``, read before the rest: presets decide the others' defaults."""
-    value = default
+    places = _places(arguments, flag)
+    return arguments[places[-1][0]].removeprefix(places[-1][1]) if places else default
+
+
+def _places(arguments: Sequence[str], flag: str) -> list[tuple[int, str]]:
+    """Where the values of ``--flag`` are, and what stands before them there; ``_`` is ``-``, as tyro has it."""
+    found = []
     for index, text in enumerate(arguments):
-        if text == f"--{flag}" and index + 1 < len(arguments):
-            value = arguments[index + 1]
-        elif text.startswith(f"--{flag}="):
-            value = text.split("=", 1)[1]
-    return value
+        name, equals, _ = text.partition("=")
+        if name.replace("_", "-") == f"--{flag}" and (equals or index + 1 < len(arguments)):
+            found.append((index, f"{name}=") if equals else (index + 1, ""))
+    return found
 
 
 def lowered(arguments: Sequence[str], flag: str) -> list[str]:
     """The arguments with the value of ``--flag`` in lower case, for names that are written in capitals as well."""
-    start, found = f"--{flag}=", list(arguments)
-    for index, text in enumerate(found):
-        if text.startswith(start) or (index and found[index - 1] == f"--{flag}"):
-            found[index] = text.lower()
+    found = list(arguments)
+    for index, before in _places(arguments, flag):
+        found[index] = before + found[index].removeprefix(before).lower()
     return found
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from ..errors import CheckpointError, Distill3DError, SettingsError
 from ..files import make_folder, write_json
 from ..locks import claimed
+from ..methods import METHODS
 from ..optimize import Distillation, Settings, compared, remarks, report
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
@@ -27,7 +28,7 @@ from ..two_d.pictures import table
 from . import app
 from .model import ModelFlags, PresetName, preset_of
 from .progress import ProgressLine
-from .resume import COMPARED, REPORT, refuse_used
+from .resume import COMPARED, REPORT, refuse_filled
 from .stopping import stopped_by_signals
 
 DESCRIPTION = """Run several methods on the same prompt, side by side in 3D: the same cameras, noise, initial field, and
@@ -67,11 +68,11 @@ def run(arguments: Sequence[str], console: Console) -> int:
     methods = choose(first.methods)
     flags = {method: _parse(arguments, method) for method in methods}
     if first.out is not None:
-        refuse_used(first.out)
+        refuse_filled(first.out, [name.lower() for name in METHODS])
     if not 16 <= first.size <= 1024:
         raise SettingsError(f"expected pictures of 16 to 1024 pixels, got {first.size}: 160 is usual")
     runs = [replace(flags[method].settings, method=method) for method in methods]  # type: ignore[arg-type]
-    app.warn(console, [*remarks(runs, first.source.negative), *first.source.unread(prompt)])
+    app.warn(console, [*remarks(runs, first.source.negative), *first.source.unknown(prompt)])
     with console.status("loading the model"):
         prior = first.source.load()
     folder = first.out or app.free_folder(Path("output") / f"compare-{app.slug(prompt)}-{first.seed}")

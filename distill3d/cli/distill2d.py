@@ -114,7 +114,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
             app.warn(console, ["the toy has no words: the prompt is not used"])
         prior, start = mixture_prior(), ring(flags.settings.batch)
     else:
-        app.warn(console, flags.source.unread(prompt))
+        app.warn(console, flags.source.unknown(prompt))
         with console.status("loading the model"):
             prior = flags.source.load()
     task = Task(prompt, negative, flags.seed, flags.settings, chosen, plane=toy)

@@ -101,7 +101,7 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
         )
     app.warn(console, remarks([flags.settings], flags.source.negative))
     if resumed is None:
-        app.warn(console, flags.source.unread(flags.prompt))
+        app.warn(console, flags.source.unknown(flags.prompt))
     with console.status("loading the model"):
         prior = flags.source.load(encoder=flags.encoder)
         flags = _fitted(flags, prior, console)

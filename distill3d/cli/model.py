@@ -53,8 +53,8 @@ class ModelFlags:
             encoder=encoder,
         )
 
-    def unread(self, prompt: str) -> list[str]:
-        """What to tell of words that the bundled prior has never read; nothing for any other model."""
+    def unknown(self, prompt: str) -> list[str]:
+        """What to tell of words that the bundled prior does not know; nothing for any other model."""
         said = remark(prompt, self.negative) if _is_bundled(self.model) else ""
         return [said] if said else []
 

@@ -16,7 +16,9 @@ from . import app
 
 PLAIN_EVERY = 5.0
 WIDTH = 24
-"""Of the bar, in characters. Beside it timesteps and guidance are left out where the window has no room for them."""
+"""Of the bar at the most, in characters."""
+WIDE = 110
+"""Columns of a window from which on timesteps and guidance are told as well."""
 _SMOOTHING = 0.05
 
 
@@ -60,9 +62,9 @@ class ProgressLine:
         self._pace = seconds if self._pace is None else (1 - _SMOOTHING) * self._pace + _SMOOTHING * seconds
         text = self._text(event)
         if self._live:
-            text = text[: text.find("  t ")] if len(text) + WIDTH + 3 > self._console.width else text
+            bar = max(4, min(WIDTH, self._console.width - len(text) - 3))
             row = Table.grid(padding=(0, 1))
-            row.add_row(ProgressBar(total=event.iterations, completed=event.iteration, width=WIDTH), Text(text))
+            row.add_row(ProgressBar(total=event.iterations, completed=event.iteration, width=bar), Text(text))
             self._live.update(row)
             return
         now = time.monotonic()
@@ -74,8 +76,11 @@ class ProgressLine:
         pace = max(self._pace or 0.0, 1e-9)
         left = (event.iterations - event.iteration) * pace
         rate = f"{1 / pace:.1f} it/s" if pace < 1 else f"{pace:.1f} s/it"
-        cfg = f"  CFG {event.diagnostics['guidance']:.1f}" if "guidance" in event.diagnostics else ""
-        return (
+        head = (
             f"{event.iteration}/{event.iterations}  {rate}  ETA {clock(left)}  loss {event.loss:.3g}  "
-            f"occupancy {100 * event.occupancy:.1f} %  t {event.timesteps[0]}-{event.timesteps[1]}{cfg}"
+            f"occupancy {100 * event.occupancy:.1f} %"
         )
+        if self._live and self._console.width < WIDE:
+            return head
+        cfg = f"  CFG {event.diagnostics['guidance']:.1f}" if "guidance" in event.diagnostics else ""
+        return f"{head}  t {event.timesteps[0]}-{event.timesteps[1]}{cfg}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -117,14 +117,20 @@ def refuse_used(folder: Path) -> None:
         )
 
 
-def refuse_filled(folder: Path) -> None:
-    """``refuse_used``, and any folder with files of something else; what a run that broke off at once leaves is none.
+def refuse_filled(folder: Path, marks: Collection[str] = (FILE_NAME,)) -> None:
+    """``refuse_used``, and a folder with other files; hidden ones and what file managers leave do not count.
+
+    Args:
+        marks: names of which one tells that the command broke off there before, and may begin again.
 
     Raises:
         OutputError: it is not new, and not empty.
     """
     refuse_used(folder)
-    if folder.is_dir() and not (folder / FILE_NAME).exists() and any(folder.iterdir()):
+    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in there if not name.startswith(".") and name.lower() not in ("desktop.ini", "thumbs.db")]
+    if others and not set(marks) & set(there):
         raise OutputError(
-            f"expected a new or empty output folder, got one with other files in it: {folder}. Choose another --out"
+            f"expected a new or empty output folder, got one with other files in it ({others[0]}): {folder}. Choose "
+            f"another --out, or a new folder in it, such as {folder / 'object'}"
         )

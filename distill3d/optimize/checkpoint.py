@@ -58,11 +58,14 @@ def _find(path: Path) -> Path:
     if path.is_file():
         return path
     what = "a folder without it" if path.is_dir() else "nothing at that path"
-    inside = sorted(file.parent.name for file in path.glob(f"*/{FILE_NAME}"))
-    named = f"one of those in it ({', '.join(inside[:8])})" if inside else "the folder that {out} named"
-    raise CheckpointError(
-        f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. ", advice=f"Give {named}"
-    )
+    problem = f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. "
+    runs = sorted(path.glob(f"*/{FILE_NAME}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    if runs:
+        more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
+        raise CheckpointError(
+            f"{problem}Give one of the runs in it: {', '.join(str(f.parent) for f in runs[:4])}{more}"
+        )
+    raise CheckpointError(problem, advice="Give the folder that {out} named")
 
 
 def load(path: Path) -> Checkpoint:

@@ -221,7 +221,7 @@ class DiffusersPrior:
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Tensor:
         """See ``Prior.embed``. Each text is encoded once and kept; prompts that
-        are cut off are reported once for all with the same beginning.
+        are cut off are reported once for all with the same beginning or the same end.
 
         Raises:
             PriorError: a new text after ``unload_text_encoder``.
@@ -233,15 +233,15 @@ class DiffusersPrior:
             raise PriorError(f"the text encoder was unloaded before {new[0]!r} was embedded: load the model again")
         for text in new:
             read, lost = self.tokenizer.split(text)
-            if lost and read not in self._cut:
-                self._cut.add(read)
+            if lost and not self._cut & {read, lost}:
                 logger.warning(
-                    "the text encoder reads %d tokens and ignores %r at the end of %r. Shorten it where the words are "
-                    "yours; a method's own are too long for so small an encoder.",
+                    "the text encoder reads %d tokens and ignores %r at the end of %r (the prompt with what view and "
+                    "method add to it). Shorten it, and put what matters first.",
                     self.tokenizer.length - 2,
                     lost,
                     text,
                 )
+            self._cut |= {read, lost} if lost else set()
         if new:
             states = self._text_encoder(self.tokenizer(new).to(self.device))[0].float()
             if not torch.isfinite(states).all():

@@ -1,4 +1,4 @@
-"""The words of the world's captions, and which of a prompt's a model of the world has never read."""
+"""The words of the world's captions, and which of a prompt's a model of the world does not know."""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ from .figures import FIGURES
 from .objects import COLOURS, all_objects
 from .paint import PATTERNS
 
-_AROUND = "photo of 3d render front side back overhead view white grey black coloured gradient background"
+MOST = 6
+"""Unknown words that are named; of more their number is told."""
+_AROUND = "photo of 3d render front side back overhead view"
 """What a caption holds beside the object's own name."""
+_PHRASES = re.compile(r"\b(?:white|grey|black|coloured|gradient) background\b|\band white(?= ball\b)")
+"""Where captions have words that say nothing of an object elsewhere: no cube was ever black."""
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
+    return re.findall(r"[^\W_]+", _PHRASES.sub(" ", text.lower()))
 
 
-def unread(*texts: str) -> list[str]:
-    """The words of ``texts`` that no caption of the full world has, each once and in order; case does not count."""
+def unknown(*texts: str) -> list[str]:
+    """The words of ``texts`` that no caption of the full world has in their place, each once and in order.
+
+    Case and punctuation do not count.
+    """
     known = set(_words(" ".join([_AROUND, *(thing.caption() for thing in all_objects("full"))])))
+    known |= {"and"}
     return [word for word in dict.fromkeys(_words(" ".join(texts))) if word not in known]
 
 
 def remark(prompt: str, negative: str = "") -> str:
-    """A sentence for a user of the bundled prior about words it has never read; empty where there is none."""
-    words = unread(prompt, negative)
+    """A sentence for a user of the bundled prior about words it does not know; empty where there is none."""
+    words = unknown(prompt, negative)
     if not words:
         return ""
-    shapes, patterns = ", ".join([*FULL_SHAPES, *FIGURES]), ", ".join(p for p in PATTERNS if p != "plain")
+    more = f" and {len(words) - MOST} more" if len(words) > MOST else ""
+    patterns = ", ".join(name for name in PATTERNS if name != "plain")
     return (
-        f"the bundled tiny prior has never read {', '.join(map(repr, words))}, and what comes of it is chance. It "
-        f"knows {shapes}; in {', '.join(COLOURS)}; {patterns} or plain. Anything else needs a Stable Diffusion model"
+        f"the bundled tiny prior does not know {', '.join(map(repr, words[:MOST]))}{more}, and what comes of it is "
+        f"chance. It knows {', '.join([*FULL_SHAPES, *FIGURES])}; in {', '.join(COLOURS)}; {patterns} or bare. "
+        "Anything else needs a Stable Diffusion model"
     )

@@ -7,6 +7,7 @@ batch of views with different words is one evaluation of the UNet.
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -102,3 +103,8 @@ def _join(values: Sequence[Any]) -> Any:
         length = math.lcm(*(tensor.shape[1] for tensor in tensors))
         tensors = [tensor.repeat(1, length // tensor.shape[1], 1) for tensor in tensors]
     return values[0]._copy_with(torch.cat(tensors))
+
+
+def unweighted(text: str) -> str:
+    """A prompt without the host's syntax, which is no word of it: weights as in ``(red:1.3)``, ``embedding:name``."""
+    return re.sub(r"embedding:[^\s,()]+|:\s*-?\d*\.?\d+\s*(?=\))", " ", text)

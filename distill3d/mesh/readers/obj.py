@@ -26,6 +26,10 @@ NEUTRAL = {"-t": [0.0, 0.0, 0.0], "-mm": [0.0, 1.0]}
 """Options that change a picture in ways not followed here, and their values that change nothing."""
 
 
+ELEMENTS = ("o", "g", "s", "usemtl", "vp", "deg", "cstype")
+"""Beside what is read, words that lines of an OBJ begin with."""
+
+
 @dataclass
 class _Material:
     """``Kd``, and ``map_Kd``: its name, its bytes and its options."""
@@ -44,9 +48,10 @@ def read_obj(path: Path) -> Contents:
     rows: dict[str, list[str]] = {key: [] for key in ("v", "vt", "vn", "f", "mtllib", "l", "p", "curv", "surf")}
     sizes: list[tuple[int, int, int]] = []
     owner: list[str] = []
-    used = ""
+    used, known = "", False
     for line in text_of(path.read_bytes()).replace("\\\n", " ").replace("\t", " ").split("\n"):
         key, _, rest = line.strip().partition(" ")
+        known |= key in rows or key in ELEMENTS
         if key == "usemtl":
             used = rest.strip()
         elif key in rows:
@@ -57,7 +62,7 @@ def read_obj(path: Path) -> Contents:
     others = {"lines": rows["l"], "a point cloud": rows["p"], "curves": rows["curv"] + rows["surf"]}
     found.others = [what for what, lines in others.items() if lines] or ["a point cloud"] * bool(rows["v"])
     if not rows["f"]:
-        if not any(rows.values()):
+        if not known:
             raise ValueError("no line of it is one of an OBJ")
         return found
     materials = _materials(path, [name.strip() for name in rows["mtllib"] if name.strip()], found)
