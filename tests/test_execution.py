@@ -460,4 +460,4 @@ def test_the_estimate_is_told_before_a_run_and_memory_is_fitted_before_steps_are
     capsys.readouterr()
     assert main([*call, "--out", str(tmp_path / "a"), "--time-budget", "0"]) == 2 and len(seen) == 1
     assert main([*call, "--out", str(tmp_path / "b"), "--batch", "1"]) == 0
-    assert re.search(r"estimate: \d+\.\d GB of memory\n", capsys.readouterr().err)
+    assert re.search(r"estimate: \d+\.\d GB of memory for model and run\n", capsys.readouterr().err)
