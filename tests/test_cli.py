@@ -16,6 +16,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -56,15 +58,18 @@ def finished(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+def film(path: Path) -> np.ndarray:
+    """Every frame of a film, as PyAV reads it back."""
+    with av.open(str(path)) as video:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]).astype(float)
+
+
 def test_a_run_leaves_files_that_other_programs_open(finished: Path) -> None:
     mesh = trimesh.load_scene(finished / "mesh.glb")
     assert sum(len(g.faces) for g in mesh.geometry.values()) > 100
     sheet = Image.open(finished / "sheet.png")
     assert sheet.width > sheet.height / 2 and len(sheet.getcolors(1 << 20) or []) > 10
-    import av
-
-    with av.open(str(finished / "turntable.mp4")) as video:
-        assert sum(1 for _ in video.decode(video=0)) == 4
+    assert len(film(finished / "turntable.mp4")) == 4
     report = json.loads((finished / "report.json").read_text())
     assert (report["prompt"], report["method"], report["seed"]) == ("a red cube", "asd", 7)
     assert report["iterations"] == {"done": 3, "planned": 3, "skipped": 0}
@@ -100,7 +105,7 @@ def test_a_film_that_cannot_be_written_costs_no_mesh(
         (copy / name).unlink()
     (copy / "turntable.mp4" / "in the way").mkdir(parents=True)
     status, message = bad(capsys, "generate", "--resume", str(copy))
-    assert status == 1 and "turntable.mp4" in message
+    assert status == 1 and "turntable.mp4" in message and "finished before" in message
     assert (copy / "mesh.glb").stat().st_size > 1000
     assert "turntable" not in json.loads((copy / "report.json").read_text())["files"]
 
@@ -135,6 +140,16 @@ def test_turntable_of_a_run_and_of_a_mesh_file(finished: Path, tmp_path: Path) -
     assert Image.open(tmp_path / "b.webp").n_frames > 1  # WebP joins frames that are alike
     assert Image.open(tmp_path / "c.png").size == (4 * 32, 4 * 32)
     assert (tmp_path / "d.mp4").stat().st_size > 500
+
+
+def test_the_film_of_a_run_is_lit(finished: Path, tmp_path: Path) -> None:
+    """Of an object of one colour a film in plain colour shows the outline alone."""
+    away = {}
+    for kind in ("shaded", "colour"):
+        path = tmp_path / f"{kind}.mp4"
+        assert main(["turntable", str(finished), "--out", str(path), "--frames", "4", "--kind", kind]) == 0
+        away[kind] = np.abs(film(path) - film(finished / "turntable.mp4")).mean()
+    assert away["shaded"] < 0.1 * away["colour"]
 
 
 def test_convert_takes_a_mesh_to_another_format_and_budget(
