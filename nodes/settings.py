@@ -12,9 +12,8 @@ from ..distill3d.errors import SettingsError
 from ..distill3d.methods import METHODS, GradientSettings
 from ..distill3d.optimize import Settings, preset, remarks
 from ..distill3d.schedules import Schedule, TimestepWindow, parse
-from ..distill3d.world.words import remark
 from . import reflect
-from .host.conditioning import unweighted
+from .host.conditioning import unknown_words
 from .host.guidance import guides_throughout, has_patches
 from .types import Loss, Plan
 
@@ -66,7 +65,7 @@ def unused(loss: Loss, settings: Settings, *, bundled: bool) -> str:
     if has_patches(loss.model.model_options) and not guides_throughout(loss.settings_type):
         found.append(f"{name} combines predictions without CFG: the MODEL's RescaleCFG or other CFG patch is not used")
     views = loss.prompts.views
-    unknown = remark(unweighted(views.prompt), unweighted(views.negative)) if bundled else ""
+    unknown = unknown_words(views.prompt, views.negative) if bundled else ""
     return "; ".join([*found, *remarks([settings], views.negative), *filter(None, [unknown])])
 
 

@@ -208,7 +208,10 @@ def test_bad_flags_are_refused_before_anything_is_written(
         (["export", str(tmp_path)], f"Give one of the runs in it: {tmp_path / 'a-{run'}"),
         (["compare", "a cube", "--out", str(tmp_path)], "(a-{run): "),
         (["generate", "a red cube", "standard", *model], "flags after the prompt, got 'standard'"),
-        (["generate", *model, "a", "red", "cube"], "needs double quotes"),
+        (["generate", "a red cube", *model, "--itertions", "5"], "--iterations"),
+        (["generate", *model, "a", "red", "cube"], "A prompt of several words needs double quotes"),
+        (["generate", "a red cube", *model, "--out", "my", "folder"], "A value with blanks needs double quotes"),
+        (["generate", "«a", 'red"', "cube»", *model], 'double quotes, distill3d generate "a red cube"'),
         (["export", str(finished), "--out", str(tmp_path / "m.obj"), "--mesh_format=ply"], "leave one out"),
         (["export", str(finished), "--out", str(tmp_path / "m.obj"), "--mesh-format", "ply"], "leave one out"),
         (["generate", "a cube", "--gradient.clip", "2->", *model], "--gradient.clip: expected"),
@@ -216,6 +219,7 @@ def test_bad_flags_are_refused_before_anything_is_written(
         status, message = bad(capsys, *flags)
         assert status != 0, flags
         assert words in message and "Traceback" not in message, (flags, message)
+        assert ("double quotes" in message) == ("quotes" in words or "flags after" in words), (flags, message)
     assert not out.exists()
 
 
@@ -466,16 +470,19 @@ def test_the_pack_imports_without_the_host() -> None:
 def test_an_output_folder_may_hold_what_file_managers_leave_and_a_beginning_of_the_same_command(tmp_path: Path) -> None:
     for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / name).touch()
+    (tmp_path / "object" / "deeper").mkdir(parents=True)
     resume.refuse_filled(tmp_path)
     (tmp_path / "sheet.png").touch()
-    with pytest.raises(OutputError, match=r"other files in it \(sheet.png\)"):
+    with pytest.raises(OutputError, match=r"other files in it \(sheet.png\).*object-2$"):
         resume.refuse_filled(tmp_path)
-    (tmp_path / resume.FILE_NAME).touch()
-    resume.refuse_filled(tmp_path)
+    mark = "sds/checkpoint.safetensors"
+    (tmp_path / "sds").touch()
     with pytest.raises(OutputError, match="other files"):
-        resume.refuse_filled(tmp_path, ["sds"])
+        resume.refuse_filled(tmp_path, [mark, "object"])
+    (tmp_path / "sds").unlink()
     (tmp_path / "sds").mkdir()
-    resume.refuse_filled(tmp_path, ["sds"])
+    (tmp_path / mark).touch()
+    resume.refuse_filled(tmp_path, [mark])
 
 
 def test_flags_are_found_however_they_are_written() -> None:
@@ -499,6 +506,7 @@ def test_the_live_line_fits_the_window(width: int, wide: bool) -> None:
     step = Step(446, 10000, 121.0, {}, 1.0, 0.1, 0.243, (20, 313), 64, seconds, {"guidance": 3.7})
     with ProgressLine(console) as line:
         line(step)
-    last = [part for part in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).split("\n") if "it/s" in part][-1]
-    assert ("CFG 3.7" in last) == wide
-    assert width < 80 or "occupancy 24.3 %" in last, "one line"
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert ("CFG" in shown) == ("t 20-" in shown) == wide
+    last = [part for part in shown.split("\n") if "it/s" in part][-1]
+    assert width < 80 or last.rstrip().endswith("CFG 3.7" if wide else "occupancy 24.3 %"), "one line"

@@ -131,6 +131,7 @@ def test_what_fits_is_left_as_it_is_and_the_input_is_not_changed(tmp_path: Path)
         ("a.glb", b"glTF not really", "could not read"),
         ("a.obj", b"v 0 0 0\n", "expected triangles in .* found none, only a point cloud"),
         ("a.obj", b"# A title\n\nand words\n", "no line of it is one of an OBJ"),
+        ("a.obj", b"o Cube\ns off\n", "found none, only an empty scene"),
         ("a.usdz", b"PK", "USDZ is written here and not read"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv nan 1 0\nf 1 2 3\n", "finite|could not read"),
         ("a.ply", b"ply\nformat ascii 1.0\nend_header\n", "could not read|none"),

@@ -241,7 +241,7 @@ def test_settings_come_from_preset_loss_and_lines(pack: ModuleType) -> None:
     strange = replace(loss(), prompts=prompts("a corgi"))
     assert "'corgi'" in settings.unused(strange, made, bundled=True)
     assert settings.unused(strange, made, bundled=False) == ""
-    weighted = replace(loss(), prompts=prompts("a (red:1.3) embedding:shiny-7, (blue: .5) (cube:-1)"))
+    weighted = replace(loss(), prompts=prompts("a (red:1.3) embedding:shiny-7, (blue: .5) (cube:-1.) (red:+1e-1)"))
     assert settings.unused(weighted, made, bundled=True) == ""
     csd = loss("CSD", cfg=cfg)
     assert "not used" in settings.unused(csd, settings.assemble(csd, "draft", bundled=True), bundled=True)

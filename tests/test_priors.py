@@ -283,7 +283,7 @@ def test_embed_keeps_texts_and_warns_once(tiny_pipeline: Path, caplog: pytest.Lo
     prior = load_prior(tiny_pipeline, device="cpu")
     with caplog.at_level(logging.WARNING):
         first = prior.embed(["a red cube " * 9, ""])
-        assert len(caplog.records) == 1 and "Shorten it" in caplog.text and "14 tokens" in caplog.text
+        assert len(caplog.records) == 1 and "Shorten what is yours" in caplog.text and "14 tokens" in caplog.text
         again = prior.embed(["", "a red cube " * 9])
         prior.embed(["a red cube " * 9 + ", back view"])
         prior.embed(["b red cube " * 4 + "a red cube " * 5])  # the same end

@@ -243,13 +243,15 @@ def test_words_of_the_captions_are_known_and_others_are_told() -> None:
     assert {"a", "and", "mug", "red", "view"} <= used and not {"corgi", "the", "s"} & used
     assert words.unknown("a black cube", "white, grey") == ["black", "white", "grey"], "as grounds alone"
     assert words.unknown("a red and white ball, black background", "two plain cubes") == ["two", "plain", "cubes"]
+    assert words.unknown("a red and\n white  ball, white\nbackground") == []
+    assert words.unknown("a red cube, gray background", "black", "background") == ["gray", "black"]
 
 
 def test_what_is_told_of_unknown_words_names_only_known_ones() -> None:
     assert words.remark("a striped red cube", "") == ""
     told = words.remark("a red cube", "blurry")
     assert "'blurry'" in told and "'red'" not in told
-    offered = told.split("It knows ")[1].split(" or bare")[0]
+    offered = told.split("It knows ")[1].split(" or without pattern")[0]
     assert len(re.findall(r"\w+", offered)) == 20 + 1 + 8 + 3 and words.unknown(offered.replace("; in", "")) == []
     many = words.remark(" ".join(f"word{i}" for i in range(9)))
     assert "'word5'" in many and "word6" not in many and "and 3 more" in many

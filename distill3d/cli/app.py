@@ -34,9 +34,11 @@ _OUT_OF_MEMORY = (
     "checkpoint that was written is whole, and distill3d export reads it on the CPU"
 )
 
-_QUOTES = "'\"\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}" + (
-    "\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}"
+_QUOTES = re.compile(
+    '["\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{DOUBLE LOW-9 QUOTATION MARK}'
+    "\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}]"
 )
+_SINGLE = "'\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}\N{SINGLE LOW-9 QUOTATION MARK} "
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -100,8 +102,11 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
     words = list(takewhile(lambda text: not text.startswith("-"), arguments))
     if prompted and len(words) > 1 and not {"-h", "--help"} & set(arguments):
         if " " in words[0].strip():
-            raise SettingsError(f"expected flags after the prompt, got {words[1]!r}: see distill3d {command} --help")
-        text = " ".join(words).strip(_QUOTES)
+            raise SettingsError(
+                f"expected flags after the prompt, got {words[1]!r}: see distill3d {command} --help. The prompt goes "
+                "into one pair of double quotes, with none inside"
+            )
+        text = " ".join(_QUOTES.sub(" ", " ".join(words)).split()).strip(_SINGLE) or "a red cube"
         raise SettingsError(
             f"expected the prompt as one text, got {len(words)} words: put it in double quotes, distill3d {command} "
             f'"{text}"'
@@ -124,8 +129,13 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
         if refused is not None:
             raise refused from None
         sys.stderr.write(said.getvalue())
-        if prompted and "Unrecognized options" in said.getvalue():
-            sys.stderr.write(f'A prompt of several words needs double quotes: distill3d {command} "a red cube"\n')
+        if (
+            prompted
+            and "Unrecognized options: " in said.getvalue()
+            and "Unrecognized options: -" not in said.getvalue()
+        ):
+            told = ("A value with blanks", ' --out "my folder"') if words else ("A prompt of several words", "")
+            sys.stderr.write(f'{told[0]} needs double quotes: distill3d {command} "a red cube"{told[1]}\n')
         raise
     sys.stderr.write(said.getvalue())
     return parsed
@@ -155,7 +165,7 @@ def _places(arguments: Sequence[str], flag: str) -> list[tuple[int, str]]:
     found = []
     for index, text in enumerate(arguments):
         name, equals, _ = text.partition("=")
-        if name.replace("_", "-") == f"--{flag}" and (equals or index + 1 < len(arguments)):
+        if text.startswith("--") and name.replace("_", "-") == f"--{flag}" and (equals or index + 1 < len(arguments)):
             found.append((index, f"{name}=") if equals else (index + 1, ""))
     return found
 

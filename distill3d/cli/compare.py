@@ -68,7 +68,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     methods = choose(first.methods)
     flags = {method: _parse(arguments, method) for method in methods}
     if first.out is not None:
-        refuse_filled(first.out, [name.lower() for name in METHODS])
+        refuse_filled(first.out, [f"{name.lower()}/{checkpoints.FILE_NAME}" for name in METHODS])
     if not 16 <= first.size <= 1024:
         raise SettingsError(f"expected pictures of 16 to 1024 pixels, got {first.size}: 160 is usual")
     runs = [replace(flags[method].settings, method=method) for method in methods]  # type: ignore[arg-type]

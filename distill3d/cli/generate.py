@@ -168,7 +168,7 @@ def _check(flags: Generate, resumed: bool) -> None:
     if resumed and flags.out is not None:
         raise SettingsError("expected --out for a new run only: a resumed one goes on in its own folder")
     if flags.out is not None:
-        resume.refuse_filled(flags.out)
+        resume.refuse_filled(flags.out, [resume.FILE_NAME])
 
 
 def _distillation(flags: Generate, prior: DiffusersPrior) -> Distillation:

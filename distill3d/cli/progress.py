@@ -16,7 +16,7 @@ from . import app
 
 PLAIN_EVERY = 5.0
 WIDTH = 24
-"""Of the bar at the most, in characters."""
+"""Of the bar at the most, in characters; it gives way to a longer text, and stays there so that nothing jumps."""
 WIDE = 110
 """Columns of a window from which on timesteps and guidance are told as well."""
 _SMOOTHING = 0.05
@@ -38,6 +38,7 @@ class ProgressLine:
         self._began = time.monotonic()
         self._pace: float | None = None
         self._last_plain = 0.0
+        self._bar = WIDTH
 
     def __enter__(self) -> ProgressLine:
         self._began = time.monotonic()
@@ -62,9 +63,9 @@ class ProgressLine:
         self._pace = seconds if self._pace is None else (1 - _SMOOTHING) * self._pace + _SMOOTHING * seconds
         text = self._text(event)
         if self._live:
-            bar = max(4, min(WIDTH, self._console.width - len(text) - 3))
+            self._bar = max(4, min(self._bar, self._console.width - len(text) - 3))
             row = Table.grid(padding=(0, 1))
-            row.add_row(ProgressBar(total=event.iterations, completed=event.iteration, width=bar), Text(text))
+            row.add_row(ProgressBar(total=event.iterations, completed=event.iteration, width=self._bar), Text(text))
             self._live.update(row)
             return
         now = time.monotonic()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +119,30 @@ def refuse_used(folder: Path) -> None:
         )
 
 
-def refuse_filled(folder: Path, marks: Collection[str] = (FILE_NAME,)) -> None:
-    """``refuse_used``, and a folder with other files; hidden ones and what file managers leave do not count.
+def refuse_filled(folder: Path, marks: Iterable[str] = ()) -> None:
+    """``refuse_used``, and a folder with other files; hidden ones, what file managers leave and empty folders do not
+    count.
 
     Args:
-        marks: names of which one tells that the command broke off there before, and may begin again.
+        marks: paths in it of which one tells that the command broke off there before, and may begin again.
 
     Raises:
         OutputError: it is not new, and not empty.
     """
     refuse_used(folder)
-    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in there if not name.startswith(".") and name.lower() not in ("desktop.ini", "thumbs.db")]
-    if others and not set(marks) & set(there):
+    others = sorted(filter(_counts, folder.iterdir())) if folder.is_dir() else []
+    if others and not any((folder / mark).is_file() for mark in marks):
+        fresh = next(name for k in count(1) if not os.path.lexists(name := folder / ("object" + f"-{k}" * (k > 1))))
         raise OutputError(
-            f"expected a new or empty output folder, got one with other files in it ({others[0]}): {folder}. Choose "
-            f"another --out, or a new folder in it, such as {folder / 'object'}"
+            f"expected a new or empty output folder, got one with other files in it ({others[0].name}): {folder}. "
+            f"Choose another --out, or a new folder in it, such as {fresh}"
         )
+
+
+def _counts(entry: Path) -> bool:
+    if entry.name.startswith(".") or entry.name.lower() in ("desktop.ini", "thumbs.db", "icon\r"):
+        return False
+    try:
+        return entry.is_symlink() or not entry.is_dir() or any(map(_counts, entry.iterdir()))
+    except OSError:
+        return True

@@ -6,6 +6,7 @@ One file replaced in one step cannot be half of two states. A CRC of every tenso
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def _find(path: Path) -> Path:
         return path
     what = "a folder without it" if path.is_dir() else "nothing at that path"
     problem = f"expected a run's output folder with {FILE_NAME} in it, got {what}: {path}. "
-    runs = sorted(path.glob(f"*/{FILE_NAME}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    runs = sorted(filter(Path.is_file, path.glob(f"*/{FILE_NAME}")), key=os.path.getmtime, reverse=True)
     if runs:
         more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
         raise CheckpointError(

@@ -236,7 +236,7 @@ class DiffusersPrior:
             if lost and not self._cut & {read, lost}:
                 logger.warning(
                     "the text encoder reads %d tokens and ignores %r at the end of %r (the prompt with what view and "
-                    "method add to it). Shorten it, and put what matters first.",
+                    "method add to it). Shorten what is yours, and put what matters first; a method's own may stay.",
                     self.tokenizer.length - 2,
                     lost,
                     text,

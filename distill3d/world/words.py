@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 from .catalogue import FULL_SHAPES
 from .figures import FIGURES
@@ -11,9 +12,9 @@ from .paint import PATTERNS
 
 MOST = 6
 """Unknown words that are named; of more their number is told."""
-_AROUND = "photo of 3d render front side back overhead view"
+_AROUND = "photo of 3d render front side back overhead view background and"
 """What a caption holds beside the object's own name."""
-_PHRASES = re.compile(r"\b(?:white|grey|black|coloured|gradient) background\b|\band white(?= ball\b)")
+_PHRASES = re.compile(r"\b(?:white|grey|black|coloured|gradient)\s+background\b|\band\s+white(?=\s+ball\b)")
 """Where captions have words that say nothing of an object elsewhere: no cube was ever black."""
 
 
@@ -27,8 +28,7 @@ def unknown(*texts: str) -> list[str]:
     Case and punctuation do not count.
     """
     known = set(_words(" ".join([_AROUND, *(thing.caption() for thing in all_objects("full"))])))
-    known |= {"and"}
-    return [word for word in dict.fromkeys(_words(" ".join(texts))) if word not in known]
+    return [word for word in dict.fromkeys(chain.from_iterable(map(_words, texts))) if word not in known]
 
 
 def remark(prompt: str, negative: str = "") -> str:
@@ -40,6 +40,6 @@ def remark(prompt: str, negative: str = "") -> str:
     patterns = ", ".join(name for name in PATTERNS if name != "plain")
     return (
         f"the bundled tiny prior does not know {', '.join(map(repr, words[:MOST]))}{more}, and what comes of it is "
-        f"chance. It knows {', '.join([*FULL_SHAPES, *FIGURES])}; in {', '.join(COLOURS)}; {patterns} or bare. "
-        "Anything else needs a Stable Diffusion model"
+        f"chance. It knows {', '.join([*FULL_SHAPES, *FIGURES])}; in {', '.join(COLOURS)}; {patterns} or without "
+        "pattern. Anything else needs a Stable Diffusion model"
     )

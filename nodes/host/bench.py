@@ -21,8 +21,7 @@ from ...distill3d.priors.base import Prior
 from ...distill3d.render.pictures import to_uint8
 from ...distill3d.two_d.bench import Comparison, Task, compare
 from ...distill3d.two_d.latents import Frame
-from ...distill3d.world.words import remark
-from .conditioning import Conditioning, encode, unweighted
+from .conditioning import Conditioning, encode, unknown_words
 from .guidance import guides_throughout, has_patches, make_guide, scale_of
 from .prior import HostPrior
 from .run import latent_shape, prior_in, reserve, set_texts, texts_of
@@ -172,7 +171,7 @@ def picture_of(prior: Prior, model: Any) -> Picture | None:
 def unused(task: Task, model: Any) -> str:
     """What of the graph has no effect with some of the methods, or an unwanted one, in words; empty for nothing."""
     found = remarks(task.chosen.values(), task.negative)
-    unknown = remark(unweighted(task.prompt), unweighted(task.negative)) if get_tag(model).bundled else ""
+    unknown = unknown_words(task.prompt, task.negative) if get_tag(model).bundled else ""
     found += [unknown] if unknown else []
     without = [name.upper() for name in task.chosen if not guides_throughout(METHODS[name.upper()].settings)]
     if without and has_patches(model.model_options):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...distill3d.errors import SettingsError
+from ...distill3d.world.words import remark
 
 Conditioning = list[list[Any]]
 Cond = dict[str, Any]
@@ -105,6 +106,11 @@ def _join(values: Sequence[Any]) -> Any:
     return values[0]._copy_with(torch.cat(tensors))
 
 
-def unweighted(text: str) -> str:
-    """A prompt without the host's syntax, which is no word of it: weights as in ``(red:1.3)``, ``embedding:name``."""
-    return re.sub(r"embedding:[^\s,()]+|:\s*-?\d*\.?\d+\s*(?=\))", " ", text)
+def unknown_words(prompt: str, negative: str) -> str:
+    """``words.remark`` without the host's syntax, which is no word of a prompt: ``(red:1.3)``, ``embedding:name``."""
+    return remark(
+        *(
+            re.sub(r"embedding:[^\s,()]+|:\s{0,9}[-+]?[\d.][-+\d.e]{0,15}\s{0,9}(?=\))", " ", text)
+            for text in (prompt, negative)
+        )
+    )

@@ -24,8 +24,6 @@ OPAQUE = {"d": 1.0, "tr": 0.0}
 """What MTL says of a material that one cannot see through; ``Tr`` counts the other way round."""
 NEUTRAL = {"-t": [0.0, 0.0, 0.0], "-mm": [0.0, 1.0]}
 """Options that change a picture in ways not followed here, and their values that change nothing."""
-
-
 ELEMENTS = ("o", "g", "s", "usemtl", "vp", "deg", "cstype")
 """Beside what is read, words that lines of an OBJ begin with."""
 
