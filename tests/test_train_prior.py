@@ -25,7 +25,7 @@ from distill3d.train_prior.export import load, sample, sheet
 from distill3d.train_prior.gates import measure_images
 from distill3d.train_prior.loop import Stage, fit
 from distill3d.train_prior.match import brightness, foreground, hue, labels, match_colours
-from distill3d.train_prior.optimizers import Muon, MuonAdamW, lr_scale, orthogonalise
+from distill3d.train_prior.optimizers import Muon, MuonAdamW, falling, orthogonalise
 from distill3d.world import COLOURS, Object, WorldSettings, render_dataset, trace
 
 MICRO = TrainPriorSettings(
@@ -290,7 +290,7 @@ def test_loop_resumes_both_optimizers(tmp_path: Path, monkeypatch: pytest.Monkey
             return (model(x) - x @ target).square().mean(), {}
 
         optimizer = MuonAdamW(named, {"weight"}, 0.05, 1e-2, (0.9, 0.98), 0.0)
-        return Stage("toy", named, optimizer, loss, steps, 2, 0.5, 0.01, 1.0, 0.9, {"a": 1})
+        return Stage("toy", named, optimizer, loss, steps, falling(steps, 2, 0.5, 0.01), 1.0, 0.9, {"a": 1})
 
     def stop(step: int, _: Any) -> None:
         if step == 10:
@@ -335,8 +335,8 @@ def test_an_update_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
         x = torch.randn(8, 4, generator=g)
         return model(x).square().mean() * (float("nan") if step == 3 else 1.0), {}
 
-    stage = Stage("toy", named, MuonAdamW(named, {"weight"}, 0.02, 1e-2, (0.9, 0.98), 0.0), loss, 9, 2, 0.5, 0.01, 1.0,
-                  0.9, {})  # fmt: skip
+    stage = Stage("toy", named, MuonAdamW(named, {"weight"}, 0.02, 1e-2, (0.9, 0.98), 0.0), loss, 9,
+                  falling(9, 2, 0.5, 0.01), 1.0, 0.9, {})  # fmt: skip
     with pytest.raises(DivergedError, match="a norm of nan at step 4 of toy"):
         fit(stage, 0, tmp_path, 1, False)
     assert all(p.isfinite().all() for p in named.values())
@@ -352,13 +352,13 @@ def test_a_part_without_gradient_stops_the_run(tmp_path: Path) -> None:
         return (live(torch.randn(4, 2, generator=g)) + 0 * dead.weight.sum()).square().mean(), {}
 
     optimizer = MuonAdamW(named, {"live.weight"}, 0.02, 1e-2, (0.9, 0.98), 0.0)
-    stage = Stage("toy", named, optimizer, loss, 50, 2, 0.5, 0.01, 1.0, 0.9, {})
+    stage = Stage("toy", named, optimizer, loss, 50, falling(50, 2, 0.5, 0.01), 1.0, 0.9, {})
     with pytest.raises(DivergedError, match=r"none within 10 steps in 2 of 4, such as dead\.bias"):
         fit(stage, 0, tmp_path, 50, False)
 
 
 def test_schedules() -> None:
-    scales = [lr_scale(s, 100, 10, 0.4, 0.01) for s in range(101)]
+    scales = [falling(100, 10, 0.4, 0.01)(s) for s in range(101)]
     assert scales[0] == pytest.approx(0.1)
     assert scales[10:41] == [1.0] * 31
     assert scales[100] == pytest.approx(0.01)

@@ -13,6 +13,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from distill3d.errors import SettingsError
+from distill3d.priors.load import bundled_prior_path
 from distill3d.train_prior import (
     RECIPES,
     GateError,
@@ -26,6 +27,7 @@ from distill3d.train_prior import (
 )
 from distill3d.train_prior.export import load, sample
 from distill3d.train_prior.loop import fit
+from distill3d.train_prior.settings import Part
 from distill3d.world import WorldSettings, all_objects, render_dataset
 
 MICRO = TrainPriorSettings(
@@ -58,6 +60,7 @@ LENIENT = Gates(
     every=62,
 )
 CPU = torch.device("cpu")
+BOTH = recipe("full"), recipe("bundled")
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +111,59 @@ def test_a_missed_gate_is_an_error_and_stands_in_the_card(trained: Path, tmp_pat
 
 
 def test_recipes() -> None:
-    assert set(RECIPES) == {"plain", "full", "full-cuda"} and recipe("plain") == TrainPriorSettings()
+    assert set(RECIPES) == {"plain", "full", "bundled", "full-cuda"} and recipe("plain") == TrainPriorSettings()
     assert recipe("plain").world.name == "plain" and recipe("full-cuda").world.name == "full"
-    with pytest.raises(SettingsError, match="one of plain, full, full-cuda"):
+    with pytest.raises(SettingsError, match="one of plain, full, bundled, full-cuda"):
         recipe("huge")
+
+
+def test_the_bundled_recipe_has_the_rates_that_the_bundled_priors_run_recorded() -> None:
+    record = json.loads((bundled_prior_path() / "training.json").read_text(encoding="utf-8"))
+    share = denoiser.rates(recipe("bundled"))
+    rows = record["unet"]
+    assert len(rows) == 700 and rows[-1]["step"] == record["settings"]["unet_steps"]
+    for i, row in enumerate(rows):
+        assert round(share(25 * (i + 1) - 1), 5) == pytest.approx(row["lr"], abs=1.01e-5), row
+    samples = [sum(p.steps * p.batch for p in r.unet_parts) or r.unet_steps * r.unet_batch for r in BOTH]
+    assert samples[0] == samples[1] == 1_200_000
+    assert BOTH[0] == dataclasses.replace(BOTH[1], unet_parts=(), unet_steps=BOTH[0].unet_steps)
+
+
+def test_parts_have_their_own_batch_loss_weight_and_rate(tmp_path: Path) -> None:
+    parts = (Part(2, 4, 5.0, 0.2, 1.0, 1.0, 0), Part(4, 8, 1.0, 0.0, 0.5, 0.1, 1))
+    apart = dataclasses.replace(MICRO, unet_parts=parts, unet_warmup=1)
+    captions = [o.caption() for o in all_objects("full")[:16]]
+    text.write_vocabulary(tmp_path, captions, MICRO.vocabulary)
+    tokenizer = text.load_tokenizer(tmp_path, MICRO.text_length)
+    tokens, empty = text.tokenize(tokenizer, captions), text.tokenize(tokenizer, [""])[0]
+    torch.manual_seed(0)
+    unet, encoder = denoiser.build(MICRO), text.build_encoder(tokenizer, MICRO)
+    latents = torch.randn(16, 4, 8, 8)
+    seen: list[int] = []
+    unet.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+
+    def loss(settings: TrainPriorSettings, step: int) -> float:
+        stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, 0, CPU)
+        return stage.loss(torch.Generator().manual_seed(7), step)[0].item()
+
+    for step, part in ((0, parts[0]), (1, parts[0]), (2, parts[1]), (5, parts[1])):
+        whole = dataclasses.replace(
+            MICRO, unet_batch=part.batch, snr_cap=part.snr_cap, snr_floor=part.snr_floor, unet_steps=6
+        )
+        assert loss(apart, step) == loss(whole, 0)
+        assert seen[-2:] == [part.batch, part.batch]
+    numbered = denoiser.stage(unet, encoder, latents, tokens, empty, apart, 0, CPU).number
+    assert [numbered(step) for step in range(6)] == [0, 1, 1, 2, 3, 4]
+    share = denoiser.rates(apart)
+    assert [share(step) for step in range(6)] == pytest.approx([1.0, 1.0, 0.5, 0.4, 0.3, 0.2])
+
+
+def test_parts_are_checked() -> None:
+    with pytest.raises(SettingsError, match=r"as many unet_steps as the 1 unet_parts have together, 5, got 6"):
+        dataclasses.replace(MICRO, unet_parts=(Part(5, 4, 5.0, 0.2, 1.0, 0.1, 0),))
+    for wrong in ({"steps": 0}, {"batch": 0}, {"snr_cap": 0.0}, {"last_rate": -0.1}, {"first_rate": float("nan")}):
+        with pytest.raises(SettingsError, match=f"expected {next(iter(wrong))} .*unet_parts"):
+            dataclasses.replace(Part(5, 4, 5.0, 0.2, 1.0, 0.1, 0), **wrong)
 
 
 def test_the_full_recipe_fits_its_words_and_its_size(tmp_path: Path) -> None:

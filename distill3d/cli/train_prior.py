@@ -21,9 +21,9 @@ a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores 
 it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, a model card with recipe,
 curves and measurements, and fails loudly when a gate is missed.
 
---recipe full is the bundled prior's (CPU, many hours, resumable), full-cuda a wider one of the same world for one GPU.
---recipe plain knows eight solids in eight colours and takes two hours. Every other flag changes the recipe it is given
-with."""
+--recipe full is the world of the bundled prior (CPU, many hours, resumable), bundled the same in the five parts in
+which the bundled prior was made, full-cuda a wider one for one GPU. --recipe plain knows eight solids in eight colours
+and takes two hours. Every other flag changes the recipe it is given with."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainPrior:
     """Flags of ``distill3d train-prior``."""
 
     recipe: str = "full"
-    """Full, full-cuda or plain: where the defaults of the flags below come from."""
+    """Full, bundled, full-cuda or plain: where the defaults of the flags below come from."""
     out: Path = Path("output/tiny-prior")
     """Folder for the prior in diffusers layout; checkpoints lie in its .training folder."""
     seed: int = 0

@@ -21,7 +21,7 @@ from ..errors import SettingsError
 from ..files import make_folder, write_json
 from ..train_prior import checkpoints
 from ..train_prior.loop import Stage, fit
-from ..train_prior.optimizers import MuonAdamW
+from ..train_prior.optimizers import MuonAdamW, falling
 from ..world import render_dataset
 from .card import write_card
 from .measure import GATES, Gates, measure
@@ -78,10 +78,8 @@ def _stage(scorer: Scorer, images: Tensor, owners: Tensor, settings: TrainScorer
 
     optimizer = MuonAdamW(named, inner, settings.muon_lr, settings.adam_lr, (0.9, 0.98), settings.weight_decay)
     facts = {"seed": seed, "settings": json.loads(json.dumps(asdict(settings)))}
-    return Stage(
-        "scorer", named, optimizer, loss, settings.steps, settings.warmup, settings.constant, settings.final_lr,
-        settings.clip, settings.ema, facts,
-    )  # fmt: skip
+    rate = falling(settings.steps, settings.warmup, settings.constant, settings.final_lr)
+    return Stage("scorer", named, optimizer, loss, settings.steps, rate, settings.clip, settings.ema, facts)
 
 
 def train(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .loop import Stage
-from .optimizers import MuonAdamW
+from .optimizers import MuonAdamW, falling
 from .settings import TrainPriorSettings, compared
 
 SCALING = 0.18215
@@ -116,9 +116,7 @@ def stage(vae: nn.Module, images: Tensor, settings: TrainPriorSettings, seed: in
         optimizer=optimizer,
         loss=loss,
         steps=settings.vae_steps,
-        warmup=settings.vae_warmup,
-        constant=settings.vae_constant,
-        final_lr=settings.final_lr,
+        rate=falling(settings.vae_steps, settings.vae_warmup, settings.vae_constant, settings.final_lr),
         clip=settings.clip,
         ema=settings.ema,
         facts={"seed": seed, **compared(settings, "vae")},

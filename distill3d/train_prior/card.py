@@ -115,7 +115,8 @@ def write_card(
     weight = sum(p.stat().st_size for p in out.glob("*/*.safetensors") if p.parent.name != ".training")
     world = settings.world.name
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items())
-    steps = f"{settings.vae_steps} steps of the autoencoder, {settings.unet_steps} of {settings.unet_batch} latents"
+    batches = " and ".join(dict.fromkeys(str(part.batch) for part in settings.unet_parts)) or settings.unet_batch
+    steps = f"{settings.vae_steps} steps of the autoencoder, {settings.unet_steps} of {batches} latents"
     lines = [
         _HEAD.format(world=world, size=settings.world.image_size, megabytes=weight / 1e6),
         "![samples](samples.png)\n",

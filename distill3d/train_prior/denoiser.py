@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .loop import Stage
-from .optimizers import MuonAdamW
-from .settings import TrainPriorSettings, compared
+from .optimizers import MuonAdamW, falling
+from .settings import Part, TrainPriorSettings, compared
 
 TIMESTEPS = 1000
 
@@ -75,6 +76,30 @@ def stratified_timesteps(count: int, g: torch.Generator) -> Tensor:
     return (share * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
 
 
+def part_at(settings: TrainPriorSettings, step: int) -> tuple[Part, int]:
+    """The part of the run that a step lies in, and the step's place in it; without parts the whole run is one."""
+    place = step
+    for part in settings.unet_parts:
+        if place < part.steps:
+            return part, place
+        place -= part.steps
+    s = settings
+    return Part(s.unet_steps, s.unet_batch, s.snr_cap, s.snr_floor, 1.0, s.final_lr, number=0), step
+
+
+def rates(settings: TrainPriorSettings) -> Callable[[int], float]:
+    """Share of the learning rates at a step."""
+    if not settings.unet_parts:
+        return falling(settings.unet_steps, settings.unet_warmup, settings.unet_constant, settings.final_lr)
+
+    def share(step: int) -> float:
+        part, place = part_at(settings, step)
+        rise = min(1.0, (step + 1) / settings.unet_warmup)
+        return rise * (part.first_rate + (part.last_rate - part.first_rate) * place / part.steps)
+
+    return share
+
+
 def _muon_names(named: dict[str, nn.Parameter]) -> set[str]:
     outer = ("conv_in.", "conv_out.", "time_embedding.", "embeddings.")
     return {n for n, p in named.items() if p.ndim >= 2 and not any(part in n for part in outer)}
@@ -97,10 +122,11 @@ def stage(
         named, _muon_names(named), settings.unet_muon_lr, settings.unet_adam_lr, (0.9, 0.98), settings.weight_decay
     )
     alpha_bar = scheduler().alphas_cumprod
-    batch = settings.unet_batch
     attention = functools.partial(sdpa_kernel, SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext
 
     def loss(g: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        part, _ = part_at(settings, step)
+        batch = part.batch
         rows = torch.randint(len(latents), (batch,), generator=g)
         dropped = torch.rand(batch, generator=g) < settings.empty_captions
         ids = torch.where(dropped[:, None], empty, tokens[rows]).to(device)
@@ -113,8 +139,12 @@ def stage(
             context = text(ids).last_hidden_state.float()
             out = unet(noisy, t.to(device), context, return_dict=False)[0].float()
         error = (out - noise.to(device)).square().mean((1, 2, 3))
-        weighted = (min_snr_weight(alpha_bar[t], settings.snr_cap, settings.snr_floor).to(device) * error).mean()
+        weighted = (min_snr_weight(alpha_bar[t], part.snr_cap, part.snr_floor).to(device) * error).mean()
         return weighted, {"mse": error.detach().mean()}
+
+    def number(step: int) -> int:
+        part, place = part_at(settings, step)
+        return part.number + place
 
     return Stage(
         name="unet",
@@ -122,10 +152,9 @@ def stage(
         optimizer=optimizer,
         loss=loss,
         steps=settings.unet_steps,
-        warmup=settings.unet_warmup,
-        constant=settings.unet_constant,
-        final_lr=settings.final_lr,
+        rate=rates(settings),
         clip=settings.clip,
         ema=settings.ema,
         facts={"seed": seed, **compared(settings, "unet")},
+        number=number,
     )

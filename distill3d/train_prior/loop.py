@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, DivergedError
 from ..interrupts import held
 from . import checkpoints
-from .optimizers import Average, MuonAdamW, lr_scale
+from .optimizers import Average, MuonAdamW
 
 logger = logging.getLogger(__name__)
 LOG_EVERY = 25
@@ -31,7 +31,9 @@ class Stage:
     Attributes:
         name: names the checkpoint and salts the randomness.
         loss: maps the step's own generator and the step number to a scalar loss and values worth logging.
+        rate: maps a step number to a share of the optimizer's learning rates.
         facts: settings that a resumed checkpoint must agree with.
+        number: maps a step number to the one its random draws and the average's decay go by.
     """
 
     name: str
@@ -39,12 +41,11 @@ class Stage:
     optimizer: MuonAdamW
     loss: Callable[[torch.Generator, int], tuple[Tensor, dict[str, Tensor]]]
     steps: int
-    warmup: int
-    constant: float
-    final_lr: float
+    rate: Callable[[int], float]
     clip: float
     ema: float
     facts: dict[str, Any]
+    number: Callable[[int], int] = int
 
 
 def fit(
@@ -76,7 +77,8 @@ def fit(
     saved = done = first
     try:
         for step in range(first, stage.steps):
-            loss, values = stage.loss(checkpoints.step_generator(seed, stage.name, step), step)
+            number = stage.number(step)
+            loss, values = stage.loss(checkpoints.step_generator(seed, stage.name, number), step)
             loss.backward()
             idle = {n for n in idle if (grad := stage.named[n].grad) is None or not grad.any()}
             if idle and step - first == IDLE_LIMIT - 1:
@@ -84,7 +86,7 @@ def fit(
                     f"expected a gradient in every parameter of {stage.name}, got none within {IDLE_LIMIT} steps in "
                     f"{len(idle)} of {len(stage.named)}, such as {min(idle)}: part of the network is cut off"
                 )
-            scale = lr_scale(step, stage.steps, stage.warmup, stage.constant, stage.final_lr)
+            scale = stage.rate(step)
             with held():
                 norm = stage.optimizer.step(scale, stage.clip)
                 if not math.isfinite(norm):
@@ -92,7 +94,7 @@ def fit(
                         f"expected finite gradients, got a norm of {norm} at step {step + 1} of {stage.name}: lower "
                         "its learning rates. The last checkpoint is whole"
                     )
-                average.update(step)
+                average.update(number)
                 done = step + 1
                 log.add(done, {"loss": loss.detach(), "norm": norm, **values}, scale)
             if done % checkpoint_every == 0 or done == stage.steps:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -135,15 +135,20 @@ class MuonAdamW:
             owners[id(p)].state[p][slot] = like
 
 
-def lr_scale(step: int, steps: int, warmup: int, constant: float, final: float) -> float:
-    """Linear rise over ``warmup`` steps, 1 up to ``constant * steps``, then a linear fall to ``final``.
+def falling(steps: int, warmup: int, constant: float, final: float) -> Callable[[int], float]:
+    """Share of the learning rates at a step: a linear rise over ``warmup`` steps, 1 up to ``constant * steps``, then a
+    linear fall to ``final``.
 
-    >>> [lr_scale(s, 100, 10, 0.5, 0.0) for s in (0, 20, 50, 75, 100)]
+    >>> [falling(100, 10, 0.5, 0.0)(s) for s in (0, 20, 50, 75, 100)]
     [0.1, 1.0, 1.0, 0.5, 0.0]
     """
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    fall = max(0.0, (step - constant * steps) / max(1.0, (1 - constant) * steps))
-    return rise * (1 - (1 - final) * min(1.0, fall))
+
+    def share(step: int) -> float:
+        rise = min(1.0, (step + 1) / max(1, warmup))
+        fall = max(0.0, (step - constant * steps) / max(1.0, (1 - constant) * steps))
+        return rise * (1 - (1 - final) * min(1.0, fall))
+
+    return share
 
 
 class Average:

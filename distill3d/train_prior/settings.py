@@ -1,4 +1,4 @@
-"""Every knob of a prior's recipe, and three recipes; ``assets/tiny-prior`` says how its weights differ from "full"."""
+"""Every knob of a prior's recipe, and the recipes; "bundled" is that of the weights in ``assets/tiny-prior``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,36 @@ _COUNTS = (
 )  # fmt: skip
 _SHARES = ("vae_constant", "unet_constant", "empty_captions", "final_lr")
 _RATES = ("vae_muon_lr", "vae_adam_lr", "unet_muon_lr", "unet_adam_lr", "clip", "snr_cap")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the training of UNet and text encoder with a batch, a loss weight and learning rates of its own."""
+
+    steps: int
+    """Optimizer steps."""
+    batch: int
+    """Latents a step."""
+    snr_cap: float
+    """Cap of the min-SNR loss weight."""
+    snr_floor: float
+    """Floor of the signal-to-noise ratio in that weight."""
+    first_rate: float
+    """Learning rate at its first step, as a share of ``unet_muon_lr`` and ``unet_adam_lr``."""
+    last_rate: float
+    """The share it comes to in a straight line when its steps are done."""
+    number: int
+    """What its first step is called: its draws, and the decay of the averaged weights, go by that."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} of 1 or more in a part of unet_parts, got {getattr(self, name)}")
+        for name in ("snr_floor", "first_rate", "last_rate", "number"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise SettingsError(f"expected {name} of 0 or more in a part of unet_parts, got {getattr(self, name)}")
+        if not 0 < self.snr_cap < float("inf"):
+            raise SettingsError(f"expected snr_cap above 0 in a part of unet_parts, got {self.snr_cap}")
 
 
 @dataclass(frozen=True)
@@ -83,6 +113,8 @@ class TrainPriorSettings:
     """Cap of the min-SNR loss weight (arXiv 2303.09556)."""
     snr_floor: float = 0.2
     """Floor of the signal-to-noise ratio in that weight, so that the noisy end learns colour from the prompt."""
+    unet_parts: tuple[Part, ...] = ()
+    """Parts of UNet's and text encoder's run, each with its own batch, loss weight and rates instead of the above."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones written."""
 
@@ -117,6 +149,12 @@ class TrainPriorSettings:
         if self.vocabulary < TOKENS:
             raise SettingsError(
                 f"expected a vocabulary of {TOKENS} or more, got {self.vocabulary}: that many are bytes and two more"
+            )
+        together = sum(part.steps for part in self.unet_parts)
+        if self.unet_parts and together != self.unet_steps:
+            raise SettingsError(
+                f"expected as many unet_steps as the {len(self.unet_parts)} unet_parts have together, {together}, got "
+                f"{self.unet_steps}: change a part's steps too, or take the recipe full, which has no parts"
             )
         self._check_widths()
 
@@ -177,7 +215,20 @@ FULL_RECIPE = TrainPriorSettings(
     snr_cap=3.0,
     snr_floor=0.06,
 )
-"""The bundled prior's, the full world: on a CPU many hours on two cores, to be stopped and called again at any time."""
+"""The full world: on a CPU many hours on two cores, to be stopped and called again at any time."""
+
+BUNDLED_RECIPE = replace(
+    FULL_RECIPE,
+    unet_steps=17_500,
+    unet_parts=(
+        Part(2_170, 48, 5.0, 0.2, 1.0, 1.0, number=0),
+        Part(1_073, 48, 5.0, 0.2, 1.0, 0.780068, number=2_170),
+        Part(6_757, 48, 5.0, 0.2, 0.864333, 0.01, number=3_243),
+        Part(4_000, 96, 5.0, 0.2, 0.498889, 0.01, number=5_000),
+        Part(3_500, 96, 3.0, 0.06, 0.318, 0.01, number=9_000),
+    ),
+)
+"""The bundled prior's: as many samples as in the full one, with the plans that were changed on the way."""
 
 CUDA_RECIPE = replace(
     FULL_RECIPE,
@@ -194,7 +245,7 @@ CUDA_RECIPE = replace(
 )
 """The full world on one GPU, meant for about 20 minutes in one piece; its pace has not been measured yet."""
 
-RECIPES = {"plain": RECIPE, "full": FULL_RECIPE, "full-cuda": CUDA_RECIPE}
+RECIPES = {"plain": RECIPE, "full": FULL_RECIPE, "bundled": BUNDLED_RECIPE, "full-cuda": CUDA_RECIPE}
 
 
 def recipe(name: str) -> TrainPriorSettings:
