@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -174,3 +175,57 @@ def test_bad_input_says_what_to_do() -> None:
         trace([Object("cube", "red")], orbit([0, 1], [0, 0]), 8)
     with pytest.raises(ValueError, match="at least one render"):
         render_dataset(0, 0)
+
+
+def test_renders_are_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["distill3d.world.dataset"], "CHUNK", 16)
+    before, images, told = torch.get_num_threads(), [], []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            told.append([])
+            images.append(render_dataset(70, 5, WorldSettings(name="full", image_size=24), told[-1].append).images)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*images)
+    assert told == [[16, 32, 48, 64, 70]] * 2
+
+
+def test_an_error_in_one_chunk_ends_the_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = sys.modules["distill3d.world.dataset"]
+    monkeypatch.setattr(dataset, "CHUNK", 16)
+    calls = []
+
+    def trace_but_the_first(*arguments: object, **named: object) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError("no room")
+        return trace(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dataset, "trace", trace_but_the_first)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(MemoryError, match="no room"):
+            render_dataset(400, 5, SMALL)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len(calls) < 25
+
+
+def test_edges_are_coloured_like_the_mean_of_their_solid_neighbours() -> None:
+    """Against pooling of the whole picture."""
+    g = torch.Generator().manual_seed(0)
+    alpha = (torch.rand(3, 12, 12, generator=g) * 3 - 1).clamp(0, 1)
+    alpha[2] = alpha[2].clamp(max=0.9)
+    colour = torch.rand(3, 12, 12, 3, generator=g)
+    solid = (alpha >= 1).float()[:, None]
+    pool = torch.nn.functional.avg_pool2d
+    near = pool(colour.permute(0, 3, 1, 2) * solid, 3, 1, 1) / pool(solid, 3, 1, 1)
+    edge = (alpha > 0) & (alpha < 1) & (pool(solid, 3, 1, 1)[:, 0] > 0)
+    bled = sys.modules["distill3d.world.trace"]._bleed(colour.clone(), alpha)
+    assert edge.any() and not edge[2].any()
+    torch.testing.assert_close(bled[edge], near.permute(0, 2, 3, 1)[edge])
+    assert torch.equal(bled[~edge], colour[~edge])

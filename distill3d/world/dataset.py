@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,8 @@ from ..render.cameras import Cameras, orbit
 from .objects import COLOURS, Object, all_objects, is_held_out, with_article
 from .trace import trace
 
-CHUNK = 64
+CHUNK = 128
+MOST_THREADS = 8
 OVERHEAD_ELEVATION = 60.0
 FRONT_AZIMUTH = 45.0
 BACKGROUNDS = {"white": 0.30, "grey": 0.20, "dark": 0.22, "colour": 0.28}
@@ -196,6 +198,20 @@ def training_round(settings: WorldSettings) -> list[Object]:
     return [o for o, kind in zip(kept, kinds, strict=True) for _ in range(SHARES[kind])]
 
 
+def _side_by_side(work: Callable[[list[int]], int], items: Iterable[list[int]]) -> Iterator[int]:
+    """Results in order, each worked out by one of torch's threads: less waiting than all of them on one operation."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(min(threads, MOST_THREADS), "world", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
 def render_dataset(
     count: int,
     seed: int,
@@ -227,8 +243,9 @@ def render_dataset(
     light = orbit(numbers[:, 4], numbers[:, 5], 1.0).position
     images = torch.empty(count, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
     by_shape = sorted(range(count), key=lambda i: objects[i].shape)
-    for start in range(0, count, CHUNK):
-        rows = torch.tensor(by_shape[start : start + CHUNK])
+
+    def draw(chunk: list[int]) -> int:
+        rows = torch.tensor(chunk)
         rgb, _ = trace(
             [objects[i] for i in rows.tolist()],
             cameras[rows],
@@ -240,6 +257,11 @@ def render_dataset(
             snug=settings.name == "full",
         )
         images[rows] = (rgb * 255).round().to(torch.uint8)
+        return len(chunk)
+
+    done = 0
+    for more in _side_by_side(draw, (by_shape[start : start + CHUNK] for start in range(0, count, CHUNK))):
+        done += more
         if progress is not None:
-            progress(start + len(rows))
+            progress(done)
     return Renders(images, [d[2] for d in drawn], objects, cameras)

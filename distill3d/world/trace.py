@@ -38,9 +38,9 @@ class _Rays:
 
     def __getitem__(self, index: Tensor) -> _Rays:
         return _Rays(
-            tuple(c[index] for c in self.origin),
-            tuple(c[index] for c in self.direction),
-            *(v[index] for v in (self.size, self.width, self.near, self.far)),
+            tuple(c.index_select(0, index) for c in self.origin),
+            tuple(c.index_select(0, index) for c in self.direction),
+            *(v.index_select(0, index) for v in (self.size, self.width, self.near, self.far)),
         )
 
     def at(self, depth: Tensor) -> tuple[Tensor, ...]:
@@ -69,7 +69,8 @@ def _march(sdf: SDF, bundle: _Rays) -> tuple[Tensor, Tensor]:
         keep = (~hit & (t < live.far)).nonzero().squeeze(1)
         if len(keep) < 0.9 * len(index):
             best[index], depth[index] = least, at
-            live, t, index, least, at = live[keep], t[keep], index[keep], least[keep], at[keep]
+            live = live[keep]
+            t, index, least, at = (v.index_select(0, keep) for v in (t, index, least, at))
         if not len(keep):
             break
     best[index], depth[index] = least, at
@@ -98,10 +99,11 @@ def _bundle(objects: Sequence[Object], cameras: Cameras, size: int, snug: bool) 
     bound = radius * scale + width * middle
     half_chord = bound.square() - (origin.square().sum(-1) - middle.square())
     index = (half_chord > 0).nonzero().squeeze(1)
-    half = half_chord[index].sqrt()
-    components = [tuple(c.contiguous() for c in v[index].unbind(-1)) for v in (origin, direction)]
-    near = (middle[index] - half).clamp(min=1e-3)
-    return _Rays(components[0], components[1], scale[index], width[index], near, middle[index] + half), index
+    half, middle, scale, width = (v.index_select(0, index) for v in (half_chord, middle, scale, width))
+    half = half.sqrt()
+    components = [tuple(c.contiguous() for c in v.index_select(0, index).unbind(-1)) for v in (origin, direction)]
+    near = (middle - half).clamp(min=1e-3)
+    return _Rays(components[0], components[1], scale, width, near, middle + half), index
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ def _surface(objects: Sequence[Object], cameras: Cameras, size: int, snug: bool 
     bundle, index = _bundle(objects, cameras, size, snug)
     depth, coverage = _march(sdf, bundle)
     seen = (coverage > 0).nonzero().squeeze(1)
-    bundle, depth = bundle[seen], depth[seen]
+    bundle, depth = bundle[seen], depth.index_select(0, seen)
     pixel = bundle.width * depth
     normal = _normals(sdf, bundle.at(depth - pixel), bundle.size, 0.5 * pixel)
-    return _Surface(index[seen], bundle.at(depth), normal, coverage[seen])
+    return _Surface(index.index_select(0, seen), bundle.at(depth), normal, coverage.index_select(0, seen))
 
 
 def _shade(
@@ -131,30 +133,41 @@ def _shade(
 ) -> tuple[Tensor, Tensor]:
     """Lambert colour ``(B, S * S, 3)`` and coverage ``(B, S * S)``."""
     owner = seen.index // (size * size)
-    toward, normal = light[owner], seen.normal
+    toward, normal = light.index_select(0, owner), seen.normal
     lambert = (normal[0] * toward[:, 0] + normal[1] * toward[:, 1] + normal[2] * toward[:, 2]).clamp(min=0)
+    ambient = ambient.index_select(0, owner)
     if lamp.ndim:
-        shade = ambient[owner, None] + (1 - ambient[owner, None]) * lambert[:, None] * lamp[owner]
+        shade = ambient[:, None] + (1 - ambient[:, None]) * lambert[:, None] * lamp.index_select(0, owner)
     else:
-        shade = (ambient[owner] + (1 - ambient[owner]) * lambert * lamp)[:, None]
+        shade = (ambient + (1 - ambient) * lambert * lamp)[:, None]
     parts = torch.stack(seen.points, -1).split(torch.bincount(owner, minlength=len(objects)).tolist())
     albedo = torch.cat([o.albedo(p) for o, p in zip(objects, parts, strict=True)])
     colour = torch.zeros(len(objects) * size * size, 3)
     alpha = torch.zeros(len(objects) * size * size)
-    colour[seen.index] = (albedo * shade).clamp(max=1)
-    alpha[seen.index] = seen.coverage
-    return _bleed(colour.view(-1, size, size, 3), alpha.view(-1, size, size))
+    colour.index_copy_(0, seen.index, (albedo * shade).clamp(max=1))
+    alpha.index_copy_(0, seen.index, seen.coverage)
+    alpha = alpha.view(-1, size, size)
+    return _bleed(colour.view(-1, size, size, 3), alpha).flatten(1, 2), alpha.flatten(1)
 
 
-def _bleed(colour: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour partly covered pixels like their solid neighbours: the normals of a ray that missed tilt away."""
-    solid = (alpha >= 1).float()[:, None]
-    pool = torch.nn.functional.avg_pool2d
-    share = pool(solid, 3, 1, 1)
-    near = pool(colour.permute(0, 3, 1, 2) * solid, 3, 1, 1) / share.clamp(min=1e-6)
-    use = (solid == 0) & (share > 0)
-    bled = torch.where(use, near, colour.permute(0, 3, 1, 2))
-    return bled.permute(0, 2, 3, 1).flatten(1, 2), alpha.flatten(1)
+def _bleed(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Colour partly covered pixels like their solid neighbours: the normals of a ray that missed tilt away.
+
+    Takes ``(B, S, S, 3)`` and ``(B, S, S)``, and changes the first.
+    """
+    side = alpha.shape[-1] + 2
+    solid = (alpha >= 1).float()[..., None]
+    around = torch.nn.functional.pad(torch.cat([colour * solid, solid], -1), (0, 0, 1, 1, 1, 1)).flatten(0, 2)
+    edge = ((alpha > 0) & (alpha < 1)).nonzero()
+    corner = (edge[:, 0] * side + edge[:, 1]) * side + edge[:, 2]
+    total = torch.zeros(len(edge), 4)
+    for offset in (down * side + right for down in range(3) for right in range(3)):
+        total += around.index_select(0, corner + offset)
+    mean = total / 9
+    near, share = mean[:, :3], mean[:, 3:]
+    where = edge.unbind(1)
+    colour[where] = torch.where(share > 0, near / share.clamp(min=1e-6), colour[where])
+    return colour
 
 
 def _count(objects: Sequence[Object], cameras: Cameras) -> int:
