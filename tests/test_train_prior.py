@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import sys
@@ -355,6 +356,26 @@ def test_a_part_without_gradient_stops_the_run(tmp_path: Path) -> None:
     stage = Stage("toy", named, optimizer, loss, 50, falling(50, 2, 0.5, 0.01), 1.0, 0.9, {})
     with pytest.raises(DivergedError, match=r"none within 10 steps in 2 of 4, such as dead\.bias"):
         fit(stage, 0, tmp_path, 50, False)
+
+
+def test_a_stage_says_how_far_it_is_and_how_long_it_still_takes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = torch.nn.Linear(4, 4)
+    named = dict(model.named_parameters())
+
+    def loss(g: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return model(torch.randn(4, 4, generator=g)).square().mean(), {}
+
+    optimizer = MuonAdamW(named, {"weight"}, 0.02, 1e-2, (0.9, 0.98), 0.0)
+    stage = Stage("toy", named, optimizer, loss, 100, falling(100, 2, 0.5, 0.01), 1.0, 0.9, {})
+    with caplog.at_level("INFO", "distill3d"):
+        fit(stage, 0, tmp_path, 100, False)
+    pattern = r"toy (\d+) of 100, ([\d.]+) steps/s, (\d+):(\d\d):(\d\d) left of it: \{"
+    told = [[float(n) for n in match.groups()] for match in (re.match(pattern, m) for m in caplog.messages) if match]
+    assert [done for done, *_ in told] == [25, 50, 75, 100]
+    for done, pace, hours, minutes, seconds in told:
+        assert abs((100 - done) / pace - (3600 * hours + 60 * minutes + seconds)) <= 0.51
 
 
 def test_schedules() -> None:

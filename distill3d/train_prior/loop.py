@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ class _Log:
         self.rows.append(means)
         self.sums = {}
         pace = self._steps / (time.perf_counter() - self._began)
-        logger.info("%s %s, %.2f steps/s", self._stage.name, json.dumps(means), pace)
+        left = timedelta(seconds=round((self._stage.steps - done) / pace))
+        place = f"{self._stage.name} {done} of {self._stage.steps}"
+        logger.info("%s, %.2f steps/s, %s left of it: %s", place, pace, left, json.dumps(means))
         if not all(map(math.isfinite, means.values())):
             raise DivergedError(f"expected a finite loss, got {means} in {self._stage.name}: lower its learning rates")
 

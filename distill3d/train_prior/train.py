@@ -44,6 +44,7 @@ def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool
     if resume and path.exists():
         tensors, found = checkpoints.read(path, facts)
         return tensors["images"], found["captions"]
+    logger.info("rendering %d images of the %s world", settings.renders, settings.world.name)
     made = render_dataset(settings.renders, seed, settings.world)
     checkpoints.write(path, {"images": made.images}, {**facts, "captions": made.captions})
     return made.images, made.captions
@@ -63,6 +64,7 @@ def _latents(
         with suppress(CheckpointError):
             raw = checkpoints.read(path, facts)[0]["latents"]
     if raw is None:
+        logger.info("encoding %d images", len(images))
         raw = autoencoder.encode_all(vae, images, device, settings.bf16)
         checkpoints.write(path, {"latents": raw}, facts)
     scaled, variances = autoencoder.whiten(vae, raw)
