@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from distill3d.errors import SettingsError
+from distill3d.cli import main
+from distill3d.errors import CheckpointError, SettingsError
 from distill3d.priors.load import bundled_prior_path
 from distill3d.train_prior import (
     RECIPES,
@@ -26,8 +28,8 @@ from distill3d.train_prior import (
     train,
 )
 from distill3d.train_prior.export import load, sample
-from distill3d.train_prior.loop import fit
-from distill3d.train_prior.settings import Part
+from distill3d.train_prior.loop import Stage, fit
+from distill3d.train_prior.settings import Part, compared
 from distill3d.world import WorldSettings, all_objects, render_dataset
 
 MICRO = TrainPriorSettings(
@@ -124,6 +126,15 @@ def test_the_bundled_recipe_has_the_rates_that_the_bundled_priors_run_recorded()
     assert len(rows) == 700 and rows[-1]["step"] == record["settings"]["unet_steps"]
     for i, row in enumerate(rows):
         assert round(share(25 * (i + 1) - 1), 5) == pytest.approx(row["lr"], abs=1.01e-5), row
+    numbers = [
+        part.number + place + 1 for part, place in (denoiser.part_at(recipe("bundled"), s) for s in range(17_500))
+    ]
+    assert [numbers[25 * (i + 1) - 1] for i in range(400, 700)] == [row["step"] for row in rows[400:]]
+    assert numbers[:10_000] == list(range(1, 10_001))
+    last = recipe("bundled").unet_parts[-1]
+    assert (last.batch, last.snr_cap, last.snr_floor) == tuple(
+        record["settings"][name] for name in ("unet_batch", "snr_cap", "snr_floor")
+    )
     samples = [sum(p.steps * p.batch for p in r.unet_parts) or r.unet_steps * r.unet_batch for r in BOTH]
     assert samples[0] == samples[1] == 1_200_000
     assert BOTH[0] == dataclasses.replace(BOTH[1], unet_parts=(), unet_steps=BOTH[0].unet_steps)
@@ -156,6 +167,58 @@ def test_parts_have_their_own_batch_loss_weight_and_rate(tmp_path: Path) -> None
     assert [numbered(step) for step in range(6)] == [0, 1, 1, 2, 3, 4]
     share = denoiser.rates(apart)
     assert [share(step) for step in range(6)] == pytest.approx([1.0, 1.0, 0.5, 0.4, 0.3, 0.2])
+
+
+def test_a_run_in_parts_goes_on_over_their_border_and_its_card_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = (Part(3, 4, 5.0, 0.2, 1.0, 0.5, 0), Part(3, 8, 1.0, 0.0, 0.5, 0.1, 1))
+    settings = dataclasses.replace(MICRO, unet_parts=parts)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(whole, device="cpu", settings=settings, gates=LENIENT)
+    card = (whole / "README.md").read_text()
+    assert "6 of 4 and 8 latents" in card and "| `unet_batch` |" not in card
+    second = "steps 3, batch 8, snr_cap 1.0, snr_floor 0.0, first_rate 0.5, last_rate 0.1, number 1"
+    assert f"| `unet_parts.1` | {second} |" in card
+
+    real = denoiser.stage
+
+    def interrupted(*arguments: Any) -> Stage:
+        stage = real(*arguments)
+
+        def loss(g: torch.Generator, step: int) -> Any:
+            if step == 4:
+                raise KeyboardInterrupt
+            return stage.loss(g, step)
+
+        return dataclasses.replace(stage, loss=loss)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(denoiser, "stage", interrupted)
+        train(stopped, device="cpu", settings=settings, gates=None)
+    train(stopped, device="cpu", settings=settings, gates=None)
+    for weights in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        assert (whole / weights).read_bytes() == (stopped / weights).read_bytes()
+    with pytest.raises(CheckpointError, match="unet_parts"):
+        train(stopped, device="cpu", settings=dataclasses.replace(settings, unet_parts=parts[::-1]), gates=None)
+
+
+def test_checkpoints_from_before_there_were_parts_go_on() -> None:
+    assert "unet_parts" not in compared(MICRO, "unet")
+    in_parts = dataclasses.replace(MICRO, unet_parts=(Part(6, 4, 5.0, 0.2, 1.0, 0.5, 0),))
+    assert compared(in_parts, "unet")["unet_parts"] and "unet_parts" not in compared(in_parts, "vae")
+
+
+def test_flags_that_parts_do_not_read_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["train-prior", "--recipe", "bundled", "--out", str(tmp_path)]
+    unused = "expected no --{} with a recipe in parts, got {}: each part has its own, --unet-parts.0.{}"
+    for flag, words in {
+        "--unet-batch": unused.format("unet-batch", 5, "batch"),
+        "--snr-cap": unused.format("snr-cap", 5.0, "snr-cap"),
+        "--unet-steps": "expected as many unet_steps as the 5 unet_parts have together, 17500, got 5",
+    }.items():
+        assert main([*given, flag, "5"]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_parts_are_checked() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 import torch
@@ -177,24 +181,44 @@ def test_bad_input_says_what_to_do() -> None:
         render_dataset(0, 0)
 
 
-def test_renders_are_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["distill3d.world.dataset"], "CHUNK", 16)
-    before, images, told = torch.get_num_threads(), [], []
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            told.append([])
-            images.append(render_dataset(70, 5, WorldSettings(name="full", image_size=24), told[-1].append).images)
-            assert torch.get_num_threads() == threads
+        yield
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*images)
-    assert told == [[16, 32, 48, 64, 70]] * 2
 
 
-def test_an_error_in_one_chunk_ends_the_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+def threads_elsewhere() -> int:
+    """How many of torch's threads a new thread has."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+@pytest.fixture
+def chunks_of_16(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     dataset = sys.modules["distill3d.world.dataset"]
-    monkeypatch.setattr(dataset, "CHUNK", 16)
+    monkeypatch.setattr(dataset, "PIXELS", 16 * SMALL.image_size**2)
+    return dataset
+
+
+@pytest.mark.usefixtures("chunks_of_16")
+def test_renders_are_the_same_on_any_number_of_threads_and_in_inference_mode() -> None:
+    settings = WorldSettings(name="full", image_size=24)
+    told: list[list[int]] = []
+    images = []
+    for count, mode in ((1, torch.no_grad), (3, torch.no_grad), (3, torch.inference_mode)):
+        told.append([])
+        with threads(count), mode():
+            images.append(render_dataset(70, 5, settings, told[-1].append).images)
+            assert torch.get_num_threads() == threads_elsewhere() == count
+    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
+    assert told == [[16, 32, 48, 64, 70]] * 3
+
+
+def test_an_error_in_one_chunk_ends_the_rendering(chunks_of_16: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def trace_but_the_first(*arguments: object, **named: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -203,15 +227,11 @@ def test_an_error_in_one_chunk_ends_the_rendering(monkeypatch: pytest.MonkeyPatc
             raise MemoryError("no room")
         return trace(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dataset, "trace", trace_but_the_first)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
+    monkeypatch.setattr(chunks_of_16, "trace", trace_but_the_first)
+    with threads(2):
         with pytest.raises(MemoryError, match="no room"):
             render_dataset(400, 5, SMALL)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+        assert torch.get_num_threads() == threads_elsewhere() == 2
     assert len(calls) < 25
 
 

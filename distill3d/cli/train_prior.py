@@ -11,9 +11,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from ..errors import SettingsError
 from ..files import make_folder
 from ..locks import claimed
 from ..train_prior import TrainPriorSettings, gates_of, recipe, train
+from ..train_prior.settings import OF_PARTS
 from . import app
 
 DESCRIPTION = """Train the tiny text-to-image prior: renders of a procedural world, an autoencoder, a text encoder and
@@ -47,11 +49,22 @@ class TrainPrior:
     settings: Annotated[TrainPriorSettings, tyro.conf.arg(name="")] = field(default_factory=TrainPriorSettings)
 
 
+def _refuse_unused(settings: TrainPriorSettings, of_recipe: TrainPriorSettings) -> None:
+    for name, own in OF_PARTS.items() if settings.unet_parts else ():
+        if getattr(settings, name) != getattr(of_recipe, name):
+            flag, instead = name.replace("_", "-"), own.replace("_", "-")
+            raise SettingsError(
+                f"expected no --{flag} with a recipe in parts, got {getattr(settings, name)}: each part has its own, "
+                f"--unet-parts.0.{instead} and so on"
+            )
+
+
 def run(arguments: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
     name = app.given(arguments, "recipe", TrainPrior.recipe)
     default = TrainPrior(recipe=name, settings=recipe(name))
     flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION, default)
+    _refuse_unused(flags.settings, recipe(name))
     make_folder(flags.out)
     logging.getLogger("distill3d").setLevel(logging.INFO)
     with claimed(flags.out, flags.out.absolute().with_name(f"{flags.out.absolute().name}.lock")):

@@ -15,7 +15,7 @@ from ..plots import chart, stack
 from ..render.pictures import write_png
 from ..world import COLOURS, WORLDS
 from .gates import Gates
-from .settings import TrainPriorSettings
+from .settings import OF_PARTS, TrainPriorSettings
 
 CURVES = "curves.png"
 _HEAD = """---
@@ -80,7 +80,10 @@ def _measured(measured: Mapping[str, float], gates: Gates) -> list[str]:
 
 def _recipe(settings: TrainPriorSettings) -> list[str]:
     rows = {**asdict(settings), **{f"world.{k}": v for k, v in asdict(settings.world).items()}}
-    rows.pop("world")
+    for name in ("world", "unet_parts", *(OF_PARTS if settings.unet_parts else ())):
+        rows.pop(name)
+    for number, part in enumerate(settings.unet_parts):
+        rows[f"unet_parts.{number}"] = ", ".join(f"{k} {v}" for k, v in asdict(part).items())
     return ["| setting | value |", "|---|---|", *(f"| `{k}` | {v} |" for k, v in rows.items())]
 
 

@@ -130,10 +130,12 @@ class _Log:
         means = {"step": done, **{k: round(v / count, 6) for k, v in self.sums.items()}, "lr": round(scale, 5)}
         self.rows.append(means)
         self.sums = {}
-        pace = self._steps / (time.perf_counter() - self._began)
+        now = time.perf_counter()
+        pace = self._steps / (now - self._began)
+        self._began, self._steps = now, 0
         left = timedelta(seconds=round((self._stage.steps - done) / pace))
         place = f"{self._stage.name} {done} of {self._stage.steps}"
-        logger.info("%s, %.2f steps/s, %s left of it: %s", place, pace, left, json.dumps(means))
+        logger.info("%s, %.2f steps/s, at this pace %s left of it: %s", place, pace, left, json.dumps(means))
         if not all(map(math.isfinite, means.values())):
             raise DivergedError(f"expected a finite loss, got {means} in {self._stage.name}: lower its learning rates")
 

@@ -36,7 +36,8 @@ class Part:
     last_rate: float
     """The share it comes to in a straight line when its steps are done."""
     number: int
-    """What its first step is called: its draws, and the decay of the averaged weights, go by that."""
+    """What its first step is called: its draws, and the decay of the averaged weights, go by that. A number that comes
+    up twice in a run draws the same twice."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
@@ -114,7 +115,8 @@ class TrainPriorSettings:
     snr_floor: float = 0.2
     """Floor of the signal-to-noise ratio in that weight, so that the noisy end learns colour from the prompt."""
     unet_parts: tuple[Part, ...] = ()
-    """Parts of UNet's and text encoder's run, each with its own batch, loss weight and rates instead of the above."""
+    """Parts of UNet's and text encoder's run, each with its own batch, loss weight and rates instead of the above. A
+    checkpoint goes on with the parts it was made with, no others."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones written."""
 
@@ -154,7 +156,7 @@ class TrainPriorSettings:
         if self.unet_parts and together != self.unet_steps:
             raise SettingsError(
                 f"expected as many unet_steps as the {len(self.unet_parts)} unet_parts have together, {together}, got "
-                f"{self.unet_steps}: change a part's steps too, or take the recipe full, which has no parts"
+                f"{self.unet_steps}: give --unet-steps {together}, or take the recipe full, which has no parts"
             )
         self._check_widths()
 
@@ -184,6 +186,8 @@ class TrainPriorSettings:
             )
 
 
+OF_PARTS = {"unet_batch": "batch", "unet_constant": "first_rate", "snr_cap": "snr_cap", "snr_floor": "snr_floor"}
+"""Settings that a run in parts does not use, and what its parts have in their place."""
 _FREE = ("held_out", "checkpoint_every", "vae_steps", "unet_steps")
 _OF_THE_OTHER = {
     "vae": ("unet_", "text_", "snr_", "vocabulary", "empty_captions", "weight_decay"),
@@ -194,6 +198,8 @@ _OF_THE_OTHER = {
 def compared(settings: TrainPriorSettings, stage: Literal["vae", "unet"]) -> dict[str, Any]:
     """What a checkpoint of the stage must agree with, as JSON gives it back; more steps go on with what there is."""
     facts: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    if not settings.unet_parts:
+        del facts["unet_parts"]
     return {n: v for n, v in facts.items() if n not in _FREE and not n.startswith(_OF_THE_OTHER[stage])}
 
 

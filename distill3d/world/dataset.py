@@ -22,7 +22,8 @@ from ..render.cameras import Cameras, orbit
 from .objects import COLOURS, Object, all_objects, is_held_out, with_article
 from .trace import trace
 
-CHUNK = 128
+PIXELS = 1 << 19
+"""Pixels a chunk: fewer make overhead, more make memory, a few hundred bytes each."""
 MOST_THREADS = 8
 OVERHEAD_ELEVATION = 60.0
 FRONT_AZIMUTH = 45.0
@@ -198,8 +199,11 @@ def training_round(settings: WorldSettings) -> list[Object]:
     return [o for o, kind in zip(kept, kinds, strict=True) for _ in range(SHARES[kind])]
 
 
-def _side_by_side(work: Callable[[list[int]], int], items: Iterable[list[int]]) -> Iterator[int]:
-    """Results in order, each worked out by one of torch's threads: less waiting than all of them on one operation."""
+def _side_by_side(work: Callable[[Tensor], Tensor], items: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Results in order, each worked out by one of torch's threads: less waiting than all of them on one operation.
+
+    Threads that others start meanwhile have one of torch's to themselves.
+    """
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(work, items)
@@ -208,8 +212,10 @@ def _side_by_side(work: Callable[[list[int]], int], items: Iterable[list[int]]) 
     try:
         yield from pool.map(work, items)
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def render_dataset(
@@ -242,10 +248,10 @@ def render_dataset(
     cameras = orbit(*numbers[:, :4].unbind(1))
     light = orbit(numbers[:, 4], numbers[:, 5], 1.0).position
     images = torch.empty(count, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
-    by_shape = sorted(range(count), key=lambda i: objects[i].shape)
+    by_shape = torch.tensor(sorted(range(count), key=lambda i: objects[i].shape))
+    chunks = by_shape.split(max(1, PIXELS // settings.image_size**2))
 
-    def draw(chunk: list[int]) -> int:
-        rows = torch.tensor(chunk)
+    def draw(rows: Tensor) -> Tensor:
         rgb, _ = trace(
             [objects[i] for i in rows.tolist()],
             cameras[rows],
@@ -256,12 +262,12 @@ def render_dataset(
             numbers[rows, 13:] if settings.name == "full" else 1.0,
             snug=settings.name == "full",
         )
-        images[rows] = (rgb * 255).round().to(torch.uint8)
-        return len(chunk)
+        return (rgb * 255).round().to(torch.uint8)
 
     done = 0
-    for more in _side_by_side(draw, (by_shape[start : start + CHUNK] for start in range(0, count, CHUNK))):
-        done += more
+    for rows, drawn_now in zip(chunks, _side_by_side(draw, chunks), strict=True):
+        images[rows] = drawn_now
+        done += len(rows)
         if progress is not None:
             progress(done)
     return Renders(images, [d[2] for d in drawn], objects, cameras)
