@@ -27,6 +27,7 @@ from distill3d.train_prior import (
     text,
     train,
 )
+from distill3d.train_prior.card import _recipe
 from distill3d.train_prior.export import load, sample
 from distill3d.train_prior.loop import Stage, fit
 from distill3d.train_prior.settings import Part, compared
@@ -121,27 +122,26 @@ def test_recipes() -> None:
 
 def test_the_bundled_recipe_has_the_rates_that_the_bundled_priors_run_recorded() -> None:
     record = json.loads((bundled_prior_path() / "training.json").read_text(encoding="utf-8"))
-    share = denoiser.rates(recipe("bundled"))
     rows = record["unet"]
     assert len(rows) == 700 and rows[-1]["step"] == record["settings"]["unet_steps"]
     for i, row in enumerate(rows):
-        assert round(share(25 * (i + 1) - 1), 5) == pytest.approx(row["lr"], abs=1.01e-5), row
-    numbers = [
-        part.number + place + 1 for part, place in (denoiser.part_at(recipe("bundled"), s) for s in range(17_500))
-    ]
+        assert round(denoiser.rate(recipe("bundled"), 25 * (i + 1) - 1), 5) == row["lr"], row
+    numbers = [denoiser.part_at(recipe("bundled"), step)[1] + 1 for step in range(17_500)]
     assert [numbers[25 * (i + 1) - 1] for i in range(400, 700)] == [row["step"] for row in rows[400:]]
     assert numbers[:10_000] == list(range(1, 10_001))
     last = recipe("bundled").unet_parts[-1]
     assert (last.batch, last.snr_cap, last.snr_floor) == tuple(
         record["settings"][name] for name in ("unet_batch", "snr_cap", "snr_floor")
     )
+    card = (bundled_prior_path() / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in card if line.startswith("| `") and line.count("|") == 3] == _recipe(recipe("bundled"))[2:]
     samples = [sum(p.steps * p.batch for p in r.unet_parts) or r.unet_steps * r.unet_batch for r in BOTH]
     assert samples[0] == samples[1] == 1_200_000
     assert BOTH[0] == dataclasses.replace(BOTH[1], unet_parts=(), unet_steps=BOTH[0].unet_steps)
 
 
 def test_parts_have_their_own_batch_loss_weight_and_rate(tmp_path: Path) -> None:
-    parts = (Part(2, 4, 5.0, 0.2, 1.0, 1.0, 0), Part(4, 8, 1.0, 0.0, 0.5, 0.1, 1))
+    parts = (Part(2, 4, 5.0, 0.2, 0, 6, 0.5), Part(4, 8, 1.0, 0.0, 1, 5, 0.2))
     apart = dataclasses.replace(MICRO, unet_parts=parts, unet_warmup=1)
     captions = [o.caption() for o in all_objects("full")[:16]]
     text.write_vocabulary(tmp_path, captions, MICRO.vocabulary)
@@ -165,20 +165,20 @@ def test_parts_have_their_own_batch_loss_weight_and_rate(tmp_path: Path) -> None
         assert seen[-2:] == [part.batch, part.batch]
     numbered = denoiser.stage(unet, encoder, latents, tokens, empty, apart, 0, CPU).number
     assert [numbered(step) for step in range(6)] == [0, 1, 1, 2, 3, 4]
-    share = denoiser.rates(apart)
-    assert [share(step) for step in range(6)] == pytest.approx([1.0, 1.0, 0.5, 0.4, 0.3, 0.2])
+    shares = [denoiser.rate(apart, step) for step in range(6)]
+    assert shares == pytest.approx([1.0, 1.0, *(1 - 0.99 * i / 4 for i in (0, 1, 2, 3))])
 
 
 def test_a_run_in_parts_goes_on_over_their_border_and_its_card_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = (Part(3, 4, 5.0, 0.2, 1.0, 0.5, 0), Part(3, 8, 1.0, 0.0, 0.5, 0.1, 1))
+    parts = (Part(3, 4, 5.0, 0.2, 0, 6, 0.5), Part(3, 8, 1.0, 0.0, 1, 5, 0.1))
     settings = dataclasses.replace(MICRO, unet_parts=parts)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(whole, device="cpu", settings=settings, gates=LENIENT)
     card = (whole / "README.md").read_text()
     assert "6 of 4 and 8 latents" in card and "| `unet_batch` |" not in card
-    second = "steps 3, batch 8, snr_cap 1.0, snr_floor 0.0, first_rate 0.5, last_rate 0.1, number 1"
+    second = "steps 3, batch 8, snr_cap 1.0, snr_floor 0.0, number 1, planned 5, constant 0.1"
     assert f"| `unet_parts.1` | {second} |" in card
 
     real = denoiser.stage
@@ -205,7 +205,7 @@ def test_a_run_in_parts_goes_on_over_their_border_and_its_card_names_them(
 
 def test_checkpoints_from_before_there_were_parts_go_on() -> None:
     assert "unet_parts" not in compared(MICRO, "unet")
-    in_parts = dataclasses.replace(MICRO, unet_parts=(Part(6, 4, 5.0, 0.2, 1.0, 0.5, 0),))
+    in_parts = dataclasses.replace(MICRO, unet_parts=(Part(6, 4, 5.0, 0.2, 0, 6, 0.5),))
     assert compared(in_parts, "unet")["unet_parts"] and "unet_parts" not in compared(in_parts, "vae")
 
 
@@ -215,7 +215,7 @@ def test_flags_that_parts_do_not_read_are_refused(tmp_path: Path, capsys: pytest
     for flag, words in {
         "--unet-batch": unused.format("unet-batch", 5, "batch"),
         "--snr-cap": unused.format("snr-cap", 5.0, "snr-cap"),
-        "--unet-steps": "expected as many unet_steps as the 5 unet_parts have together, 17500, got 5",
+        "--unet-steps": "expected as many unet_steps as the 4 unet_parts have together, 17500, got 5",
     }.items():
         assert main([*given, flag, "5"]) == 2
         assert words in " ".join(capsys.readouterr().err.split())
@@ -223,10 +223,18 @@ def test_flags_that_parts_do_not_read_are_refused(tmp_path: Path, capsys: pytest
 
 def test_parts_are_checked() -> None:
     with pytest.raises(SettingsError, match=r"as many unet_steps as the 1 unet_parts have together, 5, got 6"):
-        dataclasses.replace(MICRO, unet_parts=(Part(5, 4, 5.0, 0.2, 1.0, 0.1, 0),))
-    for wrong in ({"steps": 0}, {"batch": 0}, {"snr_cap": 0.0}, {"last_rate": -0.1}, {"first_rate": float("nan")}):
+        dataclasses.replace(MICRO, unet_parts=(Part(5, 4, 5.0, 0.2, 0, 5, 0.1),))
+    for wrong in (
+        {"steps": 0},
+        {"batch": 0},
+        {"snr_cap": 0.0},
+        {"constant": 1.1},
+        {"planned": 0},
+        {"number": -1},
+        {"snr_floor": float("nan")},
+    ):
         with pytest.raises(SettingsError, match=f"expected {next(iter(wrong))} .*unet_parts"):
-            dataclasses.replace(Part(5, 4, 5.0, 0.2, 1.0, 0.1, 0), **wrong)
+            dataclasses.replace(Part(5, 4, 5.0, 0.2, 0, 5, 0.1), **wrong)
 
 
 def test_the_full_recipe_fits_its_words_and_its_size(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +40,9 @@ def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
         raise CheckpointError(f"expected a checkpoint of this trainer at {path}, got: {error}. Delete it.") from error
     for key, value in expect.items():
         if facts.get(key) != value:
+            asked, made = (textwrap.shorten(repr(v), 120) for v in (value, facts.get(key)))
             raise CheckpointError(
-                f"expected {key}={value!r}, but {path} was made with {facts.get(key)!r}: "
+                f"expected {key}={asked}, but {path} was made with {made}: "
                 "use the settings it was made with, or delete it to start again"
             )
     return tensors, facts

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,27 +76,21 @@ def stratified_timesteps(count: int, g: torch.Generator) -> Tensor:
 
 
 def part_at(settings: TrainPriorSettings, step: int) -> tuple[Part, int]:
-    """The part of the run that a step lies in, and the step's place in it; without parts the whole run is one."""
+    """The part of the run that a step lies in, and the step's number; without parts the whole run is one."""
     place = step
     for part in settings.unet_parts:
         if place < part.steps:
-            return part, place
+            return part, part.number + place
         place -= part.steps
     s = settings
-    return Part(s.unet_steps, s.unet_batch, s.snr_cap, s.snr_floor, 1.0, s.final_lr, number=0), step
+    whole = Part(s.unet_steps, s.unet_batch, s.snr_cap, s.snr_floor, 0, s.unet_steps, s.unet_constant)
+    return whole, step
 
 
-def rates(settings: TrainPriorSettings) -> Callable[[int], float]:
+def rate(settings: TrainPriorSettings, step: int) -> float:
     """Share of the learning rates at a step."""
-    if not settings.unet_parts:
-        return falling(settings.unet_steps, settings.unet_warmup, settings.unet_constant, settings.final_lr)
-
-    def share(step: int) -> float:
-        part, place = part_at(settings, step)
-        rise = min(1.0, (step + 1) / settings.unet_warmup)
-        return rise * (part.first_rate + (part.last_rate - part.first_rate) * place / part.steps)
-
-    return share
+    part, number = part_at(settings, step)
+    return falling(part.planned, settings.unet_warmup, part.constant, settings.final_lr)(number)
 
 
 def _muon_names(named: dict[str, nn.Parameter]) -> set[str]:
@@ -142,19 +135,15 @@ def stage(
         weighted = (min_snr_weight(alpha_bar[t], part.snr_cap, part.snr_floor).to(device) * error).mean()
         return weighted, {"mse": error.detach().mean()}
 
-    def number(step: int) -> int:
-        part, place = part_at(settings, step)
-        return part.number + place
-
     return Stage(
         name="unet",
         named=named,
         optimizer=optimizer,
         loss=loss,
         steps=settings.unet_steps,
-        rate=rates(settings),
+        rate=functools.partial(rate, settings),
         clip=settings.clip,
         ema=settings.ema,
         facts={"seed": seed, **compared(settings, "unet")},
-        number=number,
+        number=lambda step: part_at(settings, step)[1],
     )

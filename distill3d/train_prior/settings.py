@@ -21,7 +21,7 @@ _RATES = ("vae_muon_lr", "vae_adam_lr", "unet_muon_lr", "unet_adam_lr", "clip", 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the training of UNet and text encoder with a batch, a loss weight and learning rates of its own."""
+    """A stretch of the training of UNet and text encoder with a batch, a loss weight and a plan of its own."""
 
     steps: int
     """Optimizer steps."""
@@ -31,23 +31,24 @@ class Part:
     """Cap of the min-SNR loss weight."""
     snr_floor: float
     """Floor of the signal-to-noise ratio in that weight."""
-    first_rate: float
-    """Learning rate at its first step, as a share of ``unet_muon_lr`` and ``unet_adam_lr``."""
-    last_rate: float
-    """The share it comes to in a straight line when its steps are done."""
     number: int
-    """What its first step is called: its draws, and the decay of the averaged weights, go by that. A number that comes
-    up twice in a run draws the same twice."""
+    """What its first step is called: its rates and draws, and the decay of the averaged weights, go by that. A number
+    that comes up twice in a run draws the same twice."""
+    planned: int
+    """The number by which the learning rate comes to ``final_lr``."""
+    constant: float
+    """Share of ``planned`` before it falls."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} of 1 or more in a part of unet_parts, got {getattr(self, name)}")
-        for name in ("snr_floor", "first_rate", "last_rate", "number"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise SettingsError(f"expected {name} of 0 or more in a part of unet_parts, got {getattr(self, name)}")
+        for name, least in (("steps", 1), ("batch", 1), ("planned", 1), ("number", 0), ("snr_floor", 0)):
+            if not least <= getattr(self, name) < float("inf"):
+                raise SettingsError(
+                    f"expected {name} of {least} or more in a part of unet_parts, got {getattr(self, name)}"
+                )
         if not 0 < self.snr_cap < float("inf"):
             raise SettingsError(f"expected snr_cap above 0 in a part of unet_parts, got {self.snr_cap}")
+        if not 0 <= self.constant <= 1:
+            raise SettingsError(f"expected constant within 0..1 in a part of unet_parts, got {self.constant}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class TrainPriorSettings:
     snr_floor: float = 0.2
     """Floor of the signal-to-noise ratio in that weight, so that the noisy end learns colour from the prompt."""
     unet_parts: tuple[Part, ...] = ()
-    """Parts of UNet's and text encoder's run, each with its own batch, loss weight and rates instead of the above. A
+    """Parts of UNet's and text encoder's run, each with its own batch, loss weight and plan instead of the above. A
     checkpoint goes on with the parts it was made with, no others."""
     ema: float = 0.999
     """Decay of the averaged weights, which are the ones written."""
@@ -186,7 +187,7 @@ class TrainPriorSettings:
             )
 
 
-OF_PARTS = {"unet_batch": "batch", "unet_constant": "first_rate", "snr_cap": "snr_cap", "snr_floor": "snr_floor"}
+OF_PARTS = {"unet_batch": "batch", "unet_constant": "constant", "snr_cap": "snr_cap", "snr_floor": "snr_floor"}
 """Settings that a run in parts does not use, and what its parts have in their place."""
 _FREE = ("held_out", "checkpoint_every", "vae_steps", "unet_steps")
 _OF_THE_OTHER = {
@@ -227,11 +228,10 @@ BUNDLED_RECIPE = replace(
     FULL_RECIPE,
     unet_steps=17_500,
     unet_parts=(
-        Part(2_170, 48, 5.0, 0.2, 1.0, 1.0, number=0),
-        Part(1_073, 48, 5.0, 0.2, 1.0, 0.780068, number=2_170),
-        Part(6_757, 48, 5.0, 0.2, 0.864333, 0.01, number=3_243),
-        Part(4_000, 96, 5.0, 0.2, 0.498889, 0.01, number=5_000),
-        Part(3_500, 96, 3.0, 0.06, 0.318, 0.01, number=9_000),
+        Part(3_243, 48, 5.0, 0.2, number=0, planned=7_000, constant=0.31),
+        Part(6_757, 48, 5.0, 0.2, number=3_243, planned=10_000, constant=0.217),
+        Part(4_000, 96, 5.0, 0.2, number=5_000, planned=9_000, constant=0.1),
+        Part(3_500, 96, 3.0, 0.06, number=9_000, planned=12_500, constant=0.1),
     ),
 )
 """The bundled prior's: as many samples as in the full one, with the plans that were changed on the way."""
