@@ -115,7 +115,10 @@ def stage(
         named, _muon_names(named), settings.unet_muon_lr, settings.unet_adam_lr, (0.9, 0.98), settings.weight_decay
     )
     alpha_bar = scheduler().alphas_cumprod
-    attention = functools.partial(sdpa_kernel, SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext
+
+    def attention(part: Part) -> contextlib.AbstractContextManager[Any]:
+        fused = part.fused_attention or device.type != "cpu"
+        return contextlib.nullcontext() if fused else sdpa_kernel(SDPBackend.MATH)
 
     def loss(g: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         part, _ = part_at(settings, step)
@@ -128,7 +131,7 @@ def stage(
         noise = torch.randn(clean.shape, generator=g)
         a = alpha_bar[t][:, None, None, None]
         noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16), attention():
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16), attention(part):
             context = text(ids).last_hidden_state.float()
             out = unet(noisy, t.to(device), context, return_dict=False)[0].float()
         error = (out - noise.to(device)).square().mean((1, 2, 3))

@@ -38,6 +38,8 @@ class Part:
     """The number by which the learning rate comes to ``final_lr``."""
     constant: float
     """Share of ``planned`` before it falls."""
+    fused_attention: bool = False
+    """Whether attention takes torch's fused kernel on a CPU too, which is slower and rounds otherwise."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("planned", 1), ("number", 0), ("snr_floor", 0)):
@@ -228,8 +230,8 @@ BUNDLED_RECIPE = replace(
     FULL_RECIPE,
     unet_steps=17_500,
     unet_parts=(
-        Part(3_243, 48, 5.0, 0.2, number=0, planned=7_000, constant=0.31),
-        Part(6_757, 48, 5.0, 0.2, number=3_243, planned=10_000, constant=0.217),
+        Part(3_243, 48, 5.0, 0.2, number=0, planned=7_000, constant=0.31, fused_attention=True),
+        Part(6_757, 48, 5.0, 0.2, number=3_243, planned=10_000, constant=0.217, fused_attention=True),
         Part(4_000, 96, 5.0, 0.2, number=5_000, planned=9_000, constant=0.1),
         Part(3_500, 96, 3.0, 0.06, number=9_000, planned=12_500, constant=0.1),
     ),
