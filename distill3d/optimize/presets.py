@@ -53,8 +53,9 @@ def _tiny(name: str, method: MethodName) -> Settings:
     ones wash them out again; what they roughen, the smoothness of normals makes flat. Guidance is highest there, where
     paint needs it, and falls, or noise stays, as do the rates. An eps that holds still what hardly any ray sees, or
     Adam hollows it out. All timesteps weigh alike, because the low ones sharpen corners. ASD takes the largest shift,
-    with which its second prediction steadies as SDS's noise does; the published 0.1 ends in rough surfaces. All of it,
-    guidance too, was found with SDS and is the same for every method.
+    with which its second prediction steadies as SDS's noise does; the published 0.1 ends in rough surfaces. SDS-Bridge
+    goes without smoothness: its second stage pulls so little with words this prior does not know that shapes melt. All
+    the rest, guidance too, was found with SDS and is the same for every method.
     """
     grid = HashGridSettings(levels=4, base_resolution=8, finest_resolution=32, log2_table_size=18)
     guidance, less = Piecewise(_TINY_GUIDANCE), Piecewise(tuple((at, -value) for at, value in _TINY_GUIDANCE))
@@ -80,7 +81,7 @@ def _tiny(name: str, method: MethodName) -> Settings:
         losses=LossSettings(
             sparsity=Linear(1.0, 0.0, until=0.3),
             opaque=Linear(0.0, 2.0, begin=0.2),
-            smoothness=Linear(0.0, 5.0, begin=0.3, until=0.6),
+            smoothness=Constant(0.0) if method == "bridge" else Linear(0.0, 5.0, begin=0.3, until=0.6),
         ),
         shading=ShadingSettings(
             start=0.0, albedo_probability=0.1, textureless_probability=0.0, ambient=0.45, diffuse=0.55, lamp="above"
