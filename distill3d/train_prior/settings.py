@@ -159,7 +159,7 @@ class TrainPriorSettings:
         if self.unet_parts and together != self.unet_steps:
             raise SettingsError(
                 f"expected as many unet_steps as the {len(self.unet_parts)} unet_parts have together, {together}, got "
-                f"{self.unet_steps}: give --unet-steps {together}, or take the recipe full, which has no parts"
+                f"{self.unet_steps}: ask for {together}, or take the recipe full, which has no parts"
             )
         self._check_widths()
 
