@@ -23,7 +23,7 @@ a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores 
 it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, a model card with recipe,
 curves and measurements, and fails loudly when a gate is missed.
 
---recipe full is the world of the bundled prior (CPU, many hours, resumable), bundled the same in the five parts in
+--recipe full is the world of the bundled prior (CPU, many hours, resumable), bundled the same in the four parts in
 which the bundled prior was made, full-cuda a wider one for one GPU. --recipe plain knows eight solids in eight colours
 and takes two hours. Every other flag changes the recipe it is given with."""
 

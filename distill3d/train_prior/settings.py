@@ -236,7 +236,8 @@ BUNDLED_RECIPE = replace(
         Part(3_500, 96, 3.0, 0.06, number=9_000, planned=12_500, constant=0.1),
     ),
 )
-"""The bundled prior's: as many samples as in the full one, with the plans that were changed on the way."""
+"""The bundled prior's: as many samples as in the full one, with the plans that were changed on the way. Rates and
+numbers are those of its log; that attention changed with the third part follows from the dates of the changes alone."""
 
 CUDA_RECIPE = replace(
     FULL_RECIPE,
