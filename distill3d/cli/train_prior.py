@@ -25,7 +25,8 @@ curves and measurements, and fails loudly when a gate is missed.
 
 --recipe full is the world of the bundled prior (CPU, many hours, resumable), bundled the same in the four parts in
 which the bundled prior was made, full-cuda a wider one for one GPU. --recipe plain knows eight solids in eight colours
-and takes two hours. Every other flag changes the recipe it is given with."""
+and takes two hours. Every other flag changes the recipe it is given with; the parts of bundled have flags of their own,
+and take the place of some."""
 
 
 @dataclass(frozen=True)

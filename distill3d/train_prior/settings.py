@@ -237,7 +237,7 @@ BUNDLED_RECIPE = replace(
     ),
 )
 """The bundled prior's: as many samples as in the full one, with the plans that were changed on the way. Rates and
-numbers are those of its log; that attention changed with the third part follows from the dates of the changes alone."""
+numbers are those of its log; that attention changed with the third part is inferred, as both came in one change."""
 
 CUDA_RECIPE = replace(
     FULL_RECIPE,
