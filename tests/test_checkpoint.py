@@ -29,11 +29,14 @@ def start(method: str = "asd", **changes: Any) -> Distillation:
     return Distillation(make_prior(), "a red ball", replace(SMALL, method=method, **changes), seed=5)
 
 
-@pytest.mark.parametrize("method", ["sds", "asd", "csd"])
-def test_a_resumed_run_ends_bit_for_bit_where_an_unbroken_one_does(tmp_path: Path, method: str) -> None:
-    whole = start(method)
+@pytest.mark.parametrize(("method", "color_grid"), [("sds", "shared"), ("asd", "own"), ("csd", "added")])
+def test_a_resumed_run_ends_bit_for_bit_where_an_unbroken_one_does(
+    tmp_path: Path, method: str, color_grid: Any
+) -> None:
+    field = replace(SMALL.field, color_grid=color_grid)
+    whole = start(method, field=field)
     whole.run()
-    broken = start(method)
+    broken = start(method, field=field)
     steps: list[Any] = []
     finished = broken.run(listeners=(steps.append,), folder=tmp_path, stop=lambda: len(steps) >= 3)
     assert not finished and broken.iteration == 3

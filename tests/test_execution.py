@@ -20,7 +20,7 @@ from distill3d.cli import main
 from distill3d.errors import BackendError, PriorError, SettingsError
 from distill3d.optimize import Distillation, Execution, preset
 from distill3d.optimize.execution import suggested_threads
-from distill3d.optimize.fit import Cost, continued, cost_of, fit, gigabytes, time_steps
+from distill3d.optimize.fit import Cost, continued, cost_of, field_bytes, fit, gigabytes, time_steps
 from distill3d.optimize.settings import LossSettings
 from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
@@ -253,6 +253,17 @@ def test_what_fits_stays_and_what_does_not_is_cut_down_in_order() -> None:
     assert tight.settings.resolution == settings.resolution
     with pytest.raises(SettingsError, match=r"vram_gb of at least \d.*weights take 1.9 GB.*TAESD"):
         fit(settings, SD15, vram_gb=3)
+
+
+@pytest.mark.parametrize("color_grid", ["shared", "own"])
+def test_the_field_weighs_what_its_tables_with_gradient_and_moments_do(color_grid: Any) -> None:
+    settings = replace(SMALL, field=replace(SMALL.field, color_grid=color_grid))
+    run = Distillation(make_prior(), "a red ball", settings)
+    tables = run.field.parameter_groups()["encoder"]
+    run.step()
+    moments = [run.optimizer.state[table] for table in tables]
+    kept = [*tables, *tables, *(m[name] for m in moments for name in ("exp_avg", "exp_avg_sq"))]
+    assert field_bytes(settings) == sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
 
 def test_a_time_budget_cuts_iterations() -> None:

@@ -24,6 +24,7 @@ from distill3d.fields import (
 )
 from distill3d.fields.background import spherical_harmonics
 from distill3d.fields.density import laplace_cdf, truncated_exp
+from distill3d.fields.hashgrid import encode_plain
 
 TINY = FieldSettings(grid=HashGridSettings(levels=4, log2_table_size=10, base_resolution=4, finest_resolution=32))
 
@@ -44,7 +45,8 @@ def rough_field(**changes: object) -> DensityField:
     """A field whose hash table is as large as after some training."""
     made = field(**changes)
     with torch.no_grad():
-        made.encoder.params.mul_(3e3)
+        for table in made.parameter_groups()["encoder"]:
+            table.mul_(3e3)
     return made
 
 
@@ -180,19 +182,55 @@ def test_normal_step_defaults_to_the_finest_cell() -> None:
     assert field(normal_eps=0.01).normal_eps == 0.01
 
 
-def test_parameter_groups_hold_every_parameter_once() -> None:
-    made = field()
+@pytest.mark.parametrize("color_grid", ["shared", "added", "own"])
+def test_parameter_groups_hold_every_parameter_once(color_grid: str) -> None:
+    made = field(color_grid=color_grid)
     groups = made.parameter_groups()
     assert set(groups) == {"encoder", "mlp"}
-    assert groups["encoder"] == [made.encoder.params]
+    own = [] if made.color_encoder is None else [made.color_encoder.params]
+    assert groups["encoder"] == [made.encoder.params, *own] and len(own) == (color_grid != "shared")
     listed = [id(p) for group in groups.values() for p in group]
     assert sorted(listed) == sorted(id(p) for p in made.parameters()) and len(set(listed)) == len(listed)
 
 
-def test_state_dict_round_trip_gives_the_same_field() -> None:
-    made, other = rough_field(), DensityField(TINY, generator=seeded(9))
+@pytest.mark.parametrize("color_grid", ["shared", "added", "own"])
+def test_state_dict_round_trip_gives_the_same_field(color_grid: str) -> None:
+    settings = replace(TINY, color_grid=color_grid)
+    made, other = rough_field(color_grid=color_grid), DensityField(settings, generator=seeded(9))
     other.load_state_dict(made.state_dict())
-    assert torch.equal(made.density(cube(64)), other.density(cube(64)))
+    for ours, theirs in zip(made(cube(64)), other(cube(64)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("color_grid", "density", "color"), [("shared", 1, 0), ("added", 1, 1), ("own", 0, 1)])
+def test_colour_is_looked_up_where_the_setting_says(color_grid: str, density: int, color: int) -> None:
+    made, x = rough_field(color_grid=color_grid), cube(60)
+    grids = [made.encoder, made.color_encoder]
+    features = sum(
+        encode_plain(x / 2 + 0.5, grid.params, grid.layout)
+        for grid, used in zip(grids, (density, color), strict=True)
+        if grid is not None and used
+    )
+    albedo = made(x)[1]
+    torch.testing.assert_close(albedo, made.color_network(features).sigmoid())
+
+    albedo.sum().backward()
+    moved = [0 if grid is None or grid.params.grad is None else int(grid.params.grad.norm() > 0) for grid in grids]
+    assert moved == [density, color]
+
+
+@pytest.mark.parametrize("color_grid", ["added", "own"])
+def test_a_colour_grid_changes_no_density_and_no_normal(color_grid: str) -> None:
+    x, plain, made = cube(60), rough_field(), rough_field(color_grid=color_grid)
+    assert torch.equal(made.density(x), plain.density(x)) and torch.equal(made(x)[0], plain(x)[0])
+    assert torch.equal(made.normals(x), plain.normals(x))
+    assert not torch.equal(made(x)[1], plain(x)[1])
+
+
+def test_every_grid_is_looked_up_with_the_chosen_backend() -> None:
+    made = field(color_grid="own")
+    made.use("batched")
+    assert made.color_encoder is not None and made.encoder.backend == made.color_encoder.backend == "batched"
 
 
 def test_same_seed_gives_the_same_field_without_touching_the_global_state() -> None:
@@ -241,6 +279,7 @@ def test_truncated_exp_is_exp_with_a_bounded_slope() -> None:
         {"normal_eps": 0.0},
         {"activation": "relu"},
         {"blob": "cube"},
+        {"color_grid": "none"},
     ],
 )
 def test_unusable_field_settings_name_the_setting(wrong: dict[str, object]) -> None:

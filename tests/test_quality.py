@@ -255,9 +255,11 @@ def test_another_scorer_reads_the_kept_views_and_asks_for_no_new_judgement(job, 
 
 def test_changed_settings_seed_or_prior_ask_for_a_new_run(job):
     keys = {job.run_key()}
-    for change in ({"seed": 4}, {"fingerprint": "other"}, {"settings": {**job.settings, "iterations": 3}}):
+    own = {**job.settings, "field": {**job.settings["field"], "color_grid": "own"}}
+    others = ({**job.settings, "iterations": 3}, own)
+    for change in ({"seed": 4}, {"fingerprint": "other"}, *({"settings": other} for other in others)):
         keys.add(replace(job, **change).run_key())
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert replace(job, folder="elsewhere").run_key() == job.run_key()
     folders = {
         job_of("a red cube", "sds", seed, settings, PAIR, "f", model=None, device="cpu", folder=Path("q")).folder

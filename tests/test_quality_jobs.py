@@ -27,7 +27,8 @@ from distill3d.cli import bench as command  # noqa: E402
 from distill3d.cli import main  # noqa: E402
 from distill3d.errors import OutputError  # noqa: E402
 from distill3d.evaluate.controls import others  # noqa: E402
-from distill3d.optimize import Settings  # noqa: E402
+from distill3d.optimize import Settings, preset  # noqa: E402
+from distill3d.optimize.codec import to_json  # noqa: E402
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "benchmarks" / "quality"
 PAIR = ("a red cube", "a blue torus")
@@ -54,6 +55,15 @@ def test_published_results_keep_their_keys(path: Path, monkeypatch: pytest.Monke
     for line in read_archive(path):
         monkeypatch.setattr(quality_job, "__version__", line["versions"]["distill3d"])
         asked = Job(line["prompt"], line["method"], line["seed"], line["settings"], line["prior"], (), None, "cpu", "")
+        assert asked.run_key() == line["run_key"]
+
+
+@pytest.mark.parametrize("name", ["standard", "draft-sds", "draft-methods"])
+def test_todays_settings_find_what_was_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in read_archive(PUBLISHED / f"{name}.json"):
+        monkeypatch.setattr(quality_job, "__version__", line["versions"]["distill3d"])
+        today = to_json(preset(name.split("-")[0], line["method"]))
+        asked = Job(line["prompt"], line["method"], line["seed"], today, line["prior"], (), None, "cpu", "")
         assert asked.run_key() == line["run_key"]
 
 

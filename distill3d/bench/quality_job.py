@@ -46,6 +46,9 @@ RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
 RUN_VERSION = 1
 """Raised by hand when the same settings distil another field, so that it is made again; 1 is in no key, as in those
 published before there was a version."""
+LATER = {"color_grid": "shared"}
+"""Settings of the field that came later, with the value that changes nothing: it is in no key, so that what was
+published before is not run again."""
 JUDGE_VERSION = 7
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
@@ -96,7 +99,7 @@ class Job:
         """Hash of all that decides the field; a CPU is not named in it."""
         kind = torch.device(self.device).type
         more = {**({"device": kind} if kind != "cpu" else {}), **({"run": RUN_VERSION} if RUN_VERSION > 1 else {})}
-        about = [self.prompt, self.method, self.seed, self.settings, self.fingerprint, __version__]
+        about = [self.prompt, self.method, self.seed, _keyed(self.settings), self.fingerprint, __version__]
         return digest([*about, more] if more else about)
 
     def judge_key(self) -> str:
@@ -115,6 +118,13 @@ class Job:
         """All of them that apply, as a result carries them."""
         scored = {"views_key": self.views_key(), "score_key": self.score_key()} if self.scorer_key else {}
         return {"run_key": self.run_key(), "judge_key": self.judge_key(), **scored}
+
+
+def _keyed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those of ``LATER`` that are as everything was before there was a choice."""
+    field = settings.get("field", {})
+    kept = {k: v for k, v in field.items() if k not in LATER or v != LATER[k]}
+    return {**settings, "field": kept} if field else settings
 
 
 def judge_key(world: str) -> str:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import SettingsError
+from .backends import EncoderName
 from .hashgrid import HashGrid
 from .layout import HashGridSettings
 from .mlp import MLP
 
 Activation = Literal["softplus", "exp", "laplace"]
 Blob = Literal["magic3d", "dreamfusion", "none"]
+ColorGrid = Literal["shared", "added", "own"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class FieldSettings:
     """Size of the blob in world units: where the cone reaches zero, or the Gaussian's standard deviation."""
     normal_eps: float | None = None
     """Step of the finite differences behind normals, in world units; None is one cell of the finest level."""
+    color_grid: ColorGrid = "shared"
+    """Where colour looks itself up: 'shared' in the grid of the density; 'added' in the sum of that and one of its own,
+    so that paint comes sooner, at a lower guidance; 'own' in its own alone, so that hollows open which paint had
+    hidden, and objects with several fronts come more often. A second grid takes as much memory again."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "blob_radius"):
@@ -58,7 +64,8 @@ class FieldSettings:
             raise SettingsError(f"hidden_layers must be 0 or more, got {self.hidden_layers}; 1 is usual.")
         if self.normal_eps is not None and not 0 < self.normal_eps < 1:
             raise SettingsError(f"normal_eps must lie between 0 and 1, got {self.normal_eps}; None is one cell.")
-        for name, known in (("activation", get_args(Activation)), ("blob", get_args(Blob))):
+        kinds = {"activation": Activation, "blob": Blob, "color_grid": ColorGrid}
+        for name, known in ((name, get_args(kind)) for name, kind in kinds.items()):
             if getattr(self, name) not in known:
                 raise SettingsError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}; pick one.")
 
@@ -138,6 +145,9 @@ class DensityField(nn.Module):
         width, hidden, layers = self.encoder.output_width, settings.hidden, settings.hidden_layers
         self.density_network = MLP(width, 1, hidden=hidden, layers=layers, generator=generator)
         self.color_network = MLP(width, 3, hidden=hidden, layers=layers, generator=generator)
+        self.color_encoder: HashGrid | None = None
+        if settings.color_grid != "shared":
+            self.color_encoder = HashGrid(settings.grid, generator=generator)
 
     @property
     def normal_eps(self) -> float:
@@ -145,18 +155,31 @@ class DensityField(nn.Module):
         return self.settings.normal_eps or 2.0 / self.encoder.layout.scales[-1]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, under 'encoder' (the hash table) or 'mlp' (both networks), for their learning rates."""
+        """Every parameter once, under "encoder" (hash tables) or "mlp" (networks), for their learning rates."""
         networks = [*self.density_network.parameters(), *self.color_network.parameters()]
-        return {"encoder": list(self.encoder.parameters()), "mlp": networks}
+        return {"encoder": [p for grid in self._grids() for p in grid.parameters()], "mlp": networks}
+
+    def use(self, backend: EncoderName) -> None:
+        """Look every grid up with ``backend`` from now on. Raises as ``HashGrid.use``."""
+        for grid in self._grids():
+            grid.use(backend)
+
+    def _grids(self) -> list[HashGrid]:
+        return [self.encoder] if self.color_encoder is None else [self.encoder, self.color_encoder]
 
     def density(self, x: Tensor) -> Tensor:
         """``(n, 3)`` world positions to ``(n,)`` density per world unit, 0 outside ``[-1, 1]^3``."""
         return self._activate(x, self._raw_density(x, self.encoder(_unit_cube(x))))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(n, 3)`` world positions to density ``(n,)`` and albedo ``(n, 3)`` in 0..1, from one look-up."""
-        features = self.encoder(_unit_cube(x))
-        return self._activate(x, self._raw_density(x, features)), self.color_network(features).sigmoid()
+        """``(n, 3)`` world positions to density ``(n,)`` and albedo ``(n, 3)`` in 0..1, from one look-up a grid."""
+        place = _unit_cube(x)
+        features = self.encoder(place)
+        density = self._activate(x, self._raw_density(x, features))
+        if self.color_encoder is not None:
+            own = self.color_encoder(place)
+            features = features + own if self.settings.color_grid == "added" else own
+        return density, self.color_network(features).sigmoid()
 
     def normals(self, x: Tensor) -> Tensor:
         """Unit normals ``(n, 3)`` at ``x`` ``(n, 3)``: against the gradient, by differences over a tetrahedron.

@@ -130,9 +130,9 @@ def largest_render(settings: Settings) -> RenderMemory:
 
 
 def field_bytes(settings: Settings) -> int:
-    """The hash grid with its gradient and Adam's two moments."""
+    """The hash grids with their gradients and Adam's two moments."""
     grid = layout(settings.field.grid)
-    return 16 * grid.entries * grid.features
+    return 16 * grid.entries * grid.features * (1 if settings.field.color_grid == "shared" else 2)
 
 
 def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:

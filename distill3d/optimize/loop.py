@@ -92,7 +92,7 @@ class Distillation:
         self.field, self.occupancy = self._build(settings, seed)
         self.execution = execution or Execution()
         self.execution.apply(prior)
-        self.field.encoder.use(self.execution.hash_grid)
+        self.field.use(self.execution.hash_grid)
         self.marching = functions(choose(self.device, self.execution.marching))
         self.background = Background(settings.background, generator=seeded(seed, "background field")).to(self.device)
         o, self._later = settings.optimizer, reads_late(self.device)
