@@ -52,9 +52,9 @@ class FieldSettings:
     normal_eps: float | None = None
     """Step of the finite differences behind normals, in world units; None is one cell of the finest level."""
     color_grid: ColorGrid = "shared"
-    """Where colour looks itself up: 'shared' in the grid of the density; 'added' in the sum of that and one of its own,
-    so that paint comes sooner, at a lower guidance; 'own' in its own alone, so that hollows open which paint had
-    hidden, and objects with several fronts come more often. A second grid takes as much memory again."""
+    """Where colour looks itself up: 'shared' in the density's grid; 'added' in the sum of that and a grid of its own;
+    'own' in that alone, so that hollows open which paint had hidden (tried on a few objects only). A second grid
+    takes as much memory again."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "blob_radius"):
