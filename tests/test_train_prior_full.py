@@ -228,13 +228,14 @@ def test_parts_are_checked() -> None:
     for wrong in (
         {"steps": 0},
         {"batch": 0},
+        {"batch": 2.5},
         {"snr_cap": 0.0},
         {"constant": 1.1},
         {"planned": 0},
         {"number": -1},
         {"snr_floor": float("nan")},
     ):
-        with pytest.raises(SettingsError, match=f"expected {next(iter(wrong))} .*unet_parts"):
+        with pytest.raises(SettingsError, match=rf"expected .*\b{next(iter(wrong))}\b.*unet_parts"):
             dataclasses.replace(Part(5, 4, 5.0, 0.2, 0, 5, 0.1), **wrong)
 
 

@@ -42,11 +42,14 @@ class Part:
     """Whether attention takes torch's fused kernel on a CPU too, which is slower and rounds otherwise."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("planned", 1), ("number", 0), ("snr_floor", 0)):
-            if not least <= getattr(self, name) < float("inf"):
+        for name, least in (("steps", 1), ("batch", 1), ("planned", 1), ("number", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
                 raise SettingsError(
-                    f"expected {name} of {least} or more in a part of unet_parts, got {getattr(self, name)}"
+                    f"expected {name} as a whole number of {least} or more in a part of unet_parts, got {value!r}"
                 )
+        if not 0 <= self.snr_floor < float("inf"):
+            raise SettingsError(f"expected snr_floor of 0 or more in a part of unet_parts, got {self.snr_floor}")
         if not 0 < self.snr_cap < float("inf"):
             raise SettingsError(f"expected snr_cap above 0 in a part of unet_parts, got {self.snr_cap}")
         if not 0 <= self.constant <= 1:
