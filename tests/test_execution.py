@@ -20,7 +20,7 @@ from distill3d.cli import main
 from distill3d.errors import BackendError, PriorError, SettingsError
 from distill3d.optimize import Distillation, Execution, preset
 from distill3d.optimize.execution import suggested_threads
-from distill3d.optimize.fit import Cost, continued, cost_of, field_bytes, fit, gigabytes, time_steps
+from distill3d.optimize.fit import Cost, continued, cost_of, field_bytes, fit, gigabytes, largest_render, time_steps
 from distill3d.optimize.settings import LossSettings
 from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
@@ -187,10 +187,13 @@ def test_switching_the_backend_in_the_middle_changes_next_to_nothing() -> None:
 def test_a_resumed_run_may_choose_another_backend(tmp_path: Path) -> None:
     from distill3d.optimize import checkpoint
 
-    run = Distillation(make_prior(), "a red ball", SMALL)
+    settings = replace(SMALL, field=replace(SMALL.field, color_grid="own"))
+    run = Distillation(make_prior(), "a red ball", settings)
     run.step(), run.save(tmp_path)
     again = Distillation.resume(make_prior(), checkpoint.load(tmp_path), execution=Execution(hash_grid="batched"))
-    assert again.iteration == 1 and again.field.encoder.backend == "batched"
+    assert again.field.color_encoder is not None
+    assert again.iteration == 1
+    assert again.field.encoder.backend == again.field.color_encoder.backend == "batched"
     again.step()
     with pytest.raises(BackendError, match="tinycudann"):
         Distillation(make_prior(), "a red ball", SMALL, execution=Execution(hash_grid="tinycudann"))
@@ -264,6 +267,17 @@ def test_the_field_weighs_what_its_tables_with_gradient_and_moments_do(color_gri
     moments = [run.optimizer.state[table] for table in tables]
     kept = [*tables, *tables, *(m[name] for m in moments for name in ("exp_avg", "exp_avg_sq"))]
     assert field_bytes(settings) == sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def test_a_second_grid_counts_in_the_field_and_in_renders() -> None:
+    one = preset("draft", bundled=False)
+    two = replace(one, field=replace(one.field, color_grid="added"))
+    assert largest_render(two).mode == largest_render(one).mode
+    renders = (largest_render(two).bytes - largest_render(one).bytes) / 1e9
+    tables = (field_bytes(two) - field_bytes(one)) / 1e9
+    cost = replace(SD15, row=0)  # else the UNet's rows are the peak, and renders do not count
+    assert gigabytes(two, cost, None) - gigabytes(one, cost, None) == pytest.approx(renders + tables)
+    assert renders > 0.2 * largest_render(one).bytes / 1e9
 
 
 def test_a_time_budget_cuts_iterations() -> None:

@@ -223,12 +223,15 @@ def test_flags_that_parts_do_not_read_are_refused(tmp_path: Path, capsys: pytest
 
 
 def test_parts_are_checked() -> None:
+    with pytest.raises(SettingsError, match="unet_batch as a whole number"):
+        dataclasses.replace(MICRO, unet_batch=2.5)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"as many unet_steps as the 1 unet_parts have together, 5, got 6"):
         dataclasses.replace(MICRO, unet_parts=(Part(5, 4, 5.0, 0.2, 0, 5, 0.1),))
     for wrong in (
         {"steps": 0},
         {"batch": 0},
         {"batch": 2.5},
+        {"steps": True},
         {"snr_cap": 0.0},
         {"constant": 1.1},
         {"planned": 0},

@@ -47,7 +47,7 @@ RUN_VERSION = 1
 """Raised by hand when the same settings distil another field, so that it is made again; 1 is in no key, as in those
 published before there was a version."""
 LATER = {"color_grid": "shared"}
-"""Settings of the field that came later, with the value that changes nothing: it is in no key, so that what was
+"""Settings of the field that came later, with the value that changes nothing: no run's key has it, so that what was
 published before is not run again."""
 JUDGE_VERSION = 7
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""

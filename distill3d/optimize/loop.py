@@ -121,7 +121,8 @@ class Distillation:
                 raise
             raise OutOfMemoryError(
                 "the field does not fit into memory: ",
-                advice="lower {field.grid.log2_table_size}, {field.hidden} or {occupancy_resolution}",
+                advice="lower {field.grid.log2_table_size}, {field.hidden} or {occupancy_resolution}, or set "
+                "{field.color_grid} to shared",
             ) from error
 
     def _groups(self) -> list[dict[str, Any]]:

@@ -19,6 +19,10 @@ _SHARES = ("vae_constant", "unet_constant", "empty_captions", "final_lr")
 _RATES = ("vae_muon_lr", "vae_adam_lr", "unet_muon_lr", "unet_adam_lr", "clip", "snr_cap")
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Part:
     """A stretch of the training of UNet and text encoder with a batch, a loss weight and a plan of its own."""
@@ -44,7 +48,7 @@ class Part:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("planned", 1), ("number", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not _whole(value) or value < least:
                 raise SettingsError(
                     f"expected {name} as a whole number of {least} or more in a part of unet_parts, got {value!r}"
                 )
@@ -139,8 +143,8 @@ class TrainPriorSettings:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}")
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise SettingsError(f"expected {name} as a whole number of 1 or more, got {getattr(self, name)!r}")
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"expected {name} within 0..1, got {getattr(self, name)}")
