@@ -107,4 +107,5 @@ def test_a_name_that_a_node_gives_is_an_input_there(pack: ModuleType) -> None:
             assert name in inputs[node], told
         elif told.endswith("more)"):
             plain = importlib.import_module("pack.distill3d.optimize").Settings()
-            get("settings").override(plain, f"{setting} = {'white' if setting.endswith('mode') else '4'}")
+            value = {"background.mode": "white", "field.color_grid": "own"}.get(setting, "4")
+            get("settings").override(plain, f"{setting} = {value}")

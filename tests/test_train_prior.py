@@ -183,7 +183,7 @@ def test_damaged_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vae_steps": 0}, "vae_steps of 1 or more, got 0"),
+        ({"vae_steps": 0}, "vae_steps as a whole number of 1 or more, got 0"),
         ({"vae_channels": (8, 18)}, "vae_channels that vae_groups divide"),
         ({"unet_channels": ()}, "unet_channels"),
         ({"unet_channels": (8,)}, "two or more unet_channels"),
