@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from small_run import SMALL, make_prior, parameters
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill3d.bench import compare
 from distill3d.cli import main
@@ -26,7 +28,7 @@ from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
 from distill3d.priors.load import load_prior
 from distill3d.render.shading import ShadingSettings
-from distill3d.schedules import Constant
+from distill3d.schedules import Constant, Linear
 
 # ---- twins
 
@@ -340,6 +342,41 @@ def test_the_cost_of_a_real_prior_is_read_off_its_parts(tiny_pipeline: Path) -> 
     assert cost_of(make_prior()) == Cost(0, 0, 0)
     prior.unload_text_encoder()
     assert cost_of(prior).weights == 4 * held
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes that tensors made under it hold at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.held: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(made, Tensor) and (key := made.untyped_storage()._cdata) not in self.held:
+                self.held.add(key)
+                self.now += made.untyped_storage().nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(made, self._gone, key, made.untyped_storage().nbytes())
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.held.discard(key)
+        self.now -= size
+
+
+def test_the_pictures_of_tint_are_estimated_as_what_they_hold() -> None:
+    prior = load_prior(None)
+    cost = cost_of(prior)
+    with Alive() as decoding:
+        prior.decode(torch.zeros(4, *prior.latent_shape))
+    assert 0.8 * decoding.most < 4 * cost.picture < 1.5 * decoding.most
+    big, views = replace(cost, picture=10**10), replace(SMALL, batch=2)
+    assert gigabytes(views, big, None) == gigabytes(views, cost, None)
+    late = replace(views, losses=replace(views.losses, tint=Linear(0.0, 20.0, begin=0.5)))
+    assert 20 < gigabytes(late, big, None) < 21, "one for each view"
 
 
 def test_a_small_encoder_makes_a_run_fit_as_the_message_promises(tiny_pipeline: Path) -> None:

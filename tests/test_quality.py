@@ -256,10 +256,11 @@ def test_another_scorer_reads_the_kept_views_and_asks_for_no_new_judgement(job, 
 def test_changed_settings_seed_or_prior_ask_for_a_new_run(job):
     keys = {job.run_key()}
     own = {**job.settings, "field": {**job.settings["field"], "color_grid": "own"}}
-    others = ({**job.settings, "iterations": 3}, own)
+    clean = {**job.settings, "losses": {**job.settings["losses"], "tint": {"kind": "constant", "value": 20.0}}}
+    others = ({**job.settings, "iterations": 3}, own, clean)
     for change in ({"seed": 4}, {"fingerprint": "other"}, *({"settings": other} for other in others)):
         keys.add(replace(job, **change).run_key())
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert replace(job, folder="elsewhere").run_key() == job.run_key()
     folders = {
         job_of("a red cube", "sds", seed, settings, PAIR, "f", model=None, device="cpu", folder=Path("q")).folder

@@ -46,8 +46,11 @@ RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
 RUN_VERSION = 1
 """Raised by hand when the same settings distil another field, so that it is made again; 1 is in no key, as in those
 published before there was a version."""
-LATER = {"color_grid": "shared"}
-"""Settings of the field that came later, with the value that changes nothing: no run's key has it, so that what was
+LATER: dict[str, dict[str, Any]] = {
+    "field": {"color_grid": "shared"},
+    "losses": {"tint": {"kind": "constant", "value": 0.0}},
+}
+"""Settings that came later, by their group, with the value that changes nothing: no run's key has it, so that what was
 published before is not run again."""
 JUDGE_VERSION = 7
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
@@ -122,9 +125,12 @@ class Job:
 
 def _keyed(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without those of ``LATER`` that are as everything was before there was a choice."""
-    field = settings.get("field", {})
-    kept = {k: v for k, v in field.items() if k not in LATER or v != LATER[k]}
-    return {**settings, "field": kept} if field else settings
+    changed = {
+        group: {k: v for k, v in settings[group].items() if k not in later or v != later[k]}
+        for group, later in LATER.items()
+        if group in settings
+    }
+    return {**settings, **changed}
 
 
 def judge_key(world: str) -> str:

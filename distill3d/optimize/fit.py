@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Numbers SD's encoder keeps of each pixel for its backward pass; other encoders in proportion to their first layer.
 ENCODER_NUMBERS, ENCODER_WIDTH = 3000, 128
+#: Numbers alive at once for each pixel of a picture that a VAE decodes without gradient, for each channel of its first
+#: layer: counted on Stable Diffusion's and the bundled one.
+DECODER_NUMBERS = 6
 #: Bytes of activations in one UNet row of SD 1.5 at 64 x 64 latents in half precision; others in proportion.
 UNET_ROW, UNET_WIDTH, UNET_LATENTS = 300_000_000, 320, 64 * 64
 #: Share of a ray's lattice that lies in occupied cells: an object filling a tenth of the box.
@@ -48,12 +51,14 @@ class Cost:
         encoder: kept by the encoder for the backward pass of one view.
         row: activations of one row of the UNet's batch.
         max_batch: most rows at once; None for all.
+        picture: of one picture that is decoded.
     """
 
     weights: int
     encoder: int
     row: int
     max_batch: int | None = None
+    picture: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def cost_of(prior: Any) -> Cost:
     pixels, (_, h, w) = prior.image_size**2, prior.latent_shape
     encoder = encoder_bytes(pixels, _first_width(prior.vae if small is None else small), prior.vae_dtype)
     row = row_bytes(h * w, prior.unet.config.block_out_channels[0], prior.dtype)
-    return Cost(prior.weights_bytes, encoder, row, getattr(prior, "max_batch", None))
+    picture = picture_bytes(pixels, _first_width(prior.vae), prior.vae_dtype)
+    return Cost(prior.weights_bytes, encoder, row, getattr(prior, "max_batch", None), picture)
 
 
 def _first_width(autoencoder: Any) -> int:
@@ -99,6 +105,11 @@ def _first_width(autoencoder: Any) -> int:
 def encoder_bytes(pixels: int, channels: int, dtype: torch.dtype) -> int:
     """What an encoder whose first layer has so many channels keeps of one view's pixels for its backward pass."""
     return int(ENCODER_NUMBERS * pixels * (channels / ENCODER_WIDTH) * dtype.itemsize)
+
+
+def picture_bytes(pixels: int, channels: int, dtype: torch.dtype) -> int:
+    """What a decoder of an encoder whose first layer has so many channels holds at once for one picture."""
+    return DECODER_NUMBERS * channels * pixels * dtype.itemsize
 
 
 def row_bytes(latents: int, channels: int, dtype: torch.dtype) -> int:
@@ -140,11 +151,13 @@ def field_bytes(settings: Settings) -> int:
 
 
 def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:
-    """Estimated peak of a step. The UNet's rows and the render's backward pass are not alive together."""
+    """Estimated peak of a step. UNet rows, the pictures tint looks at, and the render's backward pass come one after
+    the other."""
     rows = (5 if settings.perp_neg.enabled else 3) * settings.batch
     rows = rows if max_batch is None else min(max_batch, rows)
     kept = cost.weights + field_bytes(settings) + settings.batch * cost.encoder
-    return (kept + max(rows * cost.row, largest_render(settings).bytes)) / 1e9 + RESERVE_GB
+    pictures = settings.batch * cost.picture if any(settings.losses.tint(i / 100) for i in range(101)) else 0
+    return (kept + max(rows * cost.row, largest_render(settings).bytes, pictures)) / 1e9 + RESERVE_GB
 
 
 def check_limits(vram_gb: float | None, minutes: float | None) -> None:

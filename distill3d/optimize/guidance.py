@@ -33,6 +33,8 @@ class Guided:
         evaluations: noise predictions made: rows of the one denoiser call.
         diagnostics: the method's own figures, and norms and cosines of its parts; empty unless asked for.
         errors: ``(timestep, mean square of e_y - eps)`` of each view; empty unless asked for.
+        expected: ``(B, C, h, w)``, the clean latents ``(x_t - sigma e_y) / alpha`` that the prior expects of the prompt
+            alone; None where the method asks for no such prediction.
     """
 
     gradient: Tensor
@@ -42,6 +44,7 @@ class Guided:
     evaluations: int
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     errors: tuple[tuple[int, float], ...] = ()
+    expected: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class Guidance:
             evaluations=len(rows),
             diagnostics=figures,
             errors=errors,
+            expected=latents - sigma / alpha * (measured[TARGET] - eps) if TARGET in measured else None,
         )
 
     def _predict(self, x: Tensor, at: Tensor, cond: Tensor, more: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -259,7 +259,7 @@ class Distillation:
         with watch("unet"):
             diagnose = self.device.type == "cpu" or self.iteration % s.diagnose_every == 0
             guided = self.guidance(latents.detach(), cameras, progress, self.generators, diagnose=diagnose)
-        terms = {"guidance": surrogate_loss(latents, guided.gradient)} | self._regularisers(rendering, progress)
+        terms = {"guidance": surrogate_loss(latents, guided.gradient)} | self._regularisers(rendering, progress, guided)
         loss = torch.stack(list(terms.values())).sum()
         with watch("backward"):
             loss.backward()
@@ -305,13 +305,19 @@ class Distillation:
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]](progress) * warm * self.guard.rate
 
-    def _regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        terms = {}
+    def _regularisers(self, rendering: Rendering, progress: float, guided: Guided) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
         for name, schedule in self.settings.losses.schedules():
-            weight = schedule(progress)
-            if weight and (rendering.normal is not None or name not in regularisers.OF_NORMALS):
-                known = rendering.terms.get(name)
-                terms[name] = weight * (getattr(regularisers, name)(rendering) if known is None else known)
+            weight, term = schedule(progress), getattr(regularisers, name)
+            if not weight or (rendering.normal is None and name in regularisers.OF_NORMALS):
+                continue
+            if name in regularisers.OF_EXPECTED:
+                if guided.expected is not None:
+                    expected = self.prior.decode(guided.expected).to(rendering.rgb.device)
+                    terms[name] = weight * term(rendering, expected)
+                continue
+            known = rendering.terms.get(name)
+            terms[name] = weight * (term(rendering) if known is None else known)
         return terms
 
     def _update(

@@ -53,6 +53,10 @@ class LossSettings:
     """Pulls each ray's matter together (mip-NeRF 360). Raise it against floaters in front of the object."""
     distance: Schedule = Constant(0.0)
     """Weighs visible matter by its squared distance beyond 0.8 from the centre: against floaters at the box's walls."""
+    tint: Schedule = Constant(0.0)
+    """Keeps white and dark paint free of the complement of the colour around it, unless the prompt brings that (our
+    own, in no paper): against bluish white on yellow and purple mouths on green; 20 is strong. Costs a decoding of
+    every view."""
 
     def __post_init__(self) -> None:
         for name, schedule in list(self.schedules()):
@@ -62,7 +66,7 @@ class LossSettings:
 
     def schedules(self) -> Iterator[tuple[str, Schedule]]:
         """Name and schedule of every regulariser; the names are those of ``render.regularisers``."""
-        for name in ("sparsity", "opaque", "entropy", "orientation", "smoothness", "distortion", "distance"):
+        for name in ("sparsity", "opaque", "entropy", "orientation", "smoothness", "distortion", "distance", "tint"):
             yield name, getattr(self, name)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from .scan import exclusive_sum, ray_sum
 from .volume import BOX_DIAGONAL, Rendering
@@ -17,6 +17,10 @@ from .volume import BOX_DIAGONAL, Rendering
 OF_SAMPLES = ("entropy", "orientation", "distortion", "distance")
 #: Those that look at normals: steps without light render none.
 OF_NORMALS = ("orientation", "smoothness")
+#: Those that compare the rendering with what the prior expects of the prompt alone.
+OF_EXPECTED = ("tint",)
+#: Chroma that counts as none.
+NEUTRAL = 0.03
 
 _NO_NORMALS = "expected a rendering with normals, got one without: render with normals=True or with shading"
 
@@ -115,3 +119,33 @@ def distance(rendering: Rendering, radius: float = 0.8) -> Tensor:
     s = rendering.samples
     beyond: Tensor = (s.x.norm(dim=-1) - radius).clamp_min(0)
     return (s.weight * beyond.square()).sum() / s.rays
+
+
+def chroma(rgb: Tensor) -> Tensor:
+    """``(B, 3, H, W)`` -> ``(B, 2, H, W)``: red less green, ``R - G``, and yellow less blue, ``R + G - 2 B``."""
+    r, g, b = rgb.unbind(1)
+    return torch.stack((r - g, r + g - 2 * b), 1)
+
+
+def tint(rendering: Rendering, expected: Tensor) -> Tensor:
+    """``64^2 mean o e^2``: paint without the complement of the colour around it. Our own, in no paper.
+
+    Guidance goes beyond what the prior expects of the prompt, away from what it expects without. Where white or dark
+    paint lies on a colour, the latter is a little coloured, so that beyond lies the complement: white on yellow turns
+    blue, a dark mouth on green purple. ``e`` is how far the chroma of a pixel's matter lies on the other side of grey
+    than the mean of ``expected`` around it, less what ``expected`` itself has there, and ``NEUTRAL``, on either axis.
+    Around is a sixteenth of the picture to every side, weighed by the opacity ``o``, which is held fixed.
+
+    Args:
+        rendering: ``B`` views.
+        expected: ``(B, 3, h, w)`` in 0..1, the prior's clean picture of each view with the prompt and no guidance.
+    """
+    height, width = rendering.opacity.shape[1:]
+    if expected.shape[-2:] != (height, width):
+        expected = interpolate(expected, (height, width), mode="area")
+    reach, o = max(1, min(height, width) // 16), rendering.opacity.detach()[:, None]
+    matter = rendering.foreground / rendering.opacity.clamp_min(0.5)[..., None]
+    here, there = chroma(matter.permute(0, 3, 1, 2)), chroma(expected)
+    mean = avg_pool2d(o * there, 2 * reach + 1, 1, reach)
+    beyond = torch.where(mean < 0, here - there.clamp(min=NEUTRAL), there.clamp(max=-NEUTRAL) - here).clamp(min=0)
+    return 64**2 * (o * beyond.square()).sum(1).mean()

@@ -13,7 +13,16 @@ import torch
 
 from ...distill3d.optimize import Settings
 from ...distill3d.optimize.checkpoint import Checkpoint
-from ...distill3d.optimize.fit import ENCODER_WIDTH, Cost, Fit, continued, encoder_bytes, fit, row_bytes
+from ...distill3d.optimize.fit import (
+    ENCODER_WIDTH,
+    Cost,
+    Fit,
+    continued,
+    encoder_bytes,
+    fit,
+    picture_bytes,
+    row_bytes,
+)
 from ...distill3d.optimize.state import described
 from .encoder import DECODERS
 
@@ -46,7 +55,8 @@ def cost_of(model: Any, vae: Any, image_size: int) -> Cost:
         row = row_bytes(side * side, int(channels), model.model.get_dtype_inference())
     else:
         row = int(model.memory_required([1, int(model.model.latent_format.latent_channels), side, side]))
-    return Cost(int(weights), encoder_bytes(image_size**2, width, vae.vae_dtype), row)
+    pixels, dtype = image_size**2, vae.vae_dtype
+    return Cost(int(weights), encoder_bytes(pixels, width, dtype), row, picture=picture_bytes(pixels, width, dtype))
 
 
 class Budget:
