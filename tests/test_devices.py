@@ -75,7 +75,19 @@ RICH += [
     "1",
 ]
 RICH += ["--losses.orientation", "0.1", "--losses.smoothness", "0.1", "--losses.distortion", "0.1"]
-RICH += ["--losses.distance", "0.1", "--losses.entropy", "0.1", "--freeu.enabled", "True", "--perp-neg.enabled", "True"]
+RICH += [
+    "--losses.distance",
+    "0.1",
+    "--losses.entropy",
+    "0.1",
+    "--losses.tint",
+    "1",
+    "--window.minimum",
+    "0.02",
+    "--window.maximum",
+    "0.3",
+]
+RICH += ["--freeu.enabled", "True", "--perp-neg.enabled", "True"]
 
 
 def test_compare_with_all_that_can_be_switched_on(

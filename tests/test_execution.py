@@ -377,6 +377,7 @@ def test_the_pictures_of_tint_are_estimated_as_what_they_hold() -> None:
     assert gigabytes(views, big, None) == gigabytes(views, cost, None)
     late = replace(views, losses=replace(views.losses, tint=Linear(0.0, 20.0, begin=0.5)))
     assert 20 < gigabytes(late, big, None) < 21, "one for each view"
+    assert 10 < gigabytes(late, big, 1) < 11, "one after the other"
 
 
 def test_a_small_encoder_makes_a_run_fit_as_the_message_promises(tiny_pipeline: Path) -> None:

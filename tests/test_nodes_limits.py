@@ -47,6 +47,7 @@ def test_the_cost_is_read_off_model_and_vae(pack: ModuleType) -> None:
     unet = get("host.limits").cost_of(patcher, vae, 128)
     assert unet.row == 2 * 300_000_000, "SD 1.5 at 64 x 64 latents keeps 300 MB a row in half precision, here in full"
     assert unet.encoder == 3000 * 128**2 * 4 // 2, "half as wide as SD's encoder"
+    assert unet.picture == 6 * 64 * 128**2 * 4, "of one picture that the VAE decodes"
 
 
 def test_a_budget_cuts_the_iterations_and_says_so(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,12 @@ from distill3d.methods.perp_neg import PerpNegSettings
 from distill3d.methods.sds import SDSSettings
 from distill3d.methods.tbsd import TBSDSettings
 from distill3d.optimize import Distillation, Execution, Settings, checkpoint
+from distill3d.optimize.settings import LossSettings
 from distill3d.priors.freeu import FreeUSettings
 from distill3d.priors.load import load_prior
 from distill3d.render.settings import RenderSettings
 from distill3d.render.shading import ShadingSettings
-from distill3d.schedules import Constant, Linear
+from distill3d.schedules import Constant, Linear, TimestepWindow
 
 PLAIN = replace(SMALL, render=RenderSettings(samples_per_ray=48, cull_below=0), diagnose_every=1000)
 
@@ -68,6 +69,10 @@ GUIDED = {
     "tbsd, fixed": {"tbsd": TBSDSettings(time="timestep", weight=Constant(0.3))},
     "sds with freeu": {"sds": SDSSettings(), "freeu": FreeUSettings(enabled=True, s1=Linear(0.9, 0.2))},
     "sds with perp-neg": {"sds": SDSSettings(), "perp_neg": PerpNegSettings(enabled=True)},
+    "sds with tint": {
+        "losses": LossSettings(tint=Constant(1.0)),
+        "window": TimestepWindow(Constant(0.02), Constant(0.3)),
+    },
 }
 
 

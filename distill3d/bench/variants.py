@@ -79,7 +79,7 @@ def _no_smoothness(settings: Settings) -> Settings:
 
 
 def _tint(settings: Settings) -> Settings:
-    return replace(settings, losses=replace(settings.losses, tint=Linear(0.0, 20.0, begin=0.5, until=0.6)))
+    return replace(settings, losses=replace(settings.losses, tint=Linear(0.0, 50.0, begin=0.5, until=0.6)))
 
 
 VARIANTS: dict[str, Callable[[Settings], Settings]] = {

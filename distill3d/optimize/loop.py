@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..devices import reads_late
+from ..devices import reads_late, upload
 from ..errors import DivergedError, OutOfMemoryError, OutputError, is_out_of_memory
 from ..fields.background import Background
 from ..fields.density import DensityField
@@ -312,13 +312,25 @@ class Distillation:
             if not weight or (rendering.normal is None and name in regularisers.OF_NORMALS):
                 continue
             if name in regularisers.OF_EXPECTED:
-                if guided.expected is not None:
-                    expected = self.prior.decode(guided.expected).to(rendering.rgb.device)
-                    terms[name] = weight * term(rendering, expected)
+                if pictures := self._expected(guided):
+                    terms[name] = weight * term(rendering, *pictures)
                 continue
             known = rendering.terms.get(name)
             terms[name] = weight * (term(rendering) if known is None else known)
         return terms
+
+    def _expected(self, guided: Guided) -> tuple[Tensor, Tensor] | None:
+        """What the prior expects of the prompt alone, as pictures, and which views they are of: those in which there is
+        more signal than noise, ``alpha^2 >= 1/2``, for of the others it knows no detail."""
+        if guided.expected is None:
+            return None
+        alpha, _ = self.prior.alpha_sigma(guided.timesteps)
+        clear = torch.nonzero(alpha.flatten().cpu().square() >= 0.5).flatten()
+        if not len(clear):
+            return None
+        views = upload(clear, self.device)
+        with self.watch("decode"):
+            return self.prior.decode(guided.expected[views]).to(self.device), views
 
     def _update(
         self, loss: Tensor, terms: Mapping[str, Tensor], guided: Guided, rendering: Rendering, size: int

@@ -55,8 +55,9 @@ class LossSettings:
     """Weighs visible matter by its squared distance beyond 0.8 from the centre: against floaters at the box's walls."""
     tint: Schedule = Constant(0.0)
     """Keeps white and dark paint free of the complement of the colour around it, unless the prompt brings that (our
-    own, in no paper): against bluish white on yellow and purple mouths on green; 20 is strong. Costs a decoding of
-    every view."""
+    own, in no paper): against bluish white on yellow and purple mouths on green. With the bundled prior 50 is strong;
+    others are untried. Looks at views with more signal than noise (timesteps below a third or so), decodes each, and
+    does nothing for a method that does not ask what the prompt brings (CSD with a target weight of 0)."""
 
     def __post_init__(self) -> None:
         for name, schedule in list(self.schedules()):

@@ -6,6 +6,8 @@ resolution. Names and forms follow threestudio (``threestudio/systems/dreamfusio
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
@@ -19,8 +21,8 @@ OF_SAMPLES = ("entropy", "orientation", "distortion", "distance")
 OF_NORMALS = ("orientation", "smoothness")
 #: Those that compare the rendering with what the prior expects of the prompt alone.
 OF_EXPECTED = ("tint",)
-#: Chroma that counts as none.
-NEUTRAL = 0.03
+#: Largest distance from grey that is no tint, in RGB of 0..1; and the least that makes surroundings coloured.
+NEUTRAL, COLOURED = 0.02, 0.1
 
 _NO_NORMALS = "expected a rendering with normals, got one without: render with normals=True or with shading"
 
@@ -122,30 +124,48 @@ def distance(rendering: Rendering, radius: float = 0.8) -> Tensor:
 
 
 def chroma(rgb: Tensor) -> Tensor:
-    """``(B, 3, H, W)`` -> ``(B, 2, H, W)``: red less green, ``R - G``, and yellow less blue, ``R + G - 2 B``."""
+    """``(B, 3, H, W)`` -> ``(B, 2, H, W)``: ``(R - G) / sqrt 2`` and ``(R + G - 2 B) / sqrt 6``, what a colour has
+    beside its grey, with the distance it has in RGB."""
     r, g, b = rgb.unbind(1)
-    return torch.stack((r - g, r + g - 2 * b), 1)
+    return torch.stack(((r - g) / math.sqrt(2), (r + g - 2 * b) / math.sqrt(6)), 1)
 
 
-def tint(rendering: Rendering, expected: Tensor) -> Tensor:
+def tint(rendering: Rendering, expected: Tensor, views: Tensor) -> Tensor:
     """``64^2 mean o e^2``: paint without the complement of the colour around it. Our own, in no paper.
 
     Guidance goes beyond what the prior expects of the prompt, away from what it expects without. Where white or dark
     paint lies on a colour, the latter is a little coloured, so that beyond lies the complement: white on yellow turns
-    blue, a dark mouth on green purple. ``e`` is how far the chroma of a pixel's matter lies on the other side of grey
-    than the mean of ``expected`` around it, less what ``expected`` itself has there, and ``NEUTRAL``, on either axis.
-    Around is a sixteenth of the picture to every side, weighed by the opacity ``o``, which is held fixed.
+    blue, a dark mouth on green purple. ``e`` is how far the chroma of a pixel's matter goes against the mean chroma
+    that ``expected`` has around it, less how far ``expected`` itself goes there, or ``NEUTRAL``. Nothing is asked where
+    that mean is grey, or of pixels of half opacity or less. Around is a sixteenth of the picture to every side, weighed
+    by the opacity ``o``, which is held fixed.
 
     Args:
         rendering: ``B`` views.
-        expected: ``(B, 3, h, w)`` in 0..1, the prior's clean picture of each view with the prompt and no guidance.
+        expected: ``(b, 3, h, w)`` in 0..1, the prior's clean pictures of ``views`` with the prompt and no guidance. It
+            must know the picture: of one noised beyond recognition it expects no detail, and every one would count as
+            not brought. Pixels that are not finite count as unknown, and ask for nothing.
+        views: ``(b,)`` long, indices of those of the ``B``; the others add nothing to the mean.
     """
     height, width = rendering.opacity.shape[1:]
     if expected.shape[-2:] != (height, width):
         expected = interpolate(expected, (height, width), mode="area")
-    reach, o = max(1, min(height, width) // 16), rendering.opacity.detach()[:, None]
-    matter = rendering.foreground / rendering.opacity.clamp_min(0.5)[..., None]
-    here, there = chroma(matter.permute(0, 3, 1, 2)), chroma(expected)
-    mean = avg_pool2d(o * there, 2 * reach + 1, 1, reach)
-    beyond = torch.where(mean < 0, here - there.clamp(min=NEUTRAL), there.clamp(max=-NEUTRAL) - here).clamp(min=0)
-    return 64**2 * (o * beyond.square()).sum(1).mean()
+    opacity = rendering.opacity[views]
+    known = torch.isfinite(expected).all(1) & (opacity > 0.5)
+    o = (known * opacity.detach())[:, None]
+    matter = rendering.foreground[views] / opacity.clamp_min(0.5)[..., None]
+    here, there = chroma(matter.permute(0, 3, 1, 2)), chroma(torch.where(known[:, None], expected, 0.0))
+    around = _around(o * there, height, width) / _around(o, height, width).clamp(min=1e-6)
+    size = torch.linalg.vector_norm(around, dim=1)
+    against = -around / size.clamp(min=1e-6)[:, None]
+    brought = (against * there).sum(1).clamp(min=NEUTRAL)
+    beyond = ((against * here).sum(1) - brought).clamp(min=0) * (size > COLOURED)
+    cost: Tensor = 64**2 * (o[:, 0] * beyond.square()).sum() / rendering.opacity.numel()
+    return cost
+
+
+def _around(values: Tensor, height: int, width: int) -> Tensor:
+    """Mean over a square, pixels beyond the picture as 0: by columns, then by rows."""
+    reach = max(1, min(height, width) // 16)
+    size = 2 * reach + 1
+    return avg_pool2d(avg_pool2d(values, (size, 1), 1, (reach, 0)), (1, size), 1, (0, reach))
