@@ -12,12 +12,14 @@ from graphs import node, ours
 STEPS = 3
 
 
-def run(server: Any, model: tuple[str, int] = ("load", 0), extra: dict[str, Any] | None = None, **loss: Any) -> Any:
-    """Three steps with ``model`` in Distill Loss; the report and all that was seen."""
+def run(
+    server: Any, model: tuple[str, int] = ("load", 0), extra: dict[str, Any] | None = None, more: str = "", **loss: Any
+) -> Any:
+    """Three steps with ``model`` in Distill Loss and ``more`` in NeRF Optimizer; the report."""
     graph = graphs.base() | (extra or {})
     graph |= {
         "loss": graphs.loss(model=model, **loss),
-        "nerf": graphs.optimizer(STEPS),
+        "nerf": graphs.optimizer(STEPS, extra=more),
         "text": node("PreviewAny", source=["nerf", 2]),
     }
     seen = server.run(graph)
@@ -138,3 +140,9 @@ def test_every_parameterisation_trains(server: Any, plain: Any, name: str) -> No
     report = run(server, ("sampling", 0), {"sampling": node(kind, model=["load", 0], **inputs)})
     assert report["iterations"]["done"] == STEPS and report["iterations"]["skipped"] == 0
     assert (report["loss"] == plain["loss"]) == (name == "eps")
+
+
+def test_tint_has_the_host_s_vae_decode(server: Any, plain: Any) -> None:
+    """That the picture is the right one, ``test_prior`` says."""
+    assert "decode" not in plain["seconds"]
+    assert run(server, more="losses.tint = 50", t_max="0.3")["seconds"]["decode"] > 0

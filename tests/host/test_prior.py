@@ -29,9 +29,10 @@ def test_predictions_and_latents_equal_the_librarys_prior(tiny: Any, theirs: Any
         pixels = images.clone().requires_grad_()
         z = prior.encode(pixels)
         (z * z.detach().cos()).sum().backward()
-        return alpha, sigma, x_t, noise, z.detach(), pixels.grad, prior.fingerprint, type(prior)
+        picture = prior.decode(x)
+        return alpha, sigma, x_t, noise, z.detach(), pixels.grad, picture, prior.fingerprint, type(prior)
 
-    alpha, sigma, x_t, noise, z, gradient, name, kind = inside(tiny, body, tmp_path)
+    alpha, sigma, x_t, noise, z, gradient, picture, name, kind = inside(tiny, body, tmp_path)
     expected = theirs.alpha_sigma(t)
     torch.testing.assert_close(alpha, expected[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(sigma, expected[1], rtol=1e-5, atol=1e-6)
@@ -43,6 +44,8 @@ def test_predictions_and_latents_equal_the_librarys_prior(tiny: Any, theirs: Any
     (latents * latents.detach().cos()).sum().backward()
     torch.testing.assert_close(z, latents.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient, pixels.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(picture, theirs.decode(x), rtol=1e-4, atol=1e-4)
+    assert not picture.is_inference(), "a loss may read it"
     assert "tiny-prior" in name and kind.__name__ == "HostPrior"
 
 

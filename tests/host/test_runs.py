@@ -68,19 +68,6 @@ def test_ten_runs_do_not_grow_the_process(server: Any) -> None:
     assert max(sizes[-3:]) <= 1.05 * sizes[WARM - 1], [round(size / 2**20) for size in sizes]
 
 
-def test_tint_looks_at_what_the_host_s_vae_decodes(server: Any) -> None:
-    """It is in the loss from where it begins."""
-    losses = []
-    for extra in ("", "losses.tint = step(0, 10000, at=0.5)"):
-        seen = server.run(graphs.whole(40, prompt="a yellow smiley", seed=21, extra=extra))
-        assert seen.end == "execution_success", seen.of("execution_error")
-        losses.append({data["iteration"]: data["loss"] for data in seen.of("distill3d.step")})
-    plain, clean = losses
-    told = [at for at in plain if at in clean and at <= 20]
-    assert told and all(plain[at] == clean[at] for at in told)
-    assert plain[40] != clean[40]
-
-
 # ---- templates
 
 
