@@ -28,7 +28,7 @@ from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
 from distill3d.priors.load import load_prior
 from distill3d.render.shading import ShadingSettings
-from distill3d.schedules import Constant, Linear
+from distill3d.schedules import Constant, Linear, TimestepWindow
 
 # ---- twins
 
@@ -211,8 +211,9 @@ def test_terms_of_normals_are_for_lit_steps() -> None:
 
 def test_a_run_in_tiles_learns_what_the_plain_run_learns() -> None:
     losses = LossSettings(**{name: Constant(0.1) for name, _ in LossSettings().schedules()})
-    shading = ShadingSettings(start=0.0, albedo_probability=0.0)
-    base = replace(SMALL, losses=losses, shading=shading)
+    shading = ShadingSettings(start=0.0, albedo_probability=0.0, textureless_probability=0.0)
+    low = TimestepWindow(Constant(0.02), Constant(0.3))
+    base = replace(SMALL, losses=losses, shading=shading, window=low)
     base = replace(base, render=replace(SMALL.render, cull_below=0, cull_transmittance=0, normal_weight=0))
     steps = []
     for render in (base.render, replace(base.render, memory_gb=0, max_points=3000)):

@@ -24,6 +24,7 @@ from distill3d.priors.analytic import GaussianPrior
 from distill3d.prompts import ViewPrompts
 from distill3d.render import regularisers
 from distill3d.render.regularisers import COLOURED, NEUTRAL, chroma, tint
+from distill3d.render.shading import ShadingSettings
 from distill3d.render.volume import Rendering
 from distill3d.schedules import Constant, Linear, TimestepWindow
 
@@ -112,6 +113,18 @@ def test_grey_has_no_complement(dot: Color) -> None:
         rendered = ground.clone()
         rendered[8, 8] = torch.tensor(dot)
         assert of(rendered, ground) == 0
+
+
+def test_a_patch_wider_than_its_surroundings_is_looked_at_along_its_rim() -> None:
+    """Bluish left of the middle and yellow right of it, white being expected: nothing is asked far from the yellow."""
+    pixels = torch.tensor(YELLOW).expand(16, 16, 3).clone()
+    expected = pixels.clone()
+    pixels[:, :8], expected[:, :8] = torch.tensor(BLUISH), torch.tensor(WHITE)
+    pixels.requires_grad_()
+    tint(view(pixels), as_expected(expected), FIRST).backward()
+    assert pixels.grad is not None
+    moved = (pixels.grad.abs().sum((0, 2)) > 0).nonzero().flatten().tolist()
+    assert moved == [7]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -227,8 +240,15 @@ def small(weight: Any, method: Any = "sds", **changes: Any) -> tuple[Distillatio
 
 @pytest.mark.parametrize("method", [name.lower() for name in METHODS])
 def test_every_method_has_it(method: str) -> None:
-    run, _ = small(Constant(1.0), method, iterations=2)
-    assert "tint" in run.step().terms and torch.isfinite(parameters(run)).all()
+    run, _ = small(Constant(1.0), method, iterations=40)
+    costs = [run.step().terms["tint"] for _ in range(40)]
+    assert max(costs) > 0 and torch.isfinite(parameters(run)).all()
+
+
+def test_textureless_steps_have_no_paint_to_look_at() -> None:
+    white = ShadingSettings(start=0, albedo_probability=0, textureless_probability=1)
+    run, prior = small(Constant(1.0), iterations=2, shading=white)
+    assert "tint" not in run.step().terms and not prior.decoded
 
 
 def test_nothing_is_decoded_before_it_begins() -> None:

@@ -156,13 +156,9 @@ def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:
     rows = (5 if settings.perp_neg.enabled else 3) * settings.batch
     rows = rows if max_batch is None else min(max_batch, rows)
     kept = cost.weights + field_bytes(settings) + settings.batch * cost.encoder
-    pictures = min(settings.batch, max_batch or settings.batch) * cost.picture if _looks(settings) else 0
+    pictures = min(settings.batch, max_batch or settings.batch) * cost.picture
+    pictures *= any(settings.losses.tint(i / 100) for i in range(101))
     return (kept + max(rows * cost.row, largest_render(settings).bytes, pictures)) / 1e9 + RESERVE_GB
-
-
-def _looks(settings: Settings) -> bool:
-    """Whether views are decoded at some time of the run."""
-    return any(settings.losses.tint(i / 100) for i in range(101))
 
 
 def check_limits(vram_gb: float | None, minutes: float | None) -> None:
@@ -255,7 +251,6 @@ def _within_memory(settings: Settings, cost: Cost, vram_gb: float, changes: list
         f"expected vram_gb of at least {math.ceil(10 * need) / 10:g} for this model, got {vram_gb:g}: the weights "
         f"take {cost.weights / 1e9:.1f} GB, the encoder's backward pass {cost.encoder / 1e9:.1f} GB, driver and gaps "
         f"{RESERVE_GB:g} GB. Use fp16, a small gradient encoder (TAESD), or a smaller model"
-        + (", or leave out tint" if _looks(settings) else "")
     )
 
 

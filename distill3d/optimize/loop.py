@@ -28,7 +28,7 @@ from ..render import regularisers
 from ..render.cameras import Cameras, sample
 from ..render.marching import choose, functions
 from ..render.occupancy import OccupancyGrid
-from ..render.shading import sample_shading
+from ..render.shading import Shading, sample_shading
 from ..render.volume import Rendering, render
 from . import checkpoint as checkpoints
 from . import state
@@ -253,13 +253,15 @@ class Distillation:
         with watch("occupancy"):
             self._refresh_occupancy()
         with watch("render"):
-            rendering = self._render(cameras, size, progress)
+            shading = sample_shading(s.shading, cameras, progress, self.generators["shading"])
+            rendering = self._render(cameras, size, progress, shading)
         with watch("encode"):
             latents = self.prior.encode(rendering.rgb.permute(0, 3, 1, 2))
         with watch("unet"):
             diagnose = self.device.type == "cpu" or self.iteration % s.diagnose_every == 0
             guided = self.guidance(latents.detach(), cameras, progress, self.generators, diagnose=diagnose)
-        terms = {"guidance": surrogate_loss(latents, guided.gradient)} | self._regularisers(rendering, progress, guided)
+        terms = {"guidance": surrogate_loss(latents, guided.gradient)}
+        terms |= self._regularisers(rendering, progress, guided, shading)
         loss = torch.stack(list(terms.values())).sum()
         with watch("backward"):
             loss.backward()
@@ -270,9 +272,8 @@ class Distillation:
             self.first_seconds = time.perf_counter() - self._began
         return self.last
 
-    def _render(self, cameras: Cameras, size: int, progress: float) -> Rendering:
+    def _render(self, cameras: Cameras, size: int, progress: float, shading: Shading) -> Rendering:
         generators, losses = self.generators, self.settings.losses
-        shading = sample_shading(self.settings.shading, cameras, progress, generators["shading"])
         asked = [n for n in regularisers.OF_SAMPLES if shading.needs_normals or n not in regularisers.OF_NORMALS]
         return render(
             self.field,
@@ -305,14 +306,16 @@ class Distillation:
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]](progress) * warm * self.guard.rate
 
-    def _regularisers(self, rendering: Rendering, progress: float, guided: Guided) -> dict[str, Tensor]:
+    def _regularisers(
+        self, rendering: Rendering, progress: float, guided: Guided, shading: Shading
+    ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for name, schedule in self.settings.losses.schedules():
             weight, term = schedule(progress), getattr(regularisers, name)
             if not weight or (rendering.normal is None and name in regularisers.OF_NORMALS):
                 continue
-            if name in regularisers.OF_EXPECTED:
-                if pictures := self._expected(guided):
+            if name == "tint":
+                if shading.mode != "textureless" and (pictures := self._expected(guided)):
                     terms[name] = weight * term(rendering, *pictures)
                 continue
             known = rendering.terms.get(name)

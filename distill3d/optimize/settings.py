@@ -54,10 +54,10 @@ class LossSettings:
     distance: Schedule = Constant(0.0)
     """Weighs visible matter by its squared distance beyond 0.8 from the centre: against floaters at the box's walls."""
     tint: Schedule = Constant(0.0)
-    """Keeps white and dark paint free of the complement of the colour around it, unless the prompt brings that (our
-    own, in no paper): against bluish white on yellow and purple mouths on green. With the bundled prior 50 is strong;
-    others are untried. Looks at views with more signal than noise (timesteps below a third or so), decodes each, and
-    does nothing for a method that does not ask what the prompt brings (CSD with a target weight of 0)."""
+    """Keeps white and dark paint free of the complement of the colour beside it, unless the prompt brings that (our
+    own, in no paper): against bluish white on yellow and purple mouths on green. Run with the bundled prior and SDS:
+    linear(0, 50, from=0.5, to=0.6). It decodes every view with more signal than noise (timesteps below a third or so),
+    but in textureless steps, and does nothing for CSD with a target weight of 0."""
 
     def __post_init__(self) -> None:
         for name, schedule in list(self.schedules()):

@@ -19,8 +19,6 @@ from .volume import BOX_DIAGONAL, Rendering
 OF_SAMPLES = ("entropy", "orientation", "distortion", "distance")
 #: Those that look at normals: steps without light render none.
 OF_NORMALS = ("orientation", "smoothness")
-#: Those that compare the rendering with what the prior expects of the prompt alone.
-OF_EXPECTED = ("tint",)
 #: Largest distance from grey that is no tint, in RGB of 0..1; and the least that makes surroundings coloured.
 NEUTRAL, COLOURED = 0.02, 0.1
 
@@ -137,8 +135,8 @@ def tint(rendering: Rendering, expected: Tensor, views: Tensor) -> Tensor:
     paint lies on a colour, the latter is a little coloured, so that beyond lies the complement: white on yellow turns
     blue, a dark mouth on green purple. ``e`` is how far the chroma of a pixel's matter goes against the mean chroma
     that ``expected`` has around it, less how far ``expected`` itself goes there, or ``NEUTRAL``. Nothing is asked where
-    that mean is grey, or of pixels of half opacity or less. Around is a sixteenth of the picture to every side, weighed
-    by the opacity ``o``, which is held fixed.
+    that mean is grey, so not deep inside a wide white patch, or of pixels of half opacity or less. Around is a
+    sixteenth of the picture to every side, weighed by the opacity ``o``, which is held fixed.
 
     Args:
         rendering: ``B`` views.

@@ -124,7 +124,7 @@ class HostPrior:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """See ``Prior.decode``."""
-        return self._decode(latents)
+        return torch.cat([self._decode(part) for part in latents.split(self.max_batch or max(len(latents), 1))])
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor, samples: Sequence[int] | None = None) -> Tensor:
