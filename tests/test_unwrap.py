@@ -134,3 +134,29 @@ def test_large_meshes_are_decimated_in_a_child_and_come_out_the_same(monkeypatch
     polled: list[float] = []
     there = clean.decimate(vertices, faces, 500, polled.append)
     assert np.array_equal(here[0], there[0]) and np.array_equal(here[1], there[1]) and polled
+
+
+STUCK = """
+import time
+import numpy as np
+
+class PackOptions: pass
+class ChartOptions: pass
+
+class Atlas:
+    atlas_count = chart_count = 1
+    def add_mesh(self, vertices, faces): self.made = np.arange(len(vertices)), faces, vertices[:, :2]
+    def generate(self, charts, packing): pass
+    def get_mesh(self, index): return self.made
+    def __del__(self): time.sleep(600)
+"""
+
+
+def test_an_atlas_that_cannot_be_taken_apart_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """xatlas's destructor was seen waiting for a thread that had missed its call to end; the result is there by then."""
+    (tmp_path / "xatlas.py").write_text(STUCK, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    solid = SOLIDS["ring"]
+    faces = np.asarray(solid.faces, np.int64)
+    arrays = {"vertices": np.asarray(solid.vertices), "faces": faces, "size": 64, "padding": 2}
+    assert np.array_equal(child.run("unwrap", arrays, 60)["faces"], faces)

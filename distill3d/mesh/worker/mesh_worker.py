@@ -5,10 +5,14 @@ Imports nothing of this package and no torch, so that it starts in a fraction of
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import numpy as np
+
+KEPT: list[Any] = []
+"""What is not taken apart: xatlas may wait forever for its own threads to end."""
 
 
 def unwrap(vertices: Any, faces: Any, size: Any, padding: Any) -> dict[str, Any]:
@@ -16,6 +20,7 @@ def unwrap(vertices: Any, faces: Any, size: Any, padding: Any) -> dict[str, Any]
     import xatlas
 
     atlas = xatlas.Atlas()
+    KEPT.append(atlas)
     atlas.add_mesh(np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.uint32))
     packing = xatlas.PackOptions()
     packing.padding, packing.resolution, packing.bilinear = int(padding), int(size), True
@@ -41,6 +46,7 @@ def main() -> None:
         result = tasks[task](**dict(arrays))
     with open(target, "wb") as file:  # noqa: PTH123
         np.savez(file, **result)
+    os._exit(0)
 
 
 if __name__ == "__main__":
