@@ -153,7 +153,7 @@ class Atlas:
 
 
 def test_an_atlas_that_cannot_be_taken_apart_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """xatlas's destructor was seen waiting for a thread that had missed its call to end; the result is there by then."""
+    """xatlas's destructor was seen waiting for a thread that had missed its call to end; the result is there then."""
     (tmp_path / "xatlas.py").write_text(STUCK, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     solid = SOLIDS["ring"]
