@@ -154,9 +154,13 @@ class Atlas:
 
 def test_an_atlas_that_cannot_be_taken_apart_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """xatlas's destructor was seen waiting for a thread that had missed its call to end; the result is there then."""
-    (tmp_path / "xatlas.py").write_text(STUCK, encoding="utf-8")
+    stuck = tmp_path / "xatlas.py"
+    stuck.write_text(STUCK, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     solid = SOLIDS["ring"]
     faces = np.asarray(solid.faces, np.int64)
     arrays = {"vertices": np.asarray(solid.vertices), "faces": faces, "size": 64, "padding": 2}
     assert np.array_equal(child.run("unwrap", arrays, 60)["faces"], faces)
+    stuck.write_text(STUCK.replace("charts, packing): pass", "charts, packing): raise ValueError('too thin')"), "utf-8")
+    with pytest.raises(child.ChildError, match="status 1: ValueError: too thin"):
+        child.run("unwrap", arrays, 60)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,13 @@ def main() -> None:
         result = tasks[task](**dict(arrays))
     with open(target, "wb") as file:  # noqa: PTH123
         np.savez(file, **result)
-    os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    status = 0
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)
