@@ -1,10 +1,7 @@
-"""Ways to compute faster: verified twins, small encoders, tiles in the loop, settings that fit, comparing files."""
+"""Ways to compute faster: verified twins, small encoders, tiles in the loop, threads."""
 
 from __future__ import annotations
 
-import json
-import re
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from small_run import SMALL, make_prior, parameters
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill3d.bench import compare
-from distill3d.cli import main
 from distill3d.errors import BackendError, PriorError, SettingsError
-from distill3d.optimize import Distillation, Execution, preset
+from distill3d.optimize import Distillation, Execution
 from distill3d.optimize.execution import suggested_threads
-from distill3d.optimize.fit import Cost, continued, cost_of, field_bytes, fit, gigabytes, largest_render, time_steps
 from distill3d.optimize.settings import LossSettings
 from distill3d.priors import small_encoder
 from distill3d.priors.accelerate import Verified
 from distill3d.priors.load import load_prior
 from distill3d.render.shading import ShadingSettings
-from distill3d.schedules import Constant, Linear, TimestepWindow
+from distill3d.schedules import Constant, TimestepWindow
 
 # ---- twins
 
@@ -240,288 +232,9 @@ def test_threads_are_set_only_when_asked() -> None:
             Execution(threads=wrong)
 
 
-# ---- settings that fit
-
-SD15 = Cost(weights=1_900_000_000, encoder=3_100_000_000, row=300_000_000)
-
-
-def test_what_fits_stays_and_what_does_not_is_cut_down_in_order() -> None:
-    settings = replace(preset("fine", bundled=False), batch=4)
-    roomy = fit(settings, SD15, vram_gb=80)
-    assert roomy.settings == settings and roomy.changes == () and roomy.gigabytes < 80
-    previous = roomy.gigabytes
-    for gb in (16, 10, 6.2):
-        tight = fit(settings, SD15, vram_gb=gb)
-        assert tight.gigabytes <= gb and tight.gigabytes <= previous and tight.changes
-        assert tight.gigabytes == pytest.approx(gigabytes(tight.settings, SD15, tight.max_batch))
-        previous = tight.gigabytes
-    assert tight.settings.batch == 1 and tight.max_batch == 1 and tight.settings.render.memory_gb < 2
-    assert tight.settings.resolution == settings.resolution
-    with pytest.raises(SettingsError, match=r"vram_gb of at least \d.*weights take 1.9 GB.*TAESD"):
-        fit(settings, SD15, vram_gb=3)
-
-
-@pytest.mark.parametrize("color_grid", ["shared", "own"])
-def test_the_field_weighs_what_its_tables_with_gradient_and_moments_do(color_grid: Any) -> None:
-    settings = replace(SMALL, field=replace(SMALL.field, color_grid=color_grid))
-    run = Distillation(make_prior(), "a red ball", settings)
-    tables = run.field.parameter_groups()["encoder"]
-    run.step()
-    moments = [run.optimizer.state[table] for table in tables]
-    kept = [*tables, *tables, *(m[name] for m in moments for name in ("exp_avg", "exp_avg_sq"))]
-    assert field_bytes(settings) == sum(tensor.numel() * tensor.element_size() for tensor in kept)
-
-
-def test_a_second_grid_counts_in_the_field_and_in_renders() -> None:
-    one = preset("draft", bundled=False)
-    two = replace(one, field=replace(one.field, color_grid="added"))
-    assert largest_render(two).mode == largest_render(one).mode
-    renders = (largest_render(two).bytes - largest_render(one).bytes) / 1e9
-    tables = (field_bytes(two) - field_bytes(one)) / 1e9
-    cost = replace(SD15, row=0)  # else the UNet's rows are the peak, and renders do not count
-    assert gigabytes(two, cost, None) - gigabytes(one, cost, None) == pytest.approx(renders + tables)
-    assert renders > 0.2 * largest_render(one).bytes / 1e9
-
-
-def test_a_time_budget_cuts_iterations() -> None:
-    settings = replace(preset("draft"), iterations=300)
-    assert fit(settings, SD15, minutes=60, seconds_per_step=0.2).settings == settings
-    short = fit(settings, SD15, minutes=0.5, seconds_per_step=0.2)
-    assert short.settings.iterations == 150 and short.seconds == pytest.approx(30)
-    assert short.changes == ("150 iterations instead of 300",)
-    with pytest.raises(SettingsError, match=r"time_budget of at least 0.2 minutes \(50 steps"):
-        fit(settings, SD15, minutes=0.1, seconds_per_step=0.2)
-    with pytest.raises(SettingsError, match="seconds_per_step"):
-        fit(settings, SD15, minutes=1)
-
-
-@pytest.mark.parametrize("gb", [80, 16, 10, 6.2])
-def test_a_resumed_run_keeps_what_the_limits_made_of_it(gb: float) -> None:
-    settings = replace(preset("fine", bundled=False), batch=4)
-    begun = fit(settings, SD15, vram_gb=gb, minutes=30, seconds_per_step=1.0)
-    again = continued(settings, begun.settings, SD15, vram_gb=gb, minutes=30)
-    assert (again.settings, again.max_batch, again.gigabytes) == (begun.settings, begun.max_batch, begun.gigabytes)
-    assert sorted(again.changes) == sorted(begun.changes) and again.seconds is None
-
-
-def test_what_no_limit_cut_still_differs_from_the_checkpoint() -> None:
-    settings = replace(preset("draft"), batch=2, iterations=100)
-    stored = replace(settings, batch=4, iterations=200, render=replace(settings.render, memory_gb=9.0))
-    assert continued(settings, stored, SD15, vram_gb=80, minutes=1).settings == settings
-    cut = replace(settings, batch=1, iterations=50)
-    assert continued(settings, cut, SD15).settings == settings, "no limit was given"
-    assert continued(settings, cut, SD15, minutes=1).settings == replace(settings, iterations=50)
-    other = replace(cut, occupancy_every=3)
-    assert continued(settings, other, SD15, vram_gb=80, minutes=1).settings == cut
-
-
-def test_steps_are_timed_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    render = replace(preset("draft").render, samples_per_ray=8)
-    run = Distillation(make_prior(), "a red ball", replace(preset("draft"), batch=1, render=render))
-    clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 302.0, 400.0, 403.0])
-    monkeypatch.setattr("distill3d.optimize.fit.time.perf_counter", lambda: next(clock))
-    monkeypatch.setattr(run, "step", lambda: setattr(run, "iteration", run.iteration + 1))
-    heard: list[int] = []
-    timed = [int(run.settings.iterations * share) for share in (1 / 6, 1 / 2, 5 / 6)]
-    assert time_steps(run, lambda: heard.append(run.iteration)) == 2.0
-    assert heard == [0, 1, *(i + 1 for i in timed[:-1])] and run.iteration == timed[-1] + 1
-
-
-@pytest.mark.parametrize("wrong", [{"vram_gb": 0}, {"vram_gb": -1}, {"minutes": 0}, {"vram_gb": float("nan")}])
-def test_limits_must_be_positive(wrong: dict[str, float]) -> None:
-    with pytest.raises(SettingsError, match="above 0"):
-        fit(preset("draft"), SD15, seconds_per_step=1.0, **wrong)
-
-
-def test_the_cost_of_a_real_prior_is_read_off_its_parts(tiny_pipeline: Path) -> None:
-    prior = load_prior(tiny_pipeline)
-    cost = cost_of(prior)
-    text = load_file(tiny_pipeline / "text_encoder" / "model.safetensors")
-    held = sum(p.numel() for m in (prior.unet, prior.vae) for p in m.parameters())
-    assert cost.weights == 4 * (held + sum(v.numel() for v in text.values()))
-    assert cost.encoder > 0 and cost.row > 0
-    assert cost_of(make_prior()) == Cost(0, 0, 0)
-    prior.unload_text_encoder()
-    assert cost_of(prior).weights == 4 * held
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes that tensors made under it hold at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self.held: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for made in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(made, Tensor) and (key := made.untyped_storage()._cdata) not in self.held:
-                self.held.add(key)
-                self.now += made.untyped_storage().nbytes()
-                self.most = max(self.most, self.now)
-                weakref.finalize(made, self._gone, key, made.untyped_storage().nbytes())
-        return out
-
-    def _gone(self, key: int, size: int) -> None:
-        self.held.discard(key)
-        self.now -= size
-
-
-def test_the_pictures_of_tint_are_estimated_as_what_they_hold() -> None:
-    prior = load_prior(None)
-    cost = cost_of(prior)
-    with Alive() as decoding:
-        prior.decode(torch.zeros(4, *prior.latent_shape))
-    assert 0.8 * decoding.most < 4 * cost.picture < 1.5 * decoding.most
-    big, views = replace(cost, picture=10**10), replace(SMALL, batch=2)
-    assert gigabytes(views, big, None) == gigabytes(views, cost, None)
-    late = replace(views, losses=replace(views.losses, tint=Linear(0.0, 20.0, begin=0.5)))
-    assert 20 < gigabytes(late, big, None) < 21, "one for each view"
-    assert 10 < gigabytes(late, big, 1) < 11, "one after the other"
-
-
-def test_a_small_encoder_makes_a_run_fit_as_the_message_promises(tiny_pipeline: Path) -> None:
-    import diffusers
-
-    prior = load_prior(tiny_pipeline)
-    plain = cost_of(prior)
-    tiny = diffusers.AutoencoderTiny(encoder_block_out_channels=(2, 2), num_encoder_blocks=(1, 1))
-    prior._small = small_encoder.SmallEncoder(tiny, Path("tiny"))
-    small = cost_of(prior)
-    assert small.weights == plain.weights + 4 * sum(p.numel() for p in tiny.parameters())
-    assert small.encoder == pytest.approx(plain.encoder * 2 / prior.vae.config.block_out_channels[0], rel=1e-6)
-    assert small.row == plain.row
-
-
 def test_the_report_does_not_call_used_what_nothing_called(tiny_pipeline: Path, tmp_path: Path) -> None:
     plain = load_prior(tiny_pipeline)
     assert plain.accelerate(bf16_encoder=True).accelerators == {"bf16 of the encoder": "not used: never called"}
     prior = load_prior(tiny_pipeline, encoder=saved_autoencoder(plain, tmp_path / "small"))
     prior.accelerate(bf16_encoder=True).encode(torch.rand(1, 3, prior.image_size, prior.image_size))
     assert "small encoder" in prior.accelerators["bf16 of the encoder"]
-
-
-# ---- the regression guard
-
-BEFORE = {
-    "benchmark": "encoder",
-    "points": 1000,
-    "cpu_ms_l8_ours": 100.0,
-    "spread_cpu_ms_l8_ours": 1.0,
-    "cpu_ms_l8_numba": 50.0,
-    "spread_cpu_ms_l8_numba": 10.0,
-    "mb_tiles": 100.0,
-    "speedup_l8_vs_gather": 8.0,
-    "ms": {"render": 10.0},
-    "gradient_difference_l8_numba": 1e-7,
-}
-
-
-def test_compare_names_what_became_slower_than_noise() -> None:
-    after = {
-        **BEFORE,
-        "cpu_ms_l8_ours": 112.0,  # beyond 3 * (1 % + 0.9 %)
-        "cpu_ms_l8_numba": 60.0,  # within its noise
-        "mb_tiles": 104.0,  # within 5 %
-        "speedup_l8_vs_gather": 6.0,
-        "ms": {"render": 7.0},
-        "gradient_difference_l8_numba": 1e-3,  # no speed
-    }
-    changes = {c.name: c for c in compare.compare(BEFORE, after)}
-    assert [n for n, c in changes.items() if c.worse] == ["cpu_ms_l8_ours", "speedup_l8_vs_gather"]
-    assert [n for n, c in changes.items() if c.better] == ["ms.render"]
-    assert not any(c.worse or c.better for c in compare.compare(BEFORE, BEFORE))
-
-
-def test_compare_reads_the_figures_of_every_benchmark() -> None:
-    before = {"shape": "torus", "ours": {"seconds": 10.0, "peak_mb": 500.0, "faces": 20000}, "speedup": 9.0}
-    after = {**before, "ours": {"seconds": 20.0, "peak_mb": 500.0, "faces": 10}}
-    assert [c.name for c in compare.compare(before, after) if c.worse] == ["ours.seconds"]
-    assert compare.gone(before, {"ours": {}}) == ["ours.seconds", "ours.peak_mb", "speedup"]
-    world = {"benchmark": "world", "images_per_cpu_second": {"plain": 1400.0, "full": 180.0}}
-    slower = {**world, "images_per_cpu_second": {"plain": 1350.0, "full": 90.0}}
-    assert [c.name for c in compare.compare(world, slower) if c.worse] == ["images_per_cpu_second.full"]
-
-
-@pytest.mark.parametrize("other", [{"share": 0.2}, {"side": 128}, {"image_size": 32}])
-def test_other_circumstances_are_not_compared(other: dict[str, float]) -> None:
-    figures = {"cpu_ms_a": 1.0, "share": 0.1, "side": 64, "image_size": 64}
-    with pytest.raises(SettingsError, match=f"one measurement, got {next(iter(other))}"):
-        compare.compare(figures, {**figures, **other})
-    parts = {"cpu_ms_a": 1.0, "share": {"unet": 0.4}}
-    assert compare.compare(parts, {"cpu_ms_a": 1.0, "share": {"unet": 0.5}}), "a step's share is a figure"
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_file_is_read_in_the_encoding_its_shell_wrote(encoding: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(json.dumps(BEFORE).encode(encoding))
-    assert compare.read(tmp_path / "a.json") == BEFORE
-
-
-def test_odd_numbers_and_depths_are_no_crash(tmp_path: Path) -> None:
-    (tmp_path / "deep.json").write_text("[" * 200_000)
-    with pytest.raises(SettingsError, match="written by distill3d bench"):
-        compare.read(tmp_path / "deep.json")
-    odd = {"cpu_ms_a": 10**400, "cpu_ms_b": float("nan"), "cpu_ms_c": 1.0}
-    assert [c.name for c in compare.compare(odd, odd)] == ["cpu_ms_c"]
-
-
-def test_compare_names_what_is_no_longer_measured() -> None:
-    after = {name: value for name, value in BEFORE.items() if "numba" not in name}
-    assert compare.gone(BEFORE, after) == ["cpu_ms_l8_numba"] and compare.gone(after, BEFORE) == []
-
-
-@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
-def test_a_tolerance_is_a_share(tolerance: float) -> None:
-    with pytest.raises(SettingsError, match="tolerance of 0 or more"):
-        compare.compare(BEFORE, BEFORE, tolerance)
-
-
-def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a, b = tmp_path / "a.json", tmp_path / "b.json"
-    a.write_text(json.dumps(BEFORE))
-    b.write_text(json.dumps({**BEFORE, "cpu_ms_l8_ours": 200.0}))
-    assert main(["bench", "compare", str(a), str(a)]) == 0
-    assert main(["bench", "compare", str(a), str(b), "--json"]) == 3
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["worse"] == ["cpu_ms_l8_ours"]
-    b.write_text(json.dumps({"benchmark": "encoder", "cpu_ms_l8_ours": 100.0}))
-    assert main(["bench", "compare", str(a), str(b)]) == 0
-    assert "gone" in capsys.readouterr().out
-    b.write_text(json.dumps({**BEFORE, "points": 5}))
-    assert main(["bench", "compare", str(a), str(b)]) == 2
-    b.write_text("no json")
-    assert main(["bench", "compare", str(a), str(b)]) == 2
-
-
-def test_limits_on_the_command_line(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--resolution", "16", "--render.samples-per-ray", "24", "--batch", "1", "--iterations", "60"]
-    call = ["generate", "a red ball", "--model", str(tiny_pipeline), "--out", str(tmp_path / "out"), *small]
-    assert main([*call, "--vram-gb", "0.1"]) == 2
-    assert "vram_gb of at least" in capsys.readouterr().err
-    assert main([*call, "--time-budget", "0.00001"]) == 2
-    assert "time_budget of at least" in capsys.readouterr().err
-    assert main([*call, "--execution.hash-grid", "tinycudann"]) == 2
-    assert "tinycudann cannot be used on cpu" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_estimate_is_told_before_a_run_and_memory_is_fitted_before_steps_are_timed(
-    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = ["--resolution", "16", "--render.samples-per-ray", "24", "--iterations", "1", "--mesh.resolution", "16"]
-    call = ["generate", "a red ball", "--model", str(tiny_pipeline), "--turntable-frames", "1", *small]
-    seen = []
-
-    def timed(run: Distillation) -> float:
-        seen.append((run.settings.batch, run.settings.render.memory_gb, run.prior.max_batch))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("distill3d.cli.generate.cost_of", lambda prior: SD15)
-    monkeypatch.setattr("distill3d.cli.generate.time_steps", timed)
-    assert main([*call, "--out", str(tmp_path / "a"), "--batch", "4", "--vram-gb", "6.2", "--time-budget", "9"]) == 130
-    assert seen == [(1, 2.0, 1)], "after the limit cut views and rows"
-    capsys.readouterr()
-    assert main([*call, "--out", str(tmp_path / "a"), "--time-budget", "0"]) == 2 and len(seen) == 1
-    assert main([*call, "--out", str(tmp_path / "b"), "--batch", "1"]) == 0
-    assert re.search(r"estimate: \d+\.\d GB of memory for model and run\n", capsys.readouterr().err)
