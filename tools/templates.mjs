@@ -132,10 +132,11 @@ abstract; on the bundled prior its quality words mean nothing.`, [0, 200]),
 
 **Hardware** any CPU. **Time** as a draft: about two minutes of one free core. **Model** the bundled tiny prior.
 
-The guidance scale falls over the run, which sets the size early and keeps the surface smooth late. FreeU is strong at low noise, where
+The guidance scale falls over the run, meant to set the size early and keep the surface smooth late. FreeU is strong at low noise, where
 texture forms, and off at high noise, where shape is decided. The direction of both is that of arXiv 2505.19868 as we read it; the end points are ours.
 
-**What good looks like**: a cone with a point, one colour, nothing floating. Set both schedules to constant to see the difference.`),
+**What good looks like**: a cone with a point, one colour, nothing floating. With the bundled prior no difference from constant schedules
+was measured beyond chance (docs/methods.md); they are meant for Stable Diffusion.`),
     },
   },
   resume: {

@@ -217,7 +217,7 @@ def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
         import av
     except ImportError as error:
         raise OutputError(
-            f'MP4 needs the package av, and importing it failed ({error}): pip install "distill3d[cli]", or choose .gif'
+            f"MP4 needs the package av, and importing it failed ({error}): pip install av, or choose .gif"
         ) from error
     codec = _first_codec(av)
     if codec == CODECS[-1]:
