@@ -44,7 +44,7 @@ class Numbers:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
             self._ready = torch.cuda.Event()
-            self._ready.record()
+            self._ready.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> list[float]:
         """The numbers."""

@@ -76,7 +76,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        with contextlib.suppress(OSError):  # on a share only the owner may; the file is written all the same
+            temporary.chmod(0o666 & ~umask)
         _replace(temporary, path)
     except OSError as error:
         raise output_error(path, error) from error

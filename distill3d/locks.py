@@ -25,8 +25,10 @@ if sys.platform == "win32":
 
     def _lock(handle: int) -> None:
         os.lseek(handle, _BYTE, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        os.lseek(handle, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(handle, 0, os.SEEK_SET)
 
 else:
     import fcntl

@@ -28,7 +28,7 @@ from .host import tags
 from .host.bench import Progress, bench, unused
 from .images import tensor_of
 from .types import Prompts
-from .words import in_words
+from .words import in_words, input_name
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,11 @@ def choices(methods: str, window: str, more: str, *, bundled: bool) -> dict[str,
 
 
 def _told(done: Comparison, note: str = "") -> tuple[Tensor, str, str]:
-    """Curves, table and report of a comparison."""
+    """Curves, table and report of a comparison; what failed is said after the table, and in the log."""
+    failed = [f"{name.upper()} has no result: {error.told(input_name)}" for name, error in done.failed.items()]
+    for line in failed:
+        log.warning(line)
+    note = "\n".join(part for part in (note, *failed) if part)
     table = pictures.table(done.rows())
     return tensor_of(done.curves()), f"{table}\n{note}\n" if note else table, json.dumps(done.report(), indent=1)
 

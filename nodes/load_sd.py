@@ -10,7 +10,7 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..distill3d.errors import PriorError
+from ..distill3d.errors import PriorError, is_out_of_memory
 from ..distill3d.priors.load import bundled_prior_path
 from ..distill3d.priors.weights import read_header
 from .host.tags import Tag, put_tag
@@ -104,8 +104,26 @@ def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
     return loaded[0], loaded[1], loaded[2]
 
 
+PARTS = {
+    "unet": ("diffusion_pytorch_model",),
+    "vae": ("diffusion_pytorch_model",),
+    "text_encoder": ("model", "pytorch_model"),
+}
+"""The folders of a diffusers model and the names the host reads there, before ``.fp16.safetensors`` and the like."""
+
+
+def _lacking(path: Path) -> list[str]:
+    """Folders in which the host would find no weights."""
+    endings = [f"{half}.{kind}" for half in ("", ".fp16") for kind in ("safetensors", "bin")]
+    return [
+        part
+        for part, stems in PARTS.items()
+        if not any((path / part / (s + e)).exists() for s in stems for e in endings)
+    ]
+
+
 def load_folder(name: str | None) -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of a diffusers folder. Raises ``PriorError`` when it is missing or damaged."""
+    """MODEL, CLIP and VAE of a diffusers folder. Raises ``PriorError`` when it is missing or cannot be used."""
     path = diffusers().get(name or "")
     if path is None:
         raise PriorError(
@@ -114,9 +132,23 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
         )
     if is_tiny(path):
         return load_tiny(path)
+    if lacking := _lacking(path):
+        raise PriorError(
+            f"expected a Stable Diffusion model in diffusers layout with its weights in one file each, got {path} "
+            f"without weights in {', '.join(lacking)}: copy the missing files, or load a model of another kind with "
+            "the host's own loaders"
+        )
     directories = folder_paths.get_folder_paths("embeddings")
-    model, clip, vae = comfy.diffusers_load.load_diffusers(
-        str(path), output_vae=True, output_clip=True, embedding_directory=directories
-    )
+    try:
+        model, clip, vae = comfy.diffusers_load.load_diffusers(
+            str(path), output_vae=True, output_clip=True, embedding_directory=directories
+        )
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise PriorError(
+            f"expected a Stable Diffusion model in diffusers layout, got {path}, which the host cannot read "
+            f"({type(error).__name__}: {error}): get it again, or choose another"
+        ) from error
     put_tag(model, Tag(source=str(path)))
     return model, clip, vae

@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..distill3d.errors import CheckpointError, SettingsError
+from ..distill3d.locks import claimed
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
 from ..distill3d.optimize import preset as library_preset
@@ -156,7 +157,7 @@ class NeRFOptimizer(io.ComfyNode):
         if note:
             log.warning(note)
         node = str(cls.hidden.unique_id)
-        with Watch(node, settings.iterations, facts) as watch, folders.kept_if_used(folder):
+        with folders.kept_if_used(folder), claimed(folder), Watch(node, settings.iterations, facts) as watch:
             done = int(resume.checkpoint.meta["iteration"]) if resume else 0
             recorder, estimates = Recorder(folder, done), Estimates(task, watch, note)
             finish = partial(_finish, recorder=recorder, estimates=estimates)

@@ -14,7 +14,6 @@ from comfy_api.latest import io
 from comfy_api.latest._ui import SavedImages, SavedResult
 
 from ..distill3d.errors import SettingsError
-from ..distill3d.files import make_folder
 from ..distill3d.render.cameras import ring
 from ..distill3d.render.pictures import KINDS, contact_sheet, turntable, write_animation, write_png, write_webp
 from .host import folders
@@ -168,10 +167,7 @@ class RenderTurntable(io.ComfyNode):
         index: int = 0,
     ) -> io.NodeOutput:
         bar = comfy.utils.ProgressBar(frames, node_id=cls.hidden.unique_id)
-        path = None
-        if keep != KEEP[0]:
-            target, name, number, _ = folders.numbered(prefix)
-            path = make_folder(target) / f"{name}_{number:05}_.{keep}"
+        path = folders.new_file(prefix, keep)[0] if keep != KEEP[0] else None
 
         def on_frame(done: int, total: int) -> None:
             manager.throw_exception_if_processing_interrupted()
@@ -189,6 +185,7 @@ class RenderTurntable(io.ComfyNode):
                 **orbit,
                 **options,
             )
+            path = path and folders.unused(path)
             if path is not None and keep == "png":
                 cameras = ring(SHEET_VIEWS, **orbit)
                 write_png(path, contact_sheet(drawn, cameras, size=size, kinds=KINDS, **options))

@@ -121,6 +121,30 @@ def test_other_settings_prompt_seed_or_prior_are_refused_with_each_difference(tm
         Distillation.resume(make_prior(std=0.2), stored)
 
 
+def test_a_model_asked_at_another_size_or_read_otherwise_is_refused_and_an_older_checkpoint_is_not(
+    tmp_path: Path,
+) -> None:
+    def described(**told: Any) -> Any:
+        prior = make_prior()
+        prior.describe = lambda: {"device": "cpu", **told}
+        return prior
+
+    half, v = {"image_size": 32, "prediction_type": "epsilon"}, {"image_size": 64, "prediction_type": "v_prediction"}
+    run = Distillation(described(image_size=64, prediction_type="epsilon"), "a red ball", SMALL)
+    run.run(folder=tmp_path)
+    stored = checkpoints.load(tmp_path)
+    assert Distillation.resume(described(image_size=64, prediction_type="epsilon"), stored).done
+    for told, words in (
+        (half, "model.image_size: 64 in the checkpoint, 32 now"),
+        (v, "model.prediction_type: epsilon in the checkpoint, v_prediction now"),
+        ({**half, "image_size": 64, "extras": "1a2b"}, "model.extras: absent in the checkpoint, 1a2b now"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            Distillation.resume(described(**told), stored)
+    del stored.meta["identity"]["model"]
+    assert Distillation.resume(described(**half), stored).done
+
+
 def damage(path: Path, how: str) -> None:
     file = path / checkpoints.FILE_NAME
     data = file.read_bytes()
@@ -166,6 +190,17 @@ def test_every_damaged_checkpoint_is_refused_with_its_reason(tmp_path: Path, how
     damage(tmp_path, how)
     with pytest.raises(CheckpointError, match=words):
         checkpoints.load(tmp_path)
+
+
+def test_a_share_on_which_only_the_owner_may_change_a_mode_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    files.write_bytes(tmp_path / "a", b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"whole"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from distill3d.optimize import checkpoint as checkpoints
 from distill3d.optimize.events import Step
 from distill3d.optimize.fit import Cost
 from distill3d.priors.load import bundled_prior_path
+from distill3d.prompts import Sector, format_sectors
 
 FAST = ["--iterations", "3", "--resolution", "16", "--render.samples-per-ray", "24", "--turntable-frames", "4"]
 SMALL = ["--texture.size", "64", "--texture.unwrap", "box"]
@@ -435,6 +436,21 @@ def test_a_printed_command_is_one_of_this_system_s_shell(
 
 def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:
     assert [free_folder(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
+
+
+def test_an_output_folder_that_leads_nowhere_is_told_and_not_counted_past(tmp_path: Path) -> None:
+    (tmp_path / "output").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(OutputError, match="choose another output folder"):
+        free_folder(tmp_path / "output" / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another output folder"):
+        free_folder(tmp_path / "file" / "run")
+
+
+def test_sectors_as_a_long_text_are_no_file_name() -> None:
+    json_text = format_sectors([Sector("a" * 300, "", prefix="photo of ")])
+    assert json_text.startswith("[") and app._sector_text(json_text) == json_text
+    assert app._sector_text("side " * 60) == "side " * 60
 
 
 def test_the_bundled_model_named_explicitly_keeps_its_presets() -> None:

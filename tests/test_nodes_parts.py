@@ -283,8 +283,54 @@ def test_a_bad_end_of_the_window_is_refused_by_its_own_node_and_name(pack: Modul
 @pytest.mark.parametrize("prefix", ["x\0y", "a" * 300], ids=["nul", "long"])
 def test_a_prefix_no_file_system_takes_is_an_output_error(pack: ModuleType, prefix: str) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
-    with pytest.raises(errors.OutputError):
-        get("host.folders").new_folder(prefix)
+    for make in (get("host.folders").new_folder, lambda prefix: get("host.folders").new_file(prefix, "glb")):
+        with pytest.raises(errors.OutputError):
+            make(prefix)
+
+
+def test_two_servers_that_save_into_one_folder_replace_nothing_of_each_other(pack: ModuleType) -> None:
+    folders = get("host.folders")
+    path, subfolder = folders.new_file("distill3d/mesh", "glb")
+    assert (path.name, subfolder) == ("mesh_00001_.glb", "distill3d") and not path.exists()
+    path.write_bytes(b"of the other")
+    assert folders.unused(path) == path.with_name("mesh_00002_.glb")
+    assert folders.new_file("distill3d/mesh", "glb")[0] == path.with_name("mesh_00002_.glb")
+    last = path.with_name("mesh_99999_.glb")
+    last.touch()
+    assert folders.unused(last).name == "mesh_100000_.glb"
+    taken = [folders.new_folder("distill3d/run/t").name for _ in range(2)]
+    assert taken == ["t_00001_", "t_00002_"]
+
+
+def test_a_run_that_another_process_works_on_is_not_resumed(pack: ModuleType) -> None:
+    errors, locks = (importlib.import_module(f"pack.distill3d.{name}") for name in ("errors", "locks"))
+    optimise(iterations=2)
+    resume = get("optimizer").Resume
+    held = resume.execute("latest").args[0]
+    before = (held.folder / "checkpoint.safetensors").read_bytes()
+    with locks.claimed(held.folder), pytest.raises(errors.OutputError, match=r"process \d+ does"):
+        optimise(iterations=2, resume=held)
+    assert (held.folder / "checkpoint.safetensors").read_bytes() == before
+    assert optimise(iterations=2, resume=held).args[0] is not None
+    assert not list(held.folder.glob(".lock"))
+
+
+@pytest.mark.parametrize("lacking", ["unet", "vae", "text_encoder"])
+def test_a_diffusers_folder_of_another_kind_is_told_before_the_host_stumbles(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    errors, load_sd = importlib.import_module("pack.distill3d.errors"), get("load_sd")
+    for part, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        (tmp_path / part).mkdir()
+        if part != lacking:
+            (tmp_path / part / f"{stem}.fp16.safetensors").touch()
+    monkeypatch.setattr(load_sd, "diffusers", lambda: {"a": tmp_path})
+    with pytest.raises(errors.PriorError, match=f"without weights in {lacking}: copy"):
+        load_sd.load_folder("a")
 
 
 def test_models_that_cannot_be_distilled_are_refused_with_advice(pack: ModuleType) -> None:

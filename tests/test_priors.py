@@ -438,5 +438,9 @@ def test_options_that_cannot_be(copy: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(PriorError, match="no GPU"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         load_prior(copy, device="cuda")
+    with pytest.raises(PriorError, match="torch finds 2 of them: take one up to cuda:1"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        load_prior(copy, device="cuda:2")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     refused(copy, "needs diffusers and transformers.*pip install")

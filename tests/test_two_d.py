@@ -200,8 +200,7 @@ def test_a_stopped_distill2d_writes_what_there_is(
 @pytest.mark.parametrize(
     ("flags", "status", "says"),
     [
-        (["--sds.guidance", "1e30"], 1, "infinite or undefined ones with SDS at iteration 1"),
-        (["--rate", "1e20"], 1, "infinite or undefined ones with SDS at iteration 2"),
+        (["--rate", "1e20"], 1, "infinite or undefined ones with ASD at iteration 2"),
         (["--perp-neg.enabled", "True"], 2, "neither Perp-Neg nor FreeU"),
         (["--freeu.enabled", "True"], 2, "neither Perp-Neg nor FreeU"),
         (["--view", "front"], 2, "space latent and view none"),
@@ -217,6 +216,16 @@ def test_what_the_toy_cannot_do_is_said_and_leaves_no_folder(
     out = tmp_path / "out"
     assert main([*TOY, "--iterations", "3", "--out", str(out), *flags]) == status
     assert says in capsys.readouterr().err.replace("\n", " ") and not out.exists()
+
+
+def test_a_method_that_diverges_takes_no_other_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main([*TOY, "--iterations", "3", "--sds.guidance", "1e30", "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "sds has no result: expected finite numbers, got infinite or undefined ones with SDS at iteration 1" in said
+    report = json.loads((out / "report.json").read_text())
+    assert [row["method"] for row in report["methods"]] == ["csd", "asd"] and list(report["failed"]) == ["sds"]
+    assert (out / "sheet.png").exists() and (out / "curves.png").exists()
 
 
 def test_numbers_that_are_not_finite_end_a_run_in_the_plane() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,10 @@ def test_answers_are_looked_at_three_times_and_once_in_a_hundred(
     prior = load_prior(tiny_pipeline)
     assert all(prior._looks() for _ in range(10)), "every one on a CPU"
     monkeypatch.setattr(type(prior), "device", torch.device("meta"))
-    prior._answers = 0
+    prior._answers = count(1)
     assert [i for i in range(1, 301) if prior._looks()] == [1, 2, 3, 100, 200, 300]
+    patched = [prior.with_freeu(FreeUSettings(enabled=True)) for _ in range(100)]  # as a run asks for it each step
+    assert [i for i, each in enumerate(patched, 301) if each._looks()] == [400]
 
 
 def _undiagnosed(at: Any) -> Any:
@@ -166,8 +169,10 @@ def test_a_run_encodes_its_texts_once_in_one_call(tiny_pipeline: Path, monkeypat
 
     monkeypatch.setattr(prior, "_text_encoder", counting)
     run = Distillation(prior, "a red ball", PLAIN)
-    run.step(), run.step()
-    assert calls == [len(set(run.prompts.texts) | {""})]
-    assert run.first_seconds is not None and run.first_seconds >= sum(run.watch.total.values()) / 2
+    run.step()
+    first = run.first_seconds
+    assert first is not None and first >= sum(run.watch.total.values()), "of which the step's parts are a part"
+    run.step()
+    assert calls == [len(set(run.prompts.texts) | {""})] and run.first_seconds == first
     Distillation(prior, "a red ball", PLAIN).step()
     assert len(calls) == 1

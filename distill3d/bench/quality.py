@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,6 +95,8 @@ combinations that training leaves out (``world.is_held_out``)."""
 METHODS = ("sds", "csd", "asd", "tbsd")
 UNWRITTEN = 74
 """Exit status of a job's process that could not write its folder, ``EX_IOERR`` of sysexits.h."""
+MOST_ON_WINDOWS = 30
+"""Jobs at the same time there: each takes two of the 63 handles that one wait may have."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +305,7 @@ def run_jobs(
         return [board.results[job.folder] for job in jobs if job.folder in board.results]
 
     board = _Board(jobs, notify)
+    processes = min(processes, MOST_ON_WINDOWS) if sys.platform == "win32" else processes
     waiting: list[Job] = []
     unwritten: list[OutputError] = []
     for job in jobs:

@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .allocator import keep_freed_memory
             from .app import dispatch
     except ImportError as error:
-        sys.stderr.write(f'distill3d: the command line needs {error.name}: pip install -e ".[cli]" in the folder of this pack\n')
+        sys.stderr.write(
+            f'distill3d: the command line needs {error.name}: pip install -e ".[cli]" in the folder of this pack\n'
+        )
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import io
 import logging
+import os
 import re
 import shlex
 import signal
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from .. import prompts, schedules
 from ..errors import Distill3DError, OutOfMemoryError, SettingsError, is_out_of_memory
-from ..files import output_error
+from ..files import make_folder, output_error
 from ..interrupts import heard
 
 T = TypeVar("T")
@@ -85,10 +86,11 @@ def _sectors_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructor
 
 def _sector_text(text: str) -> str:
     """The sectors written in the flag, ``;`` between them, or in the file it names."""
-    path = Path(text)
-    if "|" not in text and path.is_file():
-        return path.read_text(encoding="utf-8")
-    return text if text.lstrip().startswith("[") else text.replace(";", "\n")
+    if text.lstrip().startswith("["):
+        return text
+    if "|" not in text and os.path.isfile(text):  # noqa: PTH113 - Path's raises for a text that is no path
+        return Path(text).read_text(encoding="utf-8")
+    return text.replace(";", "\n")
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: T | None = None) -> T:
@@ -189,10 +191,11 @@ def free_folder(base: Path) -> Path:
     Raises:
         OutputError: none can be made.
     """
+    make_folder(base.parent)
     candidate, number = base, 2
     while True:
         try:
-            candidate.mkdir(parents=True)
+            candidate.mkdir()
             return candidate
         except FileExistsError:
             candidate, number = base.with_name(f"{base.name}-{number}"), number + 1

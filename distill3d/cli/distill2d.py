@@ -132,6 +132,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     write_png(folder / "curves.png", done.curves())
     write_json(folder / REPORT, done.report())
     sys.stdout.write(pictures.table(done.rows()))
+    app.warn(console, [f"{name} has no result: {error.told(app.flag)}" for name, error in done.failed.items()])
     if stopped:
         app.say(console, f"stopped; what was done by then is in {folder}")
         return 130

@@ -41,6 +41,8 @@ from .reading import Reading, Values
 from .settings import Settings
 from .stopwatch import Stopwatch
 
+#: What changes the model's answers and is in no weight, of what a prior's ``describe`` says.
+_OF_MODEL = ("image_size", "prediction_type", "sampling", "extras")
 #: Drawn on the host, because it decides by them, and on the model's device.
 _HOST, _DEVICE = ("cameras", "background", "shading", "timesteps", "shift"), ("jitter", "noise", "occupancy")
 
@@ -409,11 +411,13 @@ class Distillation:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
+        told: dict[str, Any] = getattr(self.prior, "describe", dict)()
         return {
             "prompt": self.prompts.prompt,
             "negative": self.prompts.negative,
             "seed": self.seed,
             "prior": self.prior.fingerprint,
+            "model": {name: value for name, value in told.items() if name in _OF_MODEL},
             "device": self.device.type,
             "settings": self.settings_json,
         }

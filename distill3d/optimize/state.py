@@ -81,13 +81,17 @@ def restore(run: Distillation, checkpoint: checkpoints.Checkpoint) -> None:
     """Put a run into the state of ``checkpoint``.
 
     Raises:
-        CheckpointError: its prompt, seed, prior, device or settings are not the run's; every difference is listed.
+        CheckpointError: its prompt, seed, prior, the size and kind of its predictions, device or settings are not the
+            run's; every difference is listed.
             How much memory a render may take is no difference.
     """
     try:
         settings, identity = described(checkpoint)
         written = {**identity, "settings": to_json(settings)}
-        differences = checkpoints.difference(_compared(written), _compared(run.identity()))
+        now = run.identity()
+        if "model" not in identity:  # written before it was kept
+            del now["model"]
+        differences = checkpoints.difference(_compared(written), _compared(now))
         if differences:
             raise CheckpointError(
                 "expected the settings the checkpoint was made with, got other ones:\n  "

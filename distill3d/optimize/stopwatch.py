@@ -15,17 +15,17 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.total: dict[str, float] = defaultdict(float)
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._lap: dict[str, float] = defaultdict(float)
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        if self._cuda:
+        if self._device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+            start.record(torch.cuda.current_stream(self._device))
             yield
-            end.record()
+            end.record(torch.cuda.current_stream(self._device))
             self._pending.append((name, start, end))
         else:
             began = time.perf_counter()

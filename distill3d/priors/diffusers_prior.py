@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class DiffusersPrior:
         self._freeu: FreeU | None = None
         self._freeu_settings: FreeUSettings | None = None
         self._small: SmallEncoder | None = None
-        self._answers = 0
+        self._answers = count(1)
         self._unet_call: Callable[..., Tensor] = self._plain_unet
         self._vae_call: Callable[..., Tensor] = self._plain_vae
 
@@ -308,8 +309,8 @@ class DiffusersPrior:
 
     def _looks(self) -> bool:
         """Whether this answer is to be looked at; every one on a CPU."""
-        self._answers += 1
-        return self.device.type == "cpu" or self._answers <= LOOK_FIRST or self._answers % LOOK_EVERY == 0
+        answer = next(self._answers)
+        return self.device.type == "cpu" or answer <= LOOK_FIRST or answer % LOOK_EVERY == 0
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:

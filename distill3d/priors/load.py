@@ -57,6 +57,11 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             raise PriorError(
                 "device cuda was asked for and torch finds no GPU: take the device cpu, or install a PyTorch with CUDA"
             )
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise PriorError(
+                f"device {chosen} was asked for and torch finds {torch.cuda.device_count()} of them: take one up to "
+                f"cuda:{torch.cuda.device_count() - 1}"
+            )
         return chosen
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..errors import Distill3DError, SettingsError
 from ..optimize.codec import to_json
 from ..optimize.report import versions
 from ..optimize.settings import Settings
@@ -73,12 +74,14 @@ class Comparison:
     Attributes:
         same_state: ``(t, ||G||)`` of each method at the first one's result; see ``norms_over_timesteps``.
         errors: ``(t, e(t))`` of each method's result; see ``noise_errors``.
+        failed: methods without a result, and why.
     """
 
     task: Task
     results: list[Distilled] = field(default_factory=list)
     same_state: dict[str, Points] = field(default_factory=dict)
     errors: dict[str, Points] = field(default_factory=dict)
+    failed: dict[str, Distill3DError] = field(default_factory=dict)
     fingerprint: str = ""
     T: int = 1000
 
@@ -101,6 +104,7 @@ class Comparison:
             "prior": self.fingerprint,
             "settings": to_json(self.task.run),
             "methods": self.rows(),
+            "failed": {name: error.told() for name, error in self.failed.items()},
             "iterations_done": {r.method: len(r.frames) for r in self.results},
             "noise_error": {name.upper(): [list(p) for p in points] for name, points in self.errors.items()},
             "gradient_norm": {r.method: [f.norm for f in r.frames] for r in self.results},
@@ -120,7 +124,7 @@ def compare(
     on_look: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
-    """Distil with every method, then look at the results.
+    """Distil with every method, then look at the results. A method that fails takes no other's result with it.
 
     Args:
         start: see ``distil``.
@@ -131,25 +135,34 @@ def compare(
             looking.
 
     Raises:
-        DivergedError: see ``distil``.
+        SettingsError: settings that a method cannot use.
+        Distill3DError: see ``distil``; of the last method, when none has a result.
     """
     done = Comparison(task, fingerprint=prior.fingerprint, T=prior.T)
     for name, settings in task.chosen.items():
         if done.results and stop():
             break
         on_method(name)
-        result = distil(
-            prior,
-            task.prompt,
-            settings,
-            task.run,
-            negative=task.negative,
-            seed=task.seed,
-            start=start,
-            on_frame=on_frame,
-            stop=stop,
-        )
+        try:
+            result = distil(
+                prior,
+                task.prompt,
+                settings,
+                task.run,
+                negative=task.negative,
+                seed=task.seed,
+                start=start,
+                on_frame=on_frame,
+                stop=stop,
+            )
+        except SettingsError:
+            raise
+        except Distill3DError as error:
+            done.failed[name] = error
+            continue
         done.results.append(result if task.plane else pictures.thinned(result))
+    if not done.results:
+        raise list(done.failed.values())[-1]
     on_method("")
     done.same_state = norms_over_timesteps(
         prior,

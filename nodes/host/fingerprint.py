@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conditioning import SHARED, Conditioning
 from .tags import get_tag
 
 _READ = 1024
@@ -26,17 +27,58 @@ def of(model: Any, vae: Any) -> str:
             tensor = held[name].as_subclass(Tensor)
         patched = model.backup.get(f"diffusion_model.{name}")  # a loaded LoRA lies in the weights themselves
         crc = zlib.crc32(_start(tensor if patched is None else patched.weight), crc)
-    for tensor in _tensors(vae.first_stage_model.state_dict()):
-        crc = zlib.crc32(_start(tensor), crc)
+    crc = _added(crc, vae.first_stage_model.state_dict())
     for key in sorted(model.patches):
         for patch in model.patches[key]:
             crc = zlib.crc32(f"{key} {patch[0]} {patch[2]}".encode(), crc)
-            for tensor in _tensors(getattr(patch[1], "weights", patch[1])):
-                crc = zlib.crc32(_start(tensor), crc)
+            crc = _added(crc, getattr(patch[1], "weights", patch[1]))
     crc = zlib.crc32(json.dumps(patch_names(model)).encode(), crc)
     name = Path(get_tag(model).source).name or type(model.model).__name__
     dtype = str(model.model.get_dtype_inference()).removeprefix("torch.")
     return f"{name} {dtype} {crc:08x}"
+
+
+def of_extras(extras: Conditioning | None) -> str:
+    """A CRC over the ControlNets of a CONDITIONING (kind, weights, hint, strength, range) and over its hooks; 'none'
+    without."""
+    shared = {key: value for key, value in extras[0][1].items() if key in SHARED} if extras else {}
+    if not shared:
+        return "none"
+    crc = zlib.crc32(json.dumps(sorted(shared)).encode())
+    control = shared.get("control")
+    while control is not None:
+        crc = _told(crc, control, "strength", "timestep_percent_range")
+        hint = getattr(control, "cond_hint_original", None)
+        if isinstance(hint, Tensor):
+            crc = zlib.crc32(hint.detach().float().cpu().contiguous().numpy().tobytes(), crc)
+        for name in ("control_model", "t2i_model", "control_weights"):
+            held = getattr(control, name, None)
+            crc = _added(crc, held.state_dict() if isinstance(held, torch.nn.Module) else held)
+        control = getattr(control, "previous_controlnet", None)
+    for hook in getattr(shared.get("hooks"), "hooks", ()):
+        crc = _told(crc, hook, "_strength_model", "_strength_clip")
+        for frame in getattr(getattr(hook, "hook_keyframe", None), "keyframes", ()):
+            crc = _told(crc, frame, "strength", "start_percent", "guarantee_steps")
+        for weights in (getattr(hook, "weights", None) or {}).values():
+            crc = _added(crc, getattr(weights, "weights", weights))
+    return f"{crc:08x}"
+
+
+def of_sampling(sampling: Any) -> str:
+    """Noise levels and what is predicted: the classes of a ``model_sampling``, which nodes replace, and its sigmas."""
+    kinds = [kind.__name__ for kind in type(sampling).__mro__ if issubclass(kind, torch.nn.Module)][:-1]
+    return f"{'/'.join(kinds)} {_added(0, getattr(sampling, 'sigmas', None)):08x}"
+
+
+def _told(crc: int, thing: Any, *names: str) -> int:
+    values = [type(thing).__name__, *(repr(getattr(thing, name, None)) for name in names)]
+    return zlib.crc32(" ".join(values).encode(), crc)
+
+
+def _added(crc: int, value: Any) -> int:
+    for tensor in _tensors(value):
+        crc = zlib.crc32(_start(tensor), crc)
+    return crc
 
 
 def patch_names(model: Any) -> list[str]:

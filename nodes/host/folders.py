@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,12 +45,41 @@ def new_folder(prefix: str) -> Path:
     if "\0" in prefix:
         raise OutputError(f"expected a file prefix of letters, got {prefix!r}: write e.g. {RUNS}")
     parent, name, number, _ = numbered(prefix)
-    try:
-        while (parent / f"{name}_{number:05}_").exists():
+    make_folder(parent)
+    while True:
+        folder = parent / f"{name}_{number:05}_"
+        try:
+            folder.mkdir()
+        except FileExistsError:
             number += 1
+        except OSError as error:
+            raise output_error(folder, error) from error
+        else:
+            return make_folder(folder)
+
+
+def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
+    """A file of a number not used yet, and its subfolder as the host's menus show it. Nothing is left there, but the
+    file system has taken the name. Raises ``OutputError``."""
+    folder, name, number, subfolder = numbered(prefix)
+    path = unused(make_folder(folder) / f"{name}_{number:05}_.{suffix}")
+    try:
+        path.touch()
+        path.unlink()
+    except (OSError, ValueError) as error:
+        raise output_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    return path, subfolder
+
+
+def unused(path: Path) -> Path:
+    """``path`` or one of a higher number: another server that saves into the same folder may have been faster."""
+    try:
+        while path.exists():
+            name, number = re.fullmatch(r"(.*)_(\d+)_", path.stem).groups()  # type: ignore[union-attr]
+            path = path.with_name(f"{name}_{int(number) + 1:05}_{path.suffix}")
     except OSError as error:
-        raise output_error(parent / name, error) from error
-    return make_folder(parent / f"{name}_{number:05}_")
+        raise output_error(path, error) from error
+    return path
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from comfy_api.latest import Types, io
 from comfy_api.latest._ui import SavedResult
 
 from ...distill3d.errors import SettingsError
-from ...distill3d.files import make_folder
 from ...distill3d.mesh import OnStage, from_core, read_parts, to_core, write
 from ...distill3d.mesh.types import SurfaceMesh
 from ...distill3d.optimize.report import versions
@@ -72,8 +71,7 @@ class Place:
     @classmethod
     def of(cls, prefix: str, suffix: str) -> Place:
         """The next numbered name. Raises ``OutputError``."""
-        folder, name, number, subfolder = folders.numbered(prefix)
-        return cls(make_folder(folder) / f"{name}_{number:05}_.{suffix}", subfolder)
+        return cls(*folders.new_file(prefix, suffix))
 
     @property
     def relative(self) -> str:
@@ -95,6 +93,7 @@ def listener(node_id: Any, stages: Mapping[str, tuple[int, int]]) -> OnStage:
 
 def saved(surface: SurfaceMesh, place: Place, facts: Mapping[str, Any], hidden: Any) -> io.NodeOutput:
     """Write the file; gives MESH, FILE_3D and the path, and shows the file. A GLB also carries the workflow."""
+    place = replace(place, path=folders.unused(place.path))
     carried = workflow(hidden) if place.path.suffix == ".glb" else {}
     about = {"generator": "distill3d", **facts, "versions": versions(), "mesh": surface.report}
     write(surface, place.path, {**about, **carried})

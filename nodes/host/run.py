@@ -157,7 +157,7 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
 
     def _run(self, guider: Any, options: dict[str, Any]) -> Any:
         task = self.task
-        prior = prior_in(guider, options, task.model, task.vae, task.image_size, self.texts)
+        prior = prior_in(guider, options, task.model, task.vae, task.image_size, self.texts, extras=task.extras)
         prior.max_batch = self.budget.fit.max_batch
 
         def begin(settings: Settings) -> Distillation:
@@ -214,11 +214,13 @@ def prior_in(
     image_size: int,
     texts: Sequence[str],
     *,
+    extras: Conditioning | None = None,
     encodes: bool = True,
 ) -> HostPrior:
     """The prior inside a sampler of ``guider``, which has loaded its model and prepared the texts (``set_texts``).
 
     Args:
+        extras: what was added to every text.
         encodes: whether images will be encoded; without, the encoder is not copied.
     """
     base, device = guider.inner_model, guider.model_patcher.load_device
@@ -238,7 +240,7 @@ def prior_in(
         image_size=image_size,
         latent_shape=latent_shape(model, vae, image_size),
         fingerprint=fingerprint.of(model, vae),
-        describe=_describe(model),
+        describe={**_describe(model), "extras": fingerprint.of_extras(extras)},
     )
 
 
@@ -251,6 +253,7 @@ def _describe(model: Any) -> dict[str, Any]:
     return {
         "source": get_tag(model).source or type(base).__name__,
         "prediction_type": base.model_type.name,
+        "sampling": fingerprint.of_sampling(base.model_sampling),
         "patches": fingerprint.patch_names(model),
         "lora_patches": len(model.patches),
         "unet_parameters": fingerprint.parameters(base.diffusion_model),

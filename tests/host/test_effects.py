@@ -81,6 +81,8 @@ def test_a_lora_that_comes_as_a_hook_acts_by_its_strength(server: Any, plain: An
     one, two, none = hooked(1.0), hooked(2.0), hooked(1e-6)
     assert one["settings"]["window"]["shared"], "a hook may change with the timestep, so the views share one"
     assert len({one["loss"], two["loss"], none["loss"]}) == 3
+    assert len({found["prior"]["extras"] for found in (one, two, none, plain)}) == 4
+    assert hooked(1.0)["prior"]["extras"] == one["prior"]["extras"], "a run of the same graph can be resumed"
     assert run(server)["loss"] == plain["loss"]
 
 
@@ -120,6 +122,8 @@ def test_a_controlnet_acts_by_its_strength(server: Any, plain: Any) -> None:
     red, blue, weak = controlled(1.0), controlled(1.0, 0x0000FF), controlled(0.01)
     assert red["settings"]["window"]["shared"] and not plain["settings"]["window"]["shared"]
     assert len({red["loss"], blue["loss"], weak["loss"]}) == 3
+    assert len({found["prior"]["extras"] for found in (red, blue, weak, plain)}) == 4
+    assert controlled(1.0)["prior"]["extras"] == red["prior"]["extras"], "a run of the same graph can be resumed"
     assert run(server)["loss"] == plain["loss"]
 
 
@@ -138,6 +142,7 @@ def test_every_parameterisation_trains(server: Any, plain: Any, name: str) -> No
     """The bundled prior was trained on eps: read as anything else it is another model, and still gives finite steps."""
     kind, inputs = SAMPLINGS[name]
     report = run(server, ("sampling", 0), {"sampling": node(kind, model=["load", 0], **inputs)})
+    assert (report["prior"]["sampling"] == plain["prior"]["sampling"]) == (name == "eps")
     assert report["iterations"]["done"] == STEPS and report["iterations"]["skipped"] == 0
     assert (report["loss"] == plain["loss"]) == (name == "eps")
 
