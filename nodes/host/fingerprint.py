@@ -66,7 +66,8 @@ def of_extras(extras: Conditioning | None) -> str:
 
 def of_sampling(sampling: Any) -> str:
     """Noise levels and what is predicted: the classes of a ``model_sampling``, which nodes replace, and its sigmas."""
-    kinds = [kind.__name__ for kind in type(sampling).__mro__ if issubclass(kind, torch.nn.Module)][:-1]
+    bases = type(sampling).__mro__[1:]  # the host makes a class of them for each model
+    kinds = [kind.__name__ for kind in bases if kind not in (torch.nn.Module, object)]
     return f"{'/'.join(kinds)} {_added(0, getattr(sampling, 'sigmas', None)):08x}"
 
 
