@@ -193,6 +193,7 @@ def test_a_stopped_distill2d_writes_what_there_is(
     report = json.loads((out / "report.json").read_text())
     assert report["iterations_done"] == {"sds": 10, "csd": 3}, "a question an iteration, and one a method"
     assert [row["method"] for row in report["methods"]] == ["sds", "csd"] and (out / "sheet.png").exists()
+    assert {len(points) for points in report["noise_error"].values()} == {4}, "a short look"
     told = capsys.readouterr()
     assert told.out.count("\n") == 4 and "distilling with csd (2 of 3)" in told.err and "asd" not in told.err
 

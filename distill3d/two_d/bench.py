@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DRAWS, ERROR_POINTS = 32, 16
+#: The same for a run that was stopped, whose user waits for it to end.
+STOPPED_DRAWS, STOPPED_POINTS = 4, 4
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """How often ``compare`` calls ``on_frame`` and ``on_look``."""
+        """How often ``compare`` calls ``on_frame`` and ``on_look`` when nothing stops it."""
         return len(self.chosen) * (self.run.iterations + ERROR_POINTS) + DRAWS
 
 
@@ -131,8 +133,8 @@ def compare(
         on_method: called with a method's name before its first iteration, and with "" before the results are looked at.
         on_frame: called after every iteration; ``on_look`` after every draw or timestep of the looking. Either may
             raise to end the run.
-        stop: asked after every iteration; True ends the method there, leaves out those that follow, and goes on to the
-            looking.
+        stop: asked after every iteration; True ends the method there, leaves out those that follow, and goes on to a
+            short looking.
 
     Raises:
         SettingsError: settings that a method cannot use.
@@ -164,18 +166,19 @@ def compare(
     if not done.results:
         raise list(done.failed.values())[-1]
     on_method("")
+    draws, points = (STOPPED_DRAWS, STOPPED_POINTS) if stop() else (DRAWS, ERROR_POINTS)
     done.same_state = norms_over_timesteps(
         prior,
         task.prompt,
         task.published,
         done.results[0].latents.to(prior.device),
         negative=task.negative,
-        draws=DRAWS,
+        draws=draws,
         seed=task.seed,
         on_draw=on_look,
     )
     for result in done.results:
         done.errors[result.method] = noise_errors(
-            prior, task.prompt, result.latents, points=ERROR_POINTS, seed=task.seed, on_point=on_look
+            prior, task.prompt, result.latents, points=points, seed=task.seed, on_point=on_look
         )
     return done
