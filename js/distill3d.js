@@ -5,23 +5,41 @@ import { drawChart, summary } from "./chart.js";
 
 const NODE = "Distill3D_NeRFOptimizer";
 const SERIES = 600;
-const panels = new Map();
+/** Copying, undo and subgraphs make nodes that are never said to be removed: what the graph holds now is what counts. */
+const panels = new WeakMap();
 
-/** The execution id the server will use for a node: its id below every subgraph it lies in. */
-function executionId(node) {
-  return String(node.executionId ?? node.id);
+function rootGraph() {
+  return app.rootGraph ?? app.graph;
+}
+
+/** Every node of the workflow with its execution id, which is its id below every subgraph it lies in: "10:5". */
+function* nodesOf(graph = rootGraph(), above = "") {
+  for (const node of graph?.nodes ?? []) {
+    const id = `${above}${node.id}`;
+    yield [id, node];
+    if (node.subgraph) yield* nodesOf(node.subgraph, `${id}:`);
+  }
+}
+
+/** Null for a node that is in no graph. */
+function executionId(wanted) {
+  for (const [id, node] of nodesOf()) if (node === wanted) return id;
+  return null;
+}
+
+/** Which run is meant: a node has the same id in every copy of a workflow. */
+function runOf(id) {
+  return { node: id, workflow: String(rootGraph()?.id ?? "") };
 }
 
 function panelOf(data) {
-  const id = String(data?.node ?? "");
-  for (const panel of panels.values()) {
-    if (executionId(panel.node) === id) return panel;
-  }
-  const local = id.split(":").pop();
-  for (const panel of panels.values()) {
-    if (String(panel.node.id) === local) return panel;
-  }
+  if (data?.workflow && data.workflow !== runOf("").workflow) return null;
+  for (const [id, node] of nodesOf()) if (id === String(data?.node)) return panels.get(node) ?? null;
   return null;
+}
+
+function livePanels() {
+  return [...nodesOf()].map(([, node]) => panels.get(node)).filter((panel) => panel);
 }
 
 /** Least height of a panel, without or with the picture of a run before the reload. */
@@ -77,7 +95,7 @@ class Panel {
     this.button.textContent = "Stopping after this step";
     const answer = await api.fetchApi("/distill3d/stop", {
       method: "POST", headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ node: this.id ?? executionId(this.node) }),
+      body: JSON.stringify(runOf(this.id ?? executionId(this.node))),
     }).catch(() => null); // the server is gone
     if (!answer?.ok) this.setRunning(false);
   }
@@ -114,19 +132,22 @@ class Panel {
     this.update();
   }
 
-  /** After a reload the server still knows the last run of this node. */
+  /** What the server knows of the last run of this node: after a reload, and where events were missed. */
   async restore() {
-    const query = encodeURIComponent(executionId(this.node));
-    const answer = await api.fetchApi(`/distill3d/history?node=${query}`);
+    const id = executionId(this.node);
+    if (id === null) return;
+    const query = new URLSearchParams(runOf(id));
+    const answer = await api.fetchApi(`/distill3d/history?${query}`);
     if (!answer.ok) return;
     const found = await answer.json();
-    if (!found.points?.length || this.points.length) return;
-    this.points = found.points;
-    this.note = found.note ?? "";
+    const known = found.points ?? [];
+    const since = this.points.filter((point) => point.iteration > (known.at(-1)?.iteration ?? Infinity));
+    if (found.points) this.points = [...known, ...since];
+    this.note = found.note ?? this.note;
     this.running = Boolean(found.running);
-    const id = String(this.node.id);
-    const shown = Object.keys(app.nodePreviewImages ?? {}).some((key) => key === id || key.endsWith(`:${id}`));
-    if (found.picture && !shown) this.showPicture(api.apiURL(`/distill3d/picture?node=${query}`));
+    const local = String(this.node.id);
+    const shown = Object.keys(app.nodePreviewImages ?? {}).some((key) => key === local || key.endsWith(`:${local}`));
+    if (found.picture && !shown) this.showPicture(api.apiURL(`/distill3d/picture?${query}`));
     this.update();
   }
 
@@ -161,7 +182,11 @@ app.registerExtension({
       panel.update();
     };
     api.addEventListener("distill3d.note", note);
-    api.addEventListener("distill3d.warning", note);
+    const ask = () => livePanels().forEach((panel) => panel.restore().catch(() => {}));
+    api.addEventListener("reconnected", ask);
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden && livePanels().some((panel) => panel.running)) ask();
+    });
   },
 
   nodeCreated(node) {
@@ -179,12 +204,12 @@ app.registerExtension({
     const configured = node.onConfigure;
     node.onConfigure = function (saved, ...rest) {
       panel.saved = saved.size?.[1] ?? 0;
+      setTimeout(() => panel.restore().catch(() => {})); // when it has its place in a graph, or none
       return configured?.call(this, saved, ...rest);
     };
     const removed = node.onRemoved;
     node.onRemoved = function (...rest) {
       panel.remove();
-      panels.delete(node);
       return removed?.apply(this, rest);
     };
   },
@@ -195,6 +220,5 @@ app.registerExtension({
     if (!panel) return;
     // reading a menu's choice shrinks the node to its least size, and with it the picture a user had made larger
     if (node.size[1] < panel.saved) node.setSize([node.size[0], panel.saved]);
-    panel.restore().catch(() => {});
   },
 });

@@ -61,6 +61,8 @@ class CompareRuns(io.ComfyNode):
     @in_words
     def execute(cls, size: int, **fields: Any) -> io.NodeOutput:
         held = [expect_field(fields[f"field_{i + 1}"]) for i in range(MOST) if fields.get(f"field_{i + 1}") is not None]
+        if not held:
+            raise SettingsError("expected the field of at least one run, got none: wire NeRF Optimizer to field_1")
         if bare := next((field for field in held if not field.report), None):
             raise SettingsError(
                 f"expected fields with the report of their run, got one without ({bare.saved.facts['prompt']!r}, from "

@@ -26,6 +26,7 @@ from . import settings as assembled
 from .distill_loss import check_model, check_width
 from .host import tags
 from .host.bench import Progress, bench, unused
+from .host.encoder import check_vae
 from .images import tensor_of
 from .types import Prompts
 from .words import in_words, input_name
@@ -227,7 +228,8 @@ class Distill2D(io.ComfyNode):
             raise SettingsError("expected a prompt, got none: write what to draw, for instance a red cube")
         tag = tags.get_tag(model)
         size = image_size or tags.image_size(model)
-        ratio = int(vae.downscale_ratio) if vae is not None else 1
+        check_vae(vae, model.model.latent_format.latent_channels)
+        ratio = int(vae.downscale_ratio)
         if size % ratio:
             raise SettingsError(
                 f"expected an image_size that is a multiple of {ratio}, got {size}: try {size // ratio * ratio}"

@@ -112,15 +112,11 @@ class LoadField(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, field: str) -> bool | str:
-        try:
-            folders.inside(field, folders.FIELDS)
-        except CheckpointError as error:
-            return str(error) if field != folders.LATEST else True
-        return True
+    def validate_inputs(cls, field: str | None) -> bool | str:
+        return folders.refused(field, folders.FIELDS) or True
 
     @classmethod
-    def fingerprint_inputs(cls, field: str) -> str:
+    def fingerprint_inputs(cls, field: str | None) -> str | float:
         return folders.stamp(field, folders.FIELDS)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..distill3d.errors import PriorError, is_out_of_memory
+from ..distill3d.priors.folder import read_json
 from ..distill3d.priors.load import bundled_prior_path
 from ..distill3d.priors.weights import read_header
 from .host.tags import Tag, put_tag
@@ -30,8 +32,15 @@ def diffusers() -> dict[str, Path]:
     """Folders in diffusers layout under the host's ``models/diffusers``, by their path below it."""
     found = {}
     for root in map(Path, folder_paths.get_folder_paths("diffusers")):
-        for index in sorted(root.rglob("model_index.json")) if root.is_dir() else []:
-            found[index.parent.relative_to(root).as_posix()] = index.parent
+        seen = set()
+        for folder, below, files in os.walk(root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen or "model_index.json" in files:
+                below.clear()
+            if real not in seen and "model_index.json" in files:
+                found[Path(folder).relative_to(root).as_posix()] = Path(folder)
+            seen.add(real)
+            below.sort()
     return found
 
 
@@ -131,7 +140,8 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
             "choose the bundled tiny prior"
         )
     if is_tiny(path):
-        return load_tiny(path)
+        model, clip, vae = load_tiny(path)
+        return as_its_scheduler_says(model, path), clip, vae
     if lacking := _lacking(path):
         raise PriorError(
             f"expected a Stable Diffusion model in diffusers layout with its weights in one file each, got {path} "
@@ -151,4 +161,21 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
             f"({type(error).__name__}: {error}): get it again, or choose another"
         ) from error
     put_tag(model, Tag(source=str(path)))
-    return model, clip, vae
+    return as_its_scheduler_says(model, path), clip, vae
+
+
+def as_its_scheduler_says(model: Any, path: Path) -> Any:
+    """MODEL with the parameterisation of the folder's scheduler; the host does not read it and guesses by weights."""
+    file = path / "scheduler" / "scheduler_config.json"
+    if not file.exists():
+        return model
+    from comfy.model_sampling import V_PREDICTION
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    config = read_json(file)
+    sampling = model.get_model_object("model_sampling")
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    v = config.get("prediction_type") == "v_prediction" or isinstance(sampling, V_PREDICTION)
+    if isinstance(sampling, V_PREDICTION) == v and not zero_snr:
+        return model
+    return ModelSamplingDiscrete().patch(model, "v_prediction" if v else "eps", zero_snr)[0]

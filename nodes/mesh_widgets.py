@@ -81,8 +81,9 @@ def widgets(
 
 
 def chosen(owner: type, values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What of ``values`` belongs to ``owner``, under its own names."""
-    return {name: values[prefix + name] for name in reflect.defaults(owner) if prefix + name in values}
+    """What of ``values`` belongs to ``owner``, under its own names; None through a wire is the default."""
+    given = {name: values.get(prefix + name) for name in reflect.defaults(owner)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def format_input(tooltip: str) -> Any:

@@ -12,7 +12,7 @@ import comfy.model_management as manager
 import torch
 from comfy_api.latest import io, ui
 
-from ..distill3d.errors import CheckpointError, SettingsError
+from ..distill3d.errors import SettingsError
 from ..distill3d.locks import claimed
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
@@ -27,7 +27,7 @@ from .field import from_checkpoint
 from .host import folders, limits, tags
 from .host.encoder import check_vae
 from .host.run import Task, distill
-from .host.watch import Watch
+from .host.watch import Watch, workflow_of
 from .images import tensor_of
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
 from .words import in_words
@@ -112,7 +112,7 @@ class NeRFOptimizer(io.ComfyNode):
                     tooltip="The run as JSON: settings, seconds, versions, curves.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -157,7 +157,11 @@ class NeRFOptimizer(io.ComfyNode):
         if note:
             log.warning(note)
         node = str(cls.hidden.unique_id)
-        with folders.kept_if_used(folder), claimed(folder), Watch(node, settings.iterations, facts) as watch:
+        with (
+            folders.kept_if_used(folder),
+            claimed(folder),
+            Watch(node, settings.iterations, facts, workflow_of(cls.hidden.extra_pnginfo)) as watch,
+        ):
             done = int(resume.checkpoint.meta["iteration"]) if resume else 0
             recorder, estimates = Recorder(folder, done), Estimates(task, watch, note)
             finish = partial(_finish, recorder=recorder, estimates=estimates)
@@ -302,15 +306,11 @@ class Resume(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run: str) -> bool | str:
-        try:
-            folders.inside(run, folders.RUNS)
-        except CheckpointError as error:
-            return str(error) if run != folders.LATEST else True
-        return True
+    def validate_inputs(cls, run: str | None) -> bool | str:
+        return folders.refused(run, folders.RUNS) or True
 
     @classmethod
-    def fingerprint_inputs(cls, run: str) -> str:
+    def fingerprint_inputs(cls, run: str | None) -> str | float:
         return folders.stamp(run, folders.RUNS)
 
     @classmethod

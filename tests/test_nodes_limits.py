@@ -63,7 +63,7 @@ def test_a_budget_cuts_the_iterations_and_says_so(pack: ModuleType, monkeypatch:
     assert any("timing 4 steps for a time_budget of 0.505 minutes" in text for text in server.texts)
     assert any("0.5 minutes of optimisation" in text and said in text for text in server.texts)
     assert get("host.stop").BOARD.history("7")["note"] == said
-    assert ("distill3d.note", {"node": "7", "message": said}) in server.sent
+    assert ("distill3d.note", {"node": "7", "workflow": "", "message": said}) in server.sent
     assert any("50/50" in text for text in server.texts)
     plenty = told(optimise(iterations=3, time_budget=100))["limits"]
     assert plenty["changes"] == [] and plenty["estimated_minutes"] == 0.03

@@ -81,8 +81,10 @@ def test_a_mesh_of_a_batch_is_chosen_by_its_number(ball: Any) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
     both = fake_host.MESH(torch.cat([ball.vertices, 3 * ball.vertices]), torch.cat([ball.faces] * 2))
     assert float(convert(both, index=1).args[0].vertices.max()) == pytest.approx(2.1, abs=0.01)
-    with pytest.raises(errors.SettingsError, match="index below 2"):
-        convert(both, index=2)
+    for index in (2, -1):
+        with pytest.raises(errors.SettingsError, match="index of 0 to 1"):
+            convert(both, index=index)
+    assert convert(ball, face_budget=None, resolution=None).args[0].faces.shape == ball.faces.shape, "None by wire"
 
 
 @pytest.mark.parametrize("keep", ["mp4", "gif", "webp", "png"])

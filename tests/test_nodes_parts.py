@@ -129,15 +129,44 @@ def test_views_join_only_where_the_host_would_join_them(pack: ModuleType) -> Non
     assert conditioning.joinable(conds(Regular, 19, 19)) and not conditioning.joinable(conds(Regular, 19, 23))
 
 
-def test_a_page_that_knows_a_node_s_own_id_alone_finds_its_run(pack: ModuleType) -> None:
+def test_copies_of_a_workflow_do_not_see_each_other_s_runs(pack: ModuleType) -> None:
     board = get("host.stop").Board()
-    board.begin("7:3", {"method": "SDS"})
-    board.add("7:3", {"iteration": 1})
-    assert board.history("3")["points"] and board.history("7:3")["points"] and board.stop("3")
-    board.begin("8:3", {})
-    assert board.history("3") == {} and not board.stop("3"), "two of that id"
-    board.begin("3", {"method": "CSD"})
-    assert board.history("3")["method"] == "CSD"
+    stopped = board.begin(("a", "3"), {"method": "SDS"})
+    board.add(("a", "3"), {"iteration": 1})
+    assert board.history("3", "b") == {} and not board.stop("3", "b") and not stopped.is_set()
+    assert board.history("3", "a")["points"] == [{"iteration": 1}]
+    board.begin(("b", "3"), {"method": "CSD"})
+    assert board.history("3", "a")["method"] == "SDS" and board.history("3", "b")["method"] == "CSD"
+    assert board.history("3")["method"] == "CSD", "who names no workflow means the last"
+    assert board.stop("3", "a") and stopped.is_set()
+    assert board.history("7:3", "a") == {}
+
+
+def test_the_workflow_of_a_prompt_is_the_page_s(pack: ModuleType) -> None:
+    of = get("host.watch").workflow_of
+    assert of({"workflow": {"id": "f00d"}}) == "f00d"
+    assert {of(extra) for extra in (None, {}, {"workflow": None}, {"workflow": {}}, {"workflow": "x"}, [])} == {""}
+
+
+def test_a_menu_that_a_wire_fills_is_asked_when_the_wire_has_spoken(pack: ModuleType) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    optimise(iterations=2)
+    for node in (get("optimizer").Resume, get("field").LoadField):
+        assert node.validate_inputs(None) is True
+        assert node.fingerprint_inputs(None) != node.fingerprint_inputs(None), "not a number: never in the cache"
+        with pytest.raises(errors.CheckpointError, match="choose one from the menu"):
+            node.execute(None)
+
+
+def test_diffusers_folders_behind_links_are_listed(pack: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
+    load_sd = get("load_sd")
+    for name in ("elsewhere/sd15", "models/sd21"):
+        (tmp_path / name / "unet").mkdir(parents=True)
+        (tmp_path / name / "model_index.json").touch()
+    (tmp_path / "models" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "models" / "round").symlink_to(tmp_path / "models")
+    monkeypatch.setattr(load_sd.folder_paths, "get_folder_paths", lambda kind: [str(tmp_path / "models")])
+    assert list(load_sd.diffusers()) == ["linked/sd15", "sd21"]
 
 
 # ---- FreeU

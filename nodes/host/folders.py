@@ -29,6 +29,8 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
     Raises:
         OutputError: a prefix that leads out of the output folder, or to a folder that cannot be made.
     """
+    if not isinstance(prefix, str):
+        raise OutputError(f"expected a file prefix, got {prefix!r}: write e.g. {ROOT}/cube")
     try:
         folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix.strip() or ROOT, str(output()))
     except OSError as error:
@@ -42,7 +44,7 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
 
 def new_folder(prefix: str) -> Path:
     """A folder of a number not used yet, made and proven writable. Raises ``OutputError``."""
-    if "\0" in prefix:
+    if not isinstance(prefix, str) or "\0" in prefix:
         raise OutputError(f"expected a file prefix of letters, got {prefix!r}: write e.g. {RUNS}")
     parent, name, number, _ = numbered(prefix)
     make_folder(parent)
@@ -117,6 +119,8 @@ def inside(name: str, kind: str) -> Path:
                 f"there is nothing to load in {output() / ROOT}: run NeRF Optimizer first, or choose another file"
             )
         name = names[0]
+    if not isinstance(name, str):
+        raise CheckpointError(f"expected the name of a folder, got {name!r}: choose one from the menu")
     root = output().resolve()
     path = (root / name).resolve()
     if root not in path.parents:
@@ -130,8 +134,22 @@ def inside(name: str, kind: str) -> Path:
     return path
 
 
-def stamp(name: str, kind: str) -> str:
-    """What changes when the file behind a menu entry does, for the host's cache."""
+def refused(name: str | None, kind: str) -> str:
+    """Why a menu entry cannot be used, before anything runs; '' where it can, or where a wire will say which."""
+    if name is None or name == LATEST:
+        return ""
+    try:
+        inside(name, kind)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def stamp(name: str | None, kind: str) -> str | float:
+    """What changes when the file behind a menu entry does, for the host's cache; of a name that comes through a wire,
+    which is not known before, it is never the same."""
+    if name is None:
+        return float("nan")
     try:
         file = inside(name, kind) / FILE_NAME
         return f"{file} {file.stat().st_mtime_ns}"

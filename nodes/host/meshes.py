@@ -41,8 +41,8 @@ def parts_of(value: Any, index: int = 0) -> list[SurfaceMesh]:
     """
     if not isinstance(value, Types.File3D):
         held = getattr(value, "vertices", None)
-        if isinstance(held, torch.Tensor) and held.ndim == 3 and index >= len(held):
-            raise SettingsError(f"expected an index below {len(held)}, the number of meshes that came in, got {index}")
+        if isinstance(held, torch.Tensor) and held.ndim == 3 and not 0 <= index < len(held):
+            raise SettingsError(f"expected an index of 0 to {len(held) - 1}, for that many meshes came in, got {index}")
         return [from_core(value, index)]
     source = value.get_source()
     if isinstance(source, str):

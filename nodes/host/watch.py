@@ -74,18 +74,26 @@ def live_sheet(run: Distillation, size: int = 96) -> torch.Tensor:
     return to_uint8(torch.cat(columns, 1))
 
 
+def workflow_of(extra: Any) -> str:
+    """The id of the workflow that a page sent with a prompt; '' for a prompt without."""
+    found = (extra or {}).get("workflow") if isinstance(extra or {}, dict) else None
+    return str(found.get("id") or "") if isinstance(found, dict) else ""
+
+
 class Watch:
     """A listener for one run. Use as a context manager around it.
 
     Args:
         node: the node's execution id.
+        workflow: the id of the workflow it is in; '' for none.
         facts: method, prompt and the like, shown with the chart.
     """
 
-    def __init__(self, node: str, iterations: int, facts: dict[str, Any]) -> None:
-        self.node = node
+    def __init__(self, node: str, iterations: int, facts: dict[str, Any], workflow: str = "") -> None:
+        self.node, self._key = node, (workflow, node)
         self.run: Distillation | None = None
-        self.stopping = BOARD.begin(node, facts)
+        self._note = str(facts.get("note", ""))
+        self.stopping = BOARD.begin(self._key, facts)
         self._server = PromptServer.instance
         self._client = self._server.client_id
         self._bar = comfy.utils.ProgressBar(iterations, node_id=node)
@@ -103,7 +111,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self._late is not None:
             self._tell(self._late)
-        BOARD.end(self.node)
+        BOARD.end(self._key)
         self._pictures.put(None)
         self._thread.join(timeout=5)
         self._send("distill3d.end", {})
@@ -120,7 +128,8 @@ class Watch:
 
     def note(self, text: str) -> None:
         """What is shown behind the chart's words, on a page that comes later too."""
-        BOARD.note(self.node, text)
+        self._note = text
+        BOARD.note(self._key, text)
         self._send("distill3d.note", {"message": text})
 
     def stop(self) -> bool:
@@ -138,7 +147,7 @@ class Watch:
         if isinstance(event, Step):
             self._step(event)
         elif isinstance(event, Warned):
-            self._send("distill3d.warning", {"message": event.message, "iteration": event.iteration})
+            self.note("; ".join(part for part in (self._note, event.message) if part))
         elif isinstance(event, Checkpointed):
             self._send("distill3d.checkpoint", {"iteration": event.iteration})
 
@@ -172,7 +181,7 @@ class Watch:
     def _tell(self, point: dict[str, Any]) -> None:
         """A point of the chart. The first and the last of a run are always told, those between once in a while."""
         self._late = None
-        BOARD.add(self.node, point)
+        BOARD.add(self._key, point)
         self._send("distill3d.step", point)
 
     def _send_pictures(self) -> None:
@@ -181,14 +190,15 @@ class Watch:
         while (item := self._pictures.get()) is not None:
             iteration, iterations, sheet = item
             image = Image.fromarray(sheet.numpy())
-            BOARD.show(self.node, image)
+            BOARD.show(self._key, image)
             try:
                 self._bar.update_absolute(iteration, iterations, ("JPEG", image, None))
             except manager.InterruptProcessingException:
                 manager.interrupt_current_processing()  # the hook cleared it; the training thread has to see it
 
     def _send(self, event: str, data: dict[str, Any]) -> None:
-        self._server.send_sync(event, {"node": self.node, **data}, self._client)
+        workflow, node = self._key
+        self._server.send_sync(event, {"node": node, "workflow": workflow, **data}, self._client)
 
 
 def _finite(value: float) -> float | None:

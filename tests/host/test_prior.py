@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -203,3 +205,28 @@ def test_rescale_cfg_of_the_host_is_honoured(tiny: Any, tmp_path: Path) -> None:
 
     torch.testing.assert_close(with_multiplier(0.0), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
     assert (with_multiplier(0.7) - plain).abs().max() > 0.01 * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("changed", "v", "zero_snr"),
+    [
+        ({}, False, False),
+        ({"prediction_type": "v_prediction"}, True, False),
+        ({"rescale_betas_zero_snr": True}, False, True),
+    ],
+)
+def test_a_diffusers_folder_is_read_as_its_scheduler_says(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], v: bool, zero_snr: bool
+) -> None:
+    import comfy.model_sampling
+
+    load_sd, folder = get("nodes.load_sd"), tmp_path / "model"
+    shutil.copytree(get("distill3d.priors.load").bundled_prior_path(), folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    monkeypatch.setattr(load_sd, "diffusers", lambda: {"model": folder})
+    model, _, _ = load_sd.load_folder("model")
+    sampling = model.get_model_object("model_sampling")
+    assert isinstance(sampling, comfy.model_sampling.V_PREDICTION) == v
+    assert (float(sampling.sigmas[-1]) > 1000) == zero_snr
+    assert get("nodes.host.tags").get_tag(model).bundled
