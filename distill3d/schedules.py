@@ -354,16 +354,30 @@ def from_iterations(value: float | Sequence[float], total: int, steps_per_epoch:
     if len(entries) > 4:
         if any(isinstance(s, float) for s in steps[1:]):
             raise SettingsError(f"expected whole iterations in a piecewise list, got {steps}: write them as integers")
-        return Piecewise(tuple((s / total, v) for s, v in zip(steps, values, strict=True)))
+        return _within([s / total for s in steps], values)
     if not isinstance(steps[1], float):
-        return Linear(values[0], values[1], steps[0] / total, steps[1] / total)
+        return _within([s / total for s in steps], values)
     if steps_per_epoch is None or steps_per_epoch < 1:
         raise SettingsError(
             f"expected steps_per_epoch, because the end {steps[1]} of {entries} is a float and so counts epochs: "
             f"give it, or write {int(steps[1])} to count iterations"
         )
     epoch = steps_per_epoch / total
-    return Staircase(Linear(values[0], values[1], steps[0] * epoch, steps[1] * epoch), epoch)
+    return Staircase(_within([s * epoch for s in steps], values), epoch)
+
+
+def _within(shares: Sequence[float], values: Sequence[float]) -> Schedule:
+    """Straight lines through the points, those after the run's end cut off: what texts may say ends at 1."""
+    if shares[0] >= 1:
+        return Constant(float(values[0]))
+    points = list(zip(shares, values, strict=True))
+    kept = [point for point in points if point[0] <= 1]
+    if len(kept) < len(points) and kept[-1][0] < 1:
+        kept.append((1.0, Piecewise(tuple(points))(1.0)))
+    if len(kept) == 2 and len(points) == 2:
+        (begin, start), (until, end) = kept
+        return Linear(start, end, begin, until)
+    return Piecewise(tuple(kept))
 
 
 @dataclass(frozen=True)

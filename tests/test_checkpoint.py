@@ -109,6 +109,24 @@ def test_an_interrupt_inside_a_step_resumes_bit_for_bit(tmp_path: Path, where: s
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
+def test_a_run_goes_on_after_an_error_in_memory_as_if_there_had_been_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of the step that broke is not added to the next one's."""
+    whole, broken = start(), start()
+    whole.run()
+    plain, fired = broken._update, []
+
+    def strike(*arguments: Any) -> Any:
+        if broken.iteration == 3 and not fired:
+            fired.append(True)
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    monkeypatch.setattr(broken, "_update", strike)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    assert broken.run() and torch.equal(parameters(broken), parameters(whole))
+
+
 def test_other_settings_prompt_seed_or_prior_are_refused_with_each_difference(tmp_path: Path) -> None:
     start().run(folder=tmp_path)
     stored = checkpoints.load(tmp_path)

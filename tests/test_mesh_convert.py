@@ -24,6 +24,7 @@ from distill3d.mesh import (
     write,
 )
 from distill3d.mesh.load import read_parts
+from distill3d.mesh.paint import SamplePaint
 from distill3d.render.cameras import orbit, ring
 from distill3d.render.pictures import contact_sheet, picture, turntable
 
@@ -219,3 +220,20 @@ def test_sheets_and_turntables_take_a_mesh() -> None:
     assert contact_sheet(view, ring(2), size=32).size == (64, 96)
     frames = turntable(view, frames=3, size=24, kind="shaded")
     assert frames.shape == (3, 24, 24, 3) and frames.dtype == torch.uint8 and frames.float().std() > 10
+
+
+@pytest.mark.parametrize("thickness", [0.01, 0.002, 0.0005])
+def test_a_thin_sheet_keeps_the_colours_of_its_two_sides(thickness: float) -> None:
+    """Red above and blue below, asked for at places between the samples."""
+    grid = np.linspace(-1, 1, 25)
+    x, y = (axis.ravel() for axis in np.meshgrid(grid, grid))
+    sides = [np.stack([x, y, np.full_like(x, side * thickness / 2)], 1) for side in (1, -1)]
+    up = np.tile([0.0, 0.0, 1.0], (len(x), 1))
+    colors = np.repeat(np.array([[1.0, 0, 0], [0, 0, 1]]), len(x), 0)
+    stack = (np.concatenate(sides), np.concatenate([up, -up]), colors)
+    paint = SamplePaint(*(array.astype(np.float32) for array in stack))
+    at = np.random.default_rng(0).uniform(-0.9, 0.9, (500, 2))
+    for side, colour in ((1, [1, 0, 0]), (-1, [0, 0, 1])):
+        points = np.concatenate([at, np.full((len(at), 1), side * thickness / 2)], 1).astype(np.float32)
+        found, fine = paint.texels(points, np.tile(np.array([0, 0, side], np.float32), (len(at), 1)))
+        assert np.abs(found - colour).max() < 0.02 and (fine[:, 2] * side > 0.99).all()

@@ -10,6 +10,7 @@ import pytest
 import trimesh
 
 from distill3d.mesh import read
+from distill3d.mesh.load import read_parts
 from distill3d.mesh.readers.polygons import triangulate
 
 STAR = np.array(
@@ -149,3 +150,16 @@ def test_a_solid_with_concave_ends_has_its_volume_in_every_format(tmp_path: Path
     assert solid.volume == pytest.approx(2 * abs(shoelace(loop)), rel=1e-5)
     edges = np.linalg.norm(np.roll(loop, -1, 0) - loop, axis=1)
     assert solid.area == pytest.approx(2 * abs(shoelace(loop)) + 2 * edges.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "colours", [("1 0 0 1", "0 1 0 1", "0 0 1 1"), ("255 0 0", "0 2 0", "0 0 1"), ("1.0 0 0", "0 1 0", "0 0 1")]
+)
+def test_off_colours_of_0_and_1_are_not_levels_of_255(tmp_path: Path, colours: tuple[str, ...]) -> None:
+    points = ("0 0 0", "1 0 0", "0 1 0")
+    rows = [f"{point} {colour}" for point, colour in zip(points, colours, strict=True)]
+    file = tmp_path / "a.off"
+    file.write_text("\n".join(["COFF", "3 1 0", *rows, "3 0 1 2"]))
+    (part,) = read_parts(file)
+    red = part.colors[np.argmin(np.linalg.norm(part.vertices - part.vertices.min(0), axis=1))]
+    assert red.tolist() == pytest.approx([1, 0, 0], abs=0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from mesh_fields import CORNERS, WavyField, poster
 from distill3d.errors import OutputError, SettingsError
 from distill3d.mesh import MeshSettings, SurfaceMesh, TextureSettings, build, write
 from distill3d.mesh.color import srgb_to_linear
+from distill3d.mesh.load import read_parts
 from distill3d.mesh.writers import joined, watertight
 
 SUFFIXES = ["glb", "obj", "ply"]
@@ -381,3 +383,22 @@ def test_blender_reads_every_format_upright(tmp_path: Path, suffix: str) -> None
             x, _, z = (np.sign(c) for c in world[loop.vertex_index])
             expected = np.array(CORNERS[UPRIGHT[int(x), int(z)]]) / 255
             assert pixels[int(v * 16), int(u * 16), :3] == pytest.approx(expected, abs=0.01)
+
+
+def test_a_prompt_with_the_word_that_ends_a_ply_header(tmp_path: Path) -> None:
+    """Readers look for the word; a file of another program may have it in a comment all the same."""
+    prompt = "a sign, end_header on it"
+    ball = trimesh.creation.icosphere(1)
+    path = tmp_path / "a.ply"
+    mesh = SurfaceMesh(
+        np.asarray(ball.vertices, np.float32), np.asarray(ball.faces), np.asarray(ball.vertex_normals, np.float32),
+        np.full((len(ball.vertices), 3), 0.5, np.float32), 0.0, {},
+    )  # fmt: skip
+    write(mesh, path, {"prompt": prompt})
+    assert len(trimesh.load(path, process=False).faces) == len(ball.faces)
+    header = path.read_bytes().split(b"end_header\n")[0].decode()
+    assert json.loads(re.search(r"comment metadata (.*)", header)[1])["prompt"] == prompt
+    raw = path.read_bytes().replace(b"comment Distill3D", b"comment end_header Distill3D", 1)
+    path.write_bytes(raw)
+    (part,) = read_parts(path)
+    assert len(part.faces) == len(ball.faces)

@@ -467,6 +467,9 @@ def test_normalisers_have_one_norm_for_the_batch_or_one_spread_for_each_channel(
     spread = G.flatten(2).std(dim=2)
     same(got, G * (0.9 / spread + 0.1)[..., None, None], rtol=1e-7)
     same(process(G, preset("SDS").gradient, 0.0), G)
+    single, flat = torch.full((2, 2, 1, 1), 3.0), torch.full((1, 1, 8, 8), 0.1)
+    same(unit_std(single), single)
+    same(unit_std(flat), flat)
 
 
 def test_unknown_window_presets_do_not_hide_in_methods() -> None:

@@ -171,6 +171,17 @@ def test_mp4_reads_back_with_its_frames_rate_and_colours(tmp_path, size):
         assert np.abs(got[: size[0], : size[1]].astype(float) - want).mean() < 12
 
 
+def test_mp4_says_its_colours_and_has_those_of_high_definition(tmp_path):
+    """Y' = 16 + 219 (0.2126 R' + 0.7152 G' + 0.0722 B') for red 224, 20, 26 is 70.8; by BT.601 it would be 86."""
+    av = pytest.importorskip("av")
+    frames = torch.tensor([224, 20, 26], dtype=torch.uint8).expand(3, 64, 64, 3).contiguous()
+    with av.open(str(pictures.write_mp4(tmp_path / "red.mp4", frames))) as container:
+        frame = next(container.decode(video=0))
+        context = container.streams.video[0].codec_context
+    assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+    assert frame.to_ndarray()[:64].mean() == pytest.approx(70.8, abs=1.5)
+
+
 def test_gif_and_webp_read_back(tmp_path, frames):
     gif = Image.open(pictures.write_animation(tmp_path / "turn.gif", frames, fps=10))
     assert (gif.n_frames, gif.size, gif.info["duration"], gif.info["loop"]) == (6, (40, 32), 100, 0)
@@ -205,7 +216,7 @@ def test_a_missing_av_names_the_extra_and_its_cause(tmp_path, frames, monkeypatc
 
     monkeypatch.delitem(sys.modules, "av", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_av)
-    with pytest.raises(OutputError, match=r'libavcodec.*pip install "distill3d\[cli\]"') as caught:
+    with pytest.raises(OutputError, match=r"libavcodec.*pip install av, or choose .gif") as caught:
         pictures.write_mp4(tmp_path / "turn.mp4", frames)
     assert isinstance(caught.value.__cause__, ImportError)
     assert list(tmp_path.iterdir()) == []

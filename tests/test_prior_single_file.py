@@ -292,6 +292,9 @@ def test_where_the_tokenizer_comes_from(
     assert "pip install instant-clip-tokenizer" in message and str(tmp_path / "tokenizer") in message
     assert "tokenizer=" in message
     refused(file, "found none", tokenizer=tmp_path)
+    monkeypatch.setenv("HOME", str(tiny_pipeline.parent))
+    monkeypatch.setenv("USERPROFILE", str(tiny_pipeline.parent))
+    load_prior(file, device="cpu", tokenizer=f"~/{tiny_pipeline.name}")
     explicit = load_prior(file, device="cpu", tokenizer=tiny_pipeline)  # a whole model's folder serves as well
     shutil.copytree(tiny_pipeline / "tokenizer", tmp_path / "tokenizer")
     beside = load_prior(file, device="cpu")

@@ -93,6 +93,14 @@ def test_tiles_cull_and_remember_the_share() -> None:
         assert (got - want).norm() < 1e-4 * want.norm()
 
 
+def test_what_is_never_to_be_culled_is_not_in_chunks_either() -> None:
+    field = Cloud(peak=200.0)
+    whole = picture(field, RenderSettings(cull_below=0))
+    chunks = picture(field, RenderSettings(cull_below=0, max_points=2000))
+    assert len(whole.samples.ray) == len(chunks.samples.ray) > 2000
+    torch.testing.assert_close(chunks.rgb, whole.rgb, atol=1e-6, rtol=1e-5)
+
+
 def test_samples_of_tiles_are_refused_with_advice() -> None:
     with pytest.raises(ValueError, match=r"terms.*memory_gb"):
         _ = picture(Cloud(), replace(EXACT, memory_gb=0)).samples

@@ -152,6 +152,16 @@ def test_19_three_entries_are_four_with_a_leading_zero() -> None:
     assert from_iterations([100, 60, 5000], 10_000) == from_iterations([0, 100, 60, 5000], 10_000)
 
 
+@pytest.mark.parametrize(
+    "entries", [[0, 0.98, 0.5, 5000], [500, 1, 2, 900, 5, 3500], [3000, 1, 2, 4000], [0, 1, 2, 500, 3, 1000]]
+)
+def test_a_list_that_reaches_past_the_run_is_a_text_that_can_be_read(entries: list[float]) -> None:
+    short, long = from_iterations(entries, 1000), from_iterations(entries, 10_000)
+    assert parse(str(short)) == short
+    for i in (0, 1, 400, 501, 899, 901, 1000):
+        assert short(i / 1000) == pytest.approx(long(i / 10_000)), i
+
+
 def test_19_float_end_counts_whole_epochs() -> None:
     schedule = from_iterations([0, 0.0, 1.0, 4.0], total=1000, steps_per_epoch=100)
     assert [schedule(i / 1000) for i in (0, 99, 100, 199, 250, 399, 400, 999)] == pytest.approx(

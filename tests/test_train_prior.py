@@ -462,3 +462,13 @@ def test_matching_parts() -> None:
     torch.testing.assert_close(brightness(images, mask).flatten(1).norm(dim=1), torch.ones(8))
     assert match_colours(images).tolist() == list(range(8))
     torch.testing.assert_close(hue(torch.eye(3)), torch.tensor([0.0, 120.0, 240.0]))
+
+
+def test_a_seed_of_training_decides_its_draws_and_0_draws_what_it_drew() -> None:
+    draws = [torch.rand(4, generator=checkpoints.step_generator(seed, "unet", 7)).tolist() for seed in (0, 1, 2, 12345)]
+    assert len({tuple(draw) for draw in draws}) == 4
+    salt = sum(ord(c) * 257**i for i, c in enumerate("unet")) % 2**20
+    before = torch.Generator().manual_seed(salt * 2**22 + 7)  # of which torch reads the lower 32 bits
+    assert draws[0] == torch.rand(4, generator=before).tolist()
+    steps = [torch.rand(4, generator=checkpoints.step_generator(1, "unet", step)).tolist() for step in range(50)]
+    assert len({tuple(step) for step in steps}) == 50

@@ -26,6 +26,10 @@ NEIGHBOURS = 4
 """Dense vertices that a texel is blended from."""
 
 
+SIDE = 0.05
+"""Distance in the box at which facing the other way counts as much as being elsewhere."""
+
+
 class Paint(Protocol):
     """Colours and fine normals for the texels of a coarse mesh."""
 
@@ -45,15 +49,14 @@ class Dense:
         self.points, self.normals = points, normals
         self.tree = cKDTree(points)
 
-    def around(self, points: Floats, normals: Floats | None) -> tuple[NDArray[np.int64], Floats]:
+    def around(self, points: Floats, normals: Floats) -> tuple[NDArray[np.int64], Floats]:
         """Neighbours ``(n, k)`` and weights ``(n, k)`` that sum to 1, or to 0 where all of them face away."""
         count = min(NEIGHBOURS, len(self.points))
         distance, index = self.tree.query(points, k=count)
         distance, index = distance.reshape(-1, count), index.reshape(-1, count)
         weight = 1 / np.maximum(distance, 1e-9) ** 2
-        if normals is not None:
-            facing = np.einsum("nkc,nc->nk", self.normals[index], normals)
-            weight = np.where(facing > 0.1, weight * facing, 0)
+        facing = np.einsum("nkc,nc->nk", self.normals[index], normals)
+        weight = np.where(facing > 0.1, weight * facing, 0)
         total = weight.sum(1, keepdims=True)
         return index, cast(Floats, (weight / np.where(total > 0, total, 1)).astype(np.float32))
 
@@ -110,6 +113,11 @@ class FieldPaint:
         return cast(Floats, np.clip(colors, 0, 1).astype(np.float32)), fine
 
 
+def _side(points: Floats, normals: Floats) -> Floats:
+    """``(n, 6)``: near are points that are near and face the same way, so that a thin sheet keeps its two colours."""
+    return np.concatenate([points, SIDE * normals], 1)
+
+
 class SamplePaint:
     """Colours scattered over a surface, for a mesh that came without a field.
 
@@ -119,8 +127,12 @@ class SamplePaint:
 
     def __init__(self, points: Floats, normals: Floats, colors: Floats) -> None:
         self.dense, self.values = Dense(points, normals), colors
+        self.sides = cKDTree(_side(points, normals))
 
     def texels(self, points: Floats, normals: Floats) -> tuple[Floats, Floats]:
         offset, fine, _, _ = self.dense.detail(points, normals)
-        index, weight = self.dense.around(points + offset, None)
+        count = min(NEIGHBOURS, len(self.values))
+        distance, index = (found.reshape(-1, count) for found in self.sides.query(_side(points + offset, fine), count))
+        weight = 1 / np.maximum(distance, 1e-9) ** 2
+        weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
         return cast(Floats, np.einsum("nk,nkc->nc", weight, self.values[index]).astype(np.float32)), fine

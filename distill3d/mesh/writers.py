@@ -69,11 +69,12 @@ def watertight(mesh: SurfaceMesh) -> bool:
 def encode_ply(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
     """Binary little-endian PLY: position, normal, sRGB ``uchar`` colour; the metadata as one JSON comment line."""
     first, place = joined(mesh)
+    about = json.dumps(metadata).replace("end_header", "end\\u005fheader")  # readers look for the word
     header = [
         "ply",
         "format binary_little_endian 1.0",
         "comment Distill3D, y up, colours sRGB",
-        *([f"comment metadata {json.dumps(metadata)}"] if metadata else []),
+        *([f"comment metadata {about}"] if metadata else []),
         f"element vertex {len(first)}",
         *(f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")),
         *(f"property uchar {name}" for name in ("red", "green", "blue")),

@@ -32,8 +32,13 @@ def unit_norm(G: Tensor) -> Tensor:
 
 
 def unit_std(G: Tensor, share: float = 0.9) -> Tensor:
-    """``share G / (std_HW(G) + 1e-8) + (1 - share) G`` for each sample and channel (CSD's MVDream branch)."""
-    return share * G / (G.std(dim=(-2, -1), keepdim=True) + 1e-8) + (1 - share) * G
+    """``share G / (std_HW(G) + 1e-8) + (1 - share) G`` for each sample and channel (CSD's MVDream branch); a channel
+    without spread, or of one pixel, stays as it is."""
+    if G.shape[-2:].numel() < 2:
+        return G
+    std = G.std(dim=(-2, -1), keepdim=True)
+    flat = std <= 1e-6 * G.abs().amax(dim=(-2, -1), keepdim=True)
+    return torch.where(flat, G, share * G / (std + 1e-8) + (1 - share) * G)
 
 
 Normalise = Literal["none", "norm", "std"]

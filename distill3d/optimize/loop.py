@@ -205,6 +205,7 @@ class Distillation:
             untouched = self.iteration == started and not self._torn
             if untouched:
                 undo()
+                self.optimizer.zero_grad(set_to_none=True)
             if not is_out_of_memory(error):
                 raise
             if self._shrunk or not untouched:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .loop import Distillation
 
 
-#: Settings of the render that change its memory and not its result: a resumed run may have others.
+#: Settings of the render that change its memory, and its result by no more than rounding and what culling leaves out:
+#: a resumed run may have others.
 _OF_MEMORY = ("memory_gb", "max_points")
 
 

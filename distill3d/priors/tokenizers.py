@@ -123,7 +123,7 @@ def find_tokenizer(
         PriorError: nothing found; the message lists the three ways to provide one.
     """
     if explicit is not None:
-        return FolderTokenizer(tokenizer_folder(Path(explicit)), max_length=max_length, pad_id=pad_id)
+        return FolderTokenizer(tokenizer_folder(Path(explicit).expanduser()), max_length=max_length, pad_id=pad_id)
     beside = checkpoint.parent / "tokenizer"
     if beside.is_dir():
         return FolderTokenizer(beside, max_length=max_length, pad_id=pad_id)

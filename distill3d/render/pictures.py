@@ -34,6 +34,8 @@ Background = Callable[[Tensor], Tensor] | Tensor
 MOST_BYTES = 4_000_000_000
 """Of a film's frames, which are held together until the file is written, some of them twice."""
 MOST_GIF_FPS = 50
+BT709, LIMITED = 1, 1
+"""Colour matrix, primaries and transfer of high-definition video, and levels of 16 to 235, by their FFmpeg numbers."""
 CODECS = ("libx264", "libopenh264", "mpeg4")
 
 log = logging.getLogger(__name__)
@@ -205,7 +207,7 @@ def write_animation(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
 
 
 def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
-    """H.264 in MP4 through PyAV; without an H.264 encoder MPEG-4 part 2, which is logged as a warning.
+    """H.264 in MP4 through PyAV, in BT.709's colours; without an H.264 encoder MPEG-4 part 2, and a logged warning.
 
     Odd sizes gain one repeated row or column, since 4:2:0 chroma needs even ones.
 
@@ -227,11 +229,16 @@ def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
     with atomic_path(path) as temporary, av.open(str(temporary), mode="w", format="mp4") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        described = stream.codec_context  # a film that does not say so is shown in other colours from 720 pixels on
+        described.colorspace = described.color_primaries = described.color_trc = BT709
+        described.color_range = LIMITED
         stream.options = {"crf": "18"} if codec == "libx264" else {}
         if codec != "libx264":
             stream.bit_rate = int(0.25 * frames.shape[1] * frames.shape[2] * fps)
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
+            image = av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")
+            yuv = image.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            container.mux(stream.encode(yuv))
         container.mux(stream.encode(None))
     return path
 

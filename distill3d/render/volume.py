@@ -228,7 +228,7 @@ def _visible(work: Work, points: Points, occupancy: OccupancyGrid | None) -> tup
     many = total > settings.max_points
     lit = None
     pays = occupancy is not None and occupancy.seen < settings.cull_below
-    if training and total and (pays or many):
+    if training and total and (pays or (many and settings.cull_below > 0)):
         weight, transmittance = _prepass(work, points)
         keep = (transmittance > settings.cull_transmittance).nonzero()[:, 0]
         points = Points(*(column[keep] for column in points))

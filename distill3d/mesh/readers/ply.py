@@ -34,7 +34,7 @@ UVS = (("s", "t"), ("u", "v"), ("texture_u", "texture_v"), ("texcoord_u", "texco
 def read_ply(path: Path) -> Contents:
     """The part of a PLY. Raises ``ValueError`` where its header or body cannot be understood."""
     data = path.read_bytes()
-    end = re.search(rb"end_header[^\r\n]*(\r\n|\n|\r)?", data)
+    end = re.search(rb"(?:^|[\r\n])end_header[ \t]*(?:\r\n|\n|\r|$)", data)
     if not data.startswith(b"ply") or end is None:
         raise ValueError("it does not begin with a PLY header")
     head = text_of(data[: end.start()])
@@ -62,10 +62,12 @@ def read_off(path: Path) -> Contents:
 
 
 def _off_colors(rest: list[list[str]]) -> str:
-    """The header for colours that stand at the end of every line: whole numbers to 255, or others to 1."""
+    """The header for colours that stand at the end of every line: whole numbers to 255, or others to 1, which many
+    programs write without a point where they are 0 or 1."""
     if not rest or min(map(len, rest)) < 3:
         return ""
-    kind = "uchar" if all(word.isdigit() for row in rest for word in row[:3]) else "float"
+    words = {word for row in rest for word in row[:3]}
+    kind = "uchar" if all(word.isdigit() for word in words) and not words <= {"0", "1"} else "float"
     return "".join(f"property {kind} {name}\n" for name in [*COLORS[0], "alpha", "more"][: min(map(len, rest))])
 
 
