@@ -99,7 +99,7 @@ def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
     if path is None:
         raise PriorError(
             f"expected a .safetensors checkpoint in models/checkpoints, got {name or 'none'}: put one there "
-            f"and press R, "
+            f"and reload the page, "
             "or choose the bundled tiny prior"
         )
     read_header(Path(path))
@@ -136,7 +136,7 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
     path = diffusers().get(name or "")
     if path is None:
         raise PriorError(
-            f"expected a diffusers folder below models/diffusers, got {name or 'none'}: put one there and press R, or "
+            f"expected a diffusers folder below models/diffusers, got {name or 'none'}: put one there and reload the page, or "
             "choose the bundled tiny prior"
         )
     if is_tiny(path):
