@@ -66,6 +66,12 @@ def common_inputs() -> list[Any]:
     ]
 
 
+def _given(**values: Any) -> dict[str, str]:
+    """What is not at "auto"; a wire may bring a number, or None, which is auto."""
+    texts = {key: reflect.AUTO if value is None else str(value).strip() for key, value in values.items()}
+    return {key: text for key, text in texts.items() if text not in ("", reflect.AUTO)}
+
+
 class DistillLoss(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -140,15 +146,11 @@ class DistillLoss(io.ComfyNode):
         own = reflect.chosen(settings, {key: value for key, value in method.items() if key != "method"})
         check_model(model)
         check_width(model, prompts)
-        given = {"weighting": weighting, "clip": clip, "normalise": normalise}
-        gradient: dict[str, Any] = {
-            key: value for key, value in given.items() if value.strip() not in ("", reflect.AUTO)
-        }
-        if gradient.get("clip", "").strip().lower() == "none":
+        gradient: dict[str, Any] = _given(weighting=weighting, clip=clip, normalise=normalise)
+        if gradient.get("clip", "").lower() == "none":
             gradient["clip"] = None
         GradientSettings(**gradient)
-        window = {"minimum": t_min, "maximum": t_max}
-        window = {key: value for key, value in window.items() if value.strip() not in ("", reflect.AUTO)}
+        window = _given(minimum=t_min, maximum=t_max)
         for key, value in window.items():
             schedule(WINDOW[key], value)
         return io.NodeOutput(

@@ -136,8 +136,8 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
     path = diffusers().get(name or "")
     if path is None:
         raise PriorError(
-            f"expected a diffusers folder below models/diffusers, got {name or 'none'}: put one there and reload the page, or "
-            "choose the bundled tiny prior"
+            f"expected a diffusers folder below models/diffusers, got {name or 'none'}: put one there and reload the "
+            "page, or choose the bundled tiny prior"
         )
     if is_tiny(path):
         model, clip, vae = load_tiny(path)

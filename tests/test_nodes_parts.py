@@ -148,6 +148,11 @@ def test_the_workflow_of_a_prompt_is_the_page_s(pack: ModuleType) -> None:
     assert {of(extra) for extra in (None, {}, {"workflow": None}, {"workflow": {}}, {"workflow": "x"}, [])} == {""}
 
 
+def test_numbers_and_none_through_a_wire_are_what_they_would_be_as_text(pack: ModuleType) -> None:
+    plain, wired = loss(t_max="0.5"), loss(t_min=None, t_max=0.5, weighting=None, clip=None)
+    assert wired.window == plain.window and wired.gradient == plain.gradient == {}
+
+
 def test_a_menu_that_a_wire_fills_is_asked_when_the_wire_has_spoken(pack: ModuleType) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
     optimise(iterations=2)
