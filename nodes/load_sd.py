@@ -99,8 +99,7 @@ def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
     if path is None:
         raise PriorError(
             f"expected a .safetensors checkpoint in models/checkpoints, got {name or 'none'}: put one there "
-            f"and reload the page, "
-            "or choose the bundled tiny prior"
+            "and reload the page, or choose the bundled tiny prior"
         )
     read_header(Path(path))
     directories = folder_paths.get_folder_paths("embeddings")
