@@ -141,7 +141,7 @@ class Panel {
     if (!answer.ok) return;
     const found = await answer.json();
     const known = found.points ?? [];
-    const since = this.points.filter((point) => point.iteration > (known.at(-1)?.iteration ?? Infinity));
+    const since = this.points.filter((point) => point.iteration > (known.at(-1)?.iteration ?? -Infinity));
     if (found.points) this.points = [...known, ...since];
     this.note = found.note ?? this.note;
     this.running = Boolean(found.running);

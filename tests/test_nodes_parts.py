@@ -142,6 +142,16 @@ def test_copies_of_a_workflow_do_not_see_each_other_s_runs(pack: ModuleType) -> 
     assert board.history("7:3", "a") == {}
 
 
+def test_a_warning_stands_behind_the_note_for_a_page_that_comes_later(pack: ModuleType) -> None:
+    events = importlib.import_module("pack.distill3d.optimize.events")
+    watch = get("host.watch").Watch("9", 10, {"note": "no guidance scale"}, "f00d")
+    for text in ("memory ran out", "nothing is left"):
+        watch(events.Warned(text, 3))
+    assert get("host.stop").BOARD.history("9", "f00d")["note"] == "no guidance scale; nothing is left"
+    watch.note("estimate")
+    assert get("host.stop").BOARD.history("9", "f00d")["note"] == "estimate"
+
+
 def test_the_workflow_of_a_prompt_is_the_page_s(pack: ModuleType) -> None:
     of = get("host.watch").workflow_of
     assert of({"workflow": {"id": "f00d"}}) == "f00d"

@@ -129,6 +129,9 @@ class Watch:
     def note(self, text: str) -> None:
         """What is shown behind the chart's words, on a page that comes later too."""
         self._note = text
+        self._noted(text)
+
+    def _noted(self, text: str) -> None:
         BOARD.note(self._key, text)
         self._send("distill3d.note", {"message": text})
 
@@ -147,7 +150,7 @@ class Watch:
         if isinstance(event, Step):
             self._step(event)
         elif isinstance(event, Warned):
-            self.note("; ".join(part for part in (self._note, event.message) if part))
+            self._noted("; ".join(part for part in (self._note, event.message) if part))  # of warnings, the last
         elif isinstance(event, Checkpointed):
             self._send("distill3d.checkpoint", {"iteration": event.iteration})
 
