@@ -28,7 +28,6 @@ from distill3d import methods
 from distill3d.cli import app, main, resume
 from distill3d.cli import generate as generate_module
 from distill3d.cli import model as model_module
-from distill3d.cli.app import free_folder, slug
 from distill3d.cli.generate import KEPT, MODEL_KEPT, Generate
 from distill3d.cli.model import ModelFlags, bundled
 from distill3d.cli.progress import ProgressLine
@@ -40,7 +39,6 @@ from distill3d.optimize import checkpoint as checkpoints
 from distill3d.optimize.events import Step
 from distill3d.optimize.fit import Cost
 from distill3d.priors.load import bundled_prior_path
-from distill3d.prompts import Sector, format_sectors
 
 FAST = ["--iterations", "3", "--resolution", "16", "--render.samples-per-ray", "24", "--turntable-frames", "4"]
 SMALL = ["--texture.size", "64", "--texture.unwrap", "box"]
@@ -385,11 +383,6 @@ def test_a_resumed_run_s_curves_begin_with_the_run_and_its_folder_is_kept_to_one
     assert not list(tmp_path.rglob(".lock"))
 
 
-def test_a_prompt_in_any_script_names_a_folder() -> None:
-    assert slug("A red cube!") == "a-red-cube" and slug("ein röter Würfel 立方体") == "ein-roter-wurfel"
-    assert slug("立方体 🟥") == "object" and slug("red→cube") == "red-cube"
-
-
 def test_every_setting_that_the_page_of_methods_names_is_one() -> None:
     text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
     inline = [
@@ -432,25 +425,6 @@ def test_a_printed_command_is_one_of_this_system_s_shell(
 ) -> None:
     monkeypatch.setattr(app.sys, "platform", platform)
     assert app.command_line(["distill3d", "export", r"out\a red cube"]) == line
-
-
-def test_two_runs_never_claim_one_folder(tmp_path: Path) -> None:
-    assert [free_folder(tmp_path / "run").name for _ in range(3)] == ["run", "run-2", "run-3"]
-
-
-def test_an_output_folder_that_leads_nowhere_is_told_and_not_counted_past(tmp_path: Path) -> None:
-    (tmp_path / "output").symlink_to(tmp_path / "not mounted")
-    with pytest.raises(OutputError, match="choose another output folder"):
-        free_folder(tmp_path / "output" / "run")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="choose another output folder"):
-        free_folder(tmp_path / "file" / "run")
-
-
-def test_sectors_as_a_long_text_are_no_file_name() -> None:
-    json_text = format_sectors([Sector("a" * 300, "", prefix="photo of ")])
-    assert json_text.startswith("[") and app._sector_text(json_text) == json_text
-    assert app._sector_text("side " * 60) == "side " * 60
 
 
 def test_the_bundled_model_named_explicitly_keeps_its_presets() -> None:
@@ -499,19 +473,6 @@ def test_an_output_folder_may_hold_what_file_managers_leave_and_a_beginning_of_t
     (tmp_path / "sds").mkdir()
     (tmp_path / mark).touch()
     resume.refuse_filled(tmp_path, [mark])
-
-
-def test_flags_are_found_however_they_are_written() -> None:
-    for arguments in (["--method", "ASD"], ["--method=ASD"], ["x", "--method", "sds", "--method", "ASD"]):
-        assert app.given(arguments, "method", "sds") == "ASD"
-        assert app.given(app.lowered(arguments, "method"), "method", "sds") == "asd"
-    assert app.given(["--mesh_format=OBJ", "-x"], "mesh-format", "") == "OBJ"
-    assert app.lowered(["--mesh_format=OBJ", "A B", "--method"], "mesh-format") == [
-        "--mesh_format=obj",
-        "A B",
-        "--method",
-    ]
-    assert app.given(["--method"], "method", "sds") == "sds"
 
 
 @pytest.mark.parametrize(("width", "wide"), [(60, False), (80, False), (109, False), (110, True), (200, True)])

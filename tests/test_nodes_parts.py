@@ -129,59 +129,9 @@ def test_views_join_only_where_the_host_would_join_them(pack: ModuleType) -> Non
     assert conditioning.joinable(conds(Regular, 19, 19)) and not conditioning.joinable(conds(Regular, 19, 23))
 
 
-def test_copies_of_a_workflow_do_not_see_each_other_s_runs(pack: ModuleType) -> None:
-    board = get("host.stop").Board()
-    stopped = board.begin(("a", "3"), {"method": "SDS"})
-    board.add(("a", "3"), {"iteration": 1})
-    assert board.history("3", "b") == {} and not board.stop("3", "b") and not stopped.is_set()
-    assert board.history("3", "a")["points"] == [{"iteration": 1}]
-    board.begin(("b", "3"), {"method": "CSD"})
-    assert board.history("3", "a")["method"] == "SDS" and board.history("3", "b")["method"] == "CSD"
-    assert board.history("3")["method"] == "CSD", "who names no workflow means the last"
-    assert board.stop("3", "a") and stopped.is_set()
-    assert board.history("7:3", "a") == {}
-
-
-def test_a_warning_stands_behind_the_note_for_a_page_that_comes_later(pack: ModuleType) -> None:
-    events = importlib.import_module("pack.distill3d.optimize.events")
-    watch = get("host.watch").Watch("9", 10, {"note": "no guidance scale"}, "f00d")
-    for text in ("memory ran out", "nothing is left"):
-        watch(events.Warned(text, 3))
-    assert get("host.stop").BOARD.history("9", "f00d")["note"] == "no guidance scale; nothing is left"
-    watch.note("estimate")
-    assert get("host.stop").BOARD.history("9", "f00d")["note"] == "estimate"
-
-
-def test_the_workflow_of_a_prompt_is_the_page_s(pack: ModuleType) -> None:
-    of = get("host.watch").workflow_of
-    assert of({"workflow": {"id": "f00d"}}) == "f00d"
-    assert {of(extra) for extra in (None, {}, {"workflow": None}, {"workflow": {}}, {"workflow": "x"}, [])} == {""}
-
-
 def test_numbers_and_none_through_a_wire_are_what_they_would_be_as_text(pack: ModuleType) -> None:
     plain, wired = loss(t_max="0.5"), loss(t_min=None, t_max=0.5, weighting=None, clip=None)
     assert wired.window == plain.window and wired.gradient == plain.gradient == {}
-
-
-def test_a_menu_that_a_wire_fills_is_asked_when_the_wire_has_spoken(pack: ModuleType) -> None:
-    errors = importlib.import_module("pack.distill3d.errors")
-    optimise(iterations=2)
-    for node in (get("optimizer").Resume, get("field").LoadField):
-        assert node.validate_inputs(None) is True
-        assert node.fingerprint_inputs(None) != node.fingerprint_inputs(None), "not a number: never in the cache"
-        with pytest.raises(errors.CheckpointError, match="choose one from the menu"):
-            node.execute(None)
-
-
-def test_diffusers_folders_behind_links_are_listed(pack: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
-    load_sd = get("load_sd")
-    for name in ("elsewhere/sd15", "models/sd21"):
-        (tmp_path / name / "unet").mkdir(parents=True)
-        (tmp_path / name / "model_index.json").touch()
-    (tmp_path / "models" / "linked").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "models" / "round").symlink_to(tmp_path / "models")
-    monkeypatch.setattr(load_sd.folder_paths, "get_folder_paths", lambda kind: [str(tmp_path / "models")])
-    assert list(load_sd.diffusers()) == ["linked/sd15", "sd21"]
 
 
 # ---- FreeU
@@ -324,59 +274,6 @@ def test_a_bad_end_of_the_window_is_refused_by_its_own_node_and_name(pack: Modul
         loss(**given)
 
 
-@pytest.mark.parametrize("prefix", ["x\0y", "a" * 300], ids=["nul", "long"])
-def test_a_prefix_no_file_system_takes_is_an_output_error(pack: ModuleType, prefix: str) -> None:
-    errors = importlib.import_module("pack.distill3d.errors")
-    for make in (get("host.folders").new_folder, lambda prefix: get("host.folders").new_file(prefix, "glb")):
-        with pytest.raises(errors.OutputError):
-            make(prefix)
-
-
-def test_two_servers_that_save_into_one_folder_replace_nothing_of_each_other(pack: ModuleType) -> None:
-    folders = get("host.folders")
-    path, subfolder = folders.new_file("distill3d/mesh", "glb")
-    assert (path.name, subfolder) == ("mesh_00001_.glb", "distill3d") and not path.exists()
-    path.write_bytes(b"of the other")
-    assert folders.unused(path) == path.with_name("mesh_00002_.glb")
-    assert folders.new_file("distill3d/mesh", "glb")[0] == path.with_name("mesh_00002_.glb")
-    last = path.with_name("mesh_99999_.glb")
-    last.touch()
-    assert folders.unused(last).name == "mesh_100000_.glb"
-    taken = [folders.new_folder("distill3d/run/t").name for _ in range(2)]
-    assert taken == ["t_00001_", "t_00002_"]
-
-
-def test_a_run_that_another_process_works_on_is_not_resumed(pack: ModuleType) -> None:
-    errors, locks = (importlib.import_module(f"pack.distill3d.{name}") for name in ("errors", "locks"))
-    optimise(iterations=2)
-    resume = get("optimizer").Resume
-    held = resume.execute("latest").args[0]
-    before = (held.folder / "checkpoint.safetensors").read_bytes()
-    with locks.claimed(held.folder), pytest.raises(errors.OutputError, match=r"process \d+ does"):
-        optimise(iterations=2, resume=held)
-    assert (held.folder / "checkpoint.safetensors").read_bytes() == before
-    assert optimise(iterations=2, resume=held).args[0] is not None
-    assert not list(held.folder.glob(".lock"))
-
-
-@pytest.mark.parametrize("lacking", ["unet", "vae", "text_encoder"])
-def test_a_diffusers_folder_of_another_kind_is_told_before_the_host_stumbles(
-    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
-) -> None:
-    errors, load_sd = importlib.import_module("pack.distill3d.errors"), get("load_sd")
-    for part, stem in (
-        ("unet", "diffusion_pytorch_model"),
-        ("vae", "diffusion_pytorch_model"),
-        ("text_encoder", "model"),
-    ):
-        (tmp_path / part).mkdir()
-        if part != lacking:
-            (tmp_path / part / f"{stem}.fp16.safetensors").touch()
-    monkeypatch.setattr(load_sd, "diffusers", lambda: {"a": tmp_path})
-    with pytest.raises(errors.PriorError, match=f"without weights in {lacking}: copy"):
-        load_sd.load_folder("a")
-
-
 def test_models_that_cannot_be_distilled_are_refused_with_advice(pack: ModuleType) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
     check = get("distill_loss").check_model
@@ -399,20 +296,6 @@ def test_models_that_cannot_be_distilled_are_refused_with_advice(pack: ModuleTyp
         prompts("   ")
     with pytest.raises(errors.SettingsError, match="expected a radiance field, got Tensor"):
         get("mesh_export").MeshExport.execute(torch.zeros(1), "x", "glb")
-
-
-def test_files_outside_the_output_folder_are_refused(pack: ModuleType, tmp_path: Path) -> None:
-    errors = importlib.import_module("pack.distill3d.errors")
-    folders = get("host.folders")
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "checkpoint.safetensors").write_bytes(b"x")
-    assert get("field").LoadField.validate_inputs("../secret").startswith("expected a folder inside")
-    assert "found none" in get("optimizer").Resume.validate_inputs("distill3d/none")
-    assert get("optimizer").Resume.validate_inputs("latest") is True
-    with pytest.raises(errors.CheckpointError, match="run NeRF Optimizer first"):
-        folders.inside("latest", folders.RUNS)
-    with pytest.raises(errors.OutputError, match="inside the output folder"):
-        folders.new_folder("../../elsewhere/run")
 
 
 def test_a_full_disk_is_an_output_error_and_leaves_no_half_file(

@@ -29,8 +29,8 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
     Raises:
         OutputError: a prefix that leads out of the output folder, or to a folder that cannot be made.
     """
-    if not isinstance(prefix, str):
-        raise OutputError(f"expected a file prefix, got {prefix!r}: write e.g. {ROOT}/cube")
+    if not isinstance(prefix, str) or "\0" in prefix:
+        raise OutputError(f"expected a file prefix of letters, got {prefix!r}: write e.g. {ROOT}/cube")
     try:
         folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix.strip() or ROOT, str(output()))
     except OSError as error:
@@ -44,8 +44,6 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
 
 def new_folder(prefix: str) -> Path:
     """A folder of a number not used yet, made and proven writable. Raises ``OutputError``."""
-    if not isinstance(prefix, str) or "\0" in prefix:
-        raise OutputError(f"expected a file prefix of letters, got {prefix!r}: write e.g. {RUNS}")
     parent, name, number, _ = numbered(prefix)
     make_folder(parent)
     while True:
@@ -68,8 +66,8 @@ def new_file(prefix: str, suffix: str) -> tuple[Path, str]:
     try:
         path.touch()
         path.unlink()
-    except (OSError, ValueError) as error:
-        raise output_error(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    except OSError as error:
+        raise output_error(path, error) from error
     return path, subfolder
 
 
