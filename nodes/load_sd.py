@@ -9,11 +9,13 @@ from typing import Any
 import comfy.diffusers_load
 import comfy.sd
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..distill3d.errors import PriorError, is_out_of_memory
 from ..distill3d.priors.folder import read_json
 from ..distill3d.priors.load import bundled_prior_path
+from ..distill3d.priors.parts import abar_from_scheduler
 from ..distill3d.priors.weights import read_header
 from .host.tags import Tag, put_tag
 from .host.tiny import is_tiny, load_tiny
@@ -164,17 +166,31 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
 
 
 def as_its_scheduler_says(model: Any, path: Path) -> Any:
-    """MODEL with the parameterisation of the folder's scheduler; the host does not read it and guesses by weights."""
+    """MODEL with the noise schedule and the prediction of the folder's scheduler.
+
+    The host does not read it and guesses the prediction by weights; its schedule is Stable Diffusion's.
+
+    Raises:
+        PriorError: the scheduler is of a kind whose noise levels are not known.
+    """
     file = path / "scheduler" / "scheduler_config.json"
     if not file.exists():
         return model
-    from comfy.model_sampling import V_PREDICTION
+    from comfy.model_sampling import V_PREDICTION, rescale_zero_terminal_snr_sigmas
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     config = read_json(file)
     sampling = model.get_model_object("model_sampling")
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     v = config.get("prediction_type") == "v_prediction" or isinstance(sampling, V_PREDICTION)
-    if isinstance(sampling, V_PREDICTION) == v and not zero_snr:
+    abar = abar_from_scheduler({**config, "rescale_betas_zero_snr": False}, str(file))
+    sigmas = ((1 - abar) / abar).sqrt()
+    if zero_snr:
+        sigmas = rescale_zero_terminal_snr_sigmas(sigmas)
+    known = sampling.sigmas.to(sigmas)
+    same = len(known) == len(sigmas) and torch.allclose(known, sigmas, rtol=1e-4)
+    if same and isinstance(sampling, V_PREDICTION) == v:
         return model
-    return ModelSamplingDiscrete().patch(model, "v_prediction" if v else "eps", zero_snr)[0]
+    patched = ModelSamplingDiscrete().patch(model, "v_prediction" if v else "eps", zero_snr)[0]
+    patched.get_model_object("model_sampling").set_sigmas(sigmas)
+    return patched
