@@ -123,11 +123,43 @@ def test_smoothing_takes_ripples_and_keeps_volume() -> None:
     solid = trimesh.creation.icosphere(4)
     ripple = np.random.default_rng(0).normal(0, 0.01, len(solid.vertices))
     rough = solid.vertices * (1 + ripple[:, None])
-    smooth = clean.smooth(rough, np.asarray(solid.faces), 10)
+    smooth, coarse = clean.smooth(rough, np.asarray(solid.faces), 10)
     before, after = (np.linalg.norm(v, axis=1).std() for v in (rough, smooth))
     assert after < 0.4 * before
     volumes = [clean.signed_volume(v, np.asarray(solid.faces)) for v in (rough, smooth)]
-    assert volumes[1] == pytest.approx(volumes[0], rel=1e-4)
+    assert volumes[1] == pytest.approx(volumes[0], rel=1e-9)
+    assert coarse == 0
+
+
+@pytest.mark.parametrize(
+    "solid", [trimesh.creation.box((1, 2, 3)), trimesh.creation.icosphere(0), trimesh.creation.cone(1, 2, sections=16)]
+)
+@pytest.mark.parametrize("passes", [1, 5, 200])
+def test_smoothing_does_not_melt_what_has_few_faces(solid: trimesh.Trimesh, passes: int) -> None:
+    points, coarse = clean.smooth(solid.vertices, np.asarray(solid.faces), passes)
+    assert clean.signed_volume(points, solid.faces) == pytest.approx(solid.volume, rel=1e-9)
+    assert (np.ptp(points, axis=0) / solid.extents) == pytest.approx(1, abs=0.35)
+    assert coarse == 1 or passes == 1
+
+
+def test_every_part_keeps_its_own_volume_in_smoothing_and_sheets_keep_their_border() -> None:
+    ball, dice = trimesh.creation.icosphere(3), trimesh.creation.icosphere(2, radius=0.1)
+    dice.apply_translation([2, 0, 0])
+    both = trimesh.util.concatenate([ball, dice])
+    points, coarse = clean.smooth(both.vertices, np.asarray(both.faces), 20)
+    parts = trimesh.Trimesh(points, both.faces).split()
+    assert sorted(part.volume for part in parts) == pytest.approx(sorted([ball.volume, dice.volume]), rel=1e-9)
+    assert coarse == 0
+
+    x, y = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9), indexing="ij")
+    bumps = np.random.default_rng(0).normal(0, 0.02, x.shape)
+    rim = (np.minimum(x, y) == 0) | (np.maximum(x, y) == 1)
+    sheet = np.stack([x, y, np.where(rim, 0, bumps)], -1).reshape(-1, 3)
+    corner = np.arange(81).reshape(9, 9)
+    quads = np.stack([corner[:-1, :-1], corner[1:, :-1], corner[1:, 1:], corner[:-1, 1:]], -1).reshape(-1, 4)
+    flat, _ = clean.smooth(sheet, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]), 50)
+    assert np.array_equal(flat[rim.reshape(-1)], sheet[rim.reshape(-1)])
+    assert flat[:, 2].std() < 0.3 * sheet[:, 2].std()
 
 
 def test_winding_number_of_a_point() -> None:

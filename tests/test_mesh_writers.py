@@ -19,10 +19,10 @@ import trimesh
 from mesh_fields import CORNERS, WavyField, poster
 
 from distill3d.errors import OutputError, SettingsError
-from distill3d.mesh import MeshSettings, SurfaceMesh, TextureSettings, build, write
+from distill3d.mesh import MeshSettings, SurfaceMesh, TextureSettings, build, convert, write
 from distill3d.mesh.color import srgb_to_linear
 from distill3d.mesh.load import read_parts
-from distill3d.mesh.writers import joined, watertight
+from distill3d.mesh.writers import double_sided, joined
 
 SUFFIXES = ["glb", "obj", "ply"]
 ALL = [*SUFFIXES, "stl", "usdz"]
@@ -125,6 +125,39 @@ def test_holes_make_the_material_double_sided(mesh: SurfaceMesh, tmp_path: Path)
     mesh.faces = mesh.faces[1:]
     document, _ = read_glb(write(mesh, tmp_path / "a.glb").read_bytes())
     assert document["materials"][0]["doubleSided"] is True
+
+
+@pytest.mark.parametrize("inward", ["all", "one part"])
+def test_what_faces_inward_is_seen_from_both_sides_and_said(inward: str, tmp_path: Path) -> None:
+    near, far = trimesh.creation.box(), trimesh.creation.icosphere(1)
+    far.apply_translation([3, 0, 0])
+    far.invert()
+    if inward == "all":
+        near.invert()
+    trimesh.util.concatenate([near, far]).export(tmp_path / "a.off")
+    mesh = convert(read_parts(tmp_path / "a.off"))
+    document, _ = read_glb(write(mesh, tmp_path / "a.glb").read_bytes())
+    assert document["materials"][0]["doubleSided"] is True
+    assert (
+        "uniform bool doubleSided = 1" in zipfile.ZipFile(write(mesh, tmp_path / "a.usdz")).read("object.usda").decode()
+    )
+    assert any("faces inward" in text for text in mesh.report["warnings"])
+
+
+@pytest.mark.parametrize("suffix", ["obj", "usdz"])
+def test_text_keeps_every_digit_of_a_vertex(suffix: str, tmp_path: Path) -> None:
+    ball = trimesh.creation.icosphere(2, radius=0.5)
+    ball.apply_translation([400, 0, 0])
+    ball.export(tmp_path / "a.ply")
+    mesh = convert(read_parts(tmp_path / "a.ply"))
+    path = write(mesh, tmp_path / f"b.{suffix}")
+    text = path.read_text() if suffix == "obj" else zipfile.ZipFile(path).read("object.usda").decode()
+    if suffix == "obj":
+        rows = [line.split()[1:4] for line in text.splitlines() if line.startswith("v ")]
+    else:
+        rows = re.findall(r"\(([^()]*)\)", text.split("points = [")[1].split("]")[0])
+        rows = [row.split(",") for row in rows]
+    assert {tuple(row) for row in np.float32(rows).tolist()} == {tuple(row) for row in mesh.vertices.tolist()}
 
 
 def large() -> SurfaceMesh:
@@ -266,7 +299,7 @@ def test_a_seam_is_no_hole() -> None:
     baked = build(field, settings=MeshSettings(resolution=24), texture=TextureSettings(size=64, unwrap="box"))
     plain = build(field, settings=MeshSettings(resolution=24))
     assert len(baked.vertices) > len(plain.vertices)
-    assert watertight(baked)
+    assert not double_sided(baked)
     first, place = joined(baked)
     assert len(first) == len(plain.vertices) and np.array_equal(baked.vertices[first][place], baked.vertices)
 

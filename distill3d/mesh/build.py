@@ -33,12 +33,14 @@ TINY_CELLS = 8
 
 @dataclass(frozen=True)
 class _Solid:
-    """A surface before and after decimation, float32, and what :func:`clean.inspect` says of the latter."""
+    """A surface before and after decimation, float32, what :func:`clean.inspect` says of the latter, and of how many
+    parts smoothing stopped early."""
 
     dense: tuple[Floats, Ints]
     vertices: Floats
     faces: Ints
     facts: dict
+    coarse: int
 
 
 def extract(
@@ -110,7 +112,7 @@ def build(
         "faces_found": len(surface.faces),
         **solid.facts,
     }
-    report["warnings"] = _warnings(surface, report, spacing)
+    report["warnings"] = _warnings(surface, report, spacing) + smoothing_warnings(solid.coarse)
     mesh = SurfaceMesh(solid.vertices, solid.faces, normals, colors, level, report)
     if texture is not None and texture.size:
         dense_normals = color.face_weighted_normals(*solid.dense)
@@ -128,7 +130,8 @@ def _cleaned(surface: Surface, settings: MeshSettings, notify: OnStage) -> tuple
     notify("clean", 0.0)
     vertices, faces, found, kept = clean.keep_components(surface.vertices, surface.faces, settings.component_share)
     vertices, faces = clean.weld(vertices, faces)
-    vertices = np.clip(clean.smooth(vertices, faces, settings.smooth), -1, 1)
+    vertices, coarse = clean.smooth(vertices, faces, settings.smooth)
+    vertices = np.clip(vertices, -1, 1)
     notify("clean", 0.2)
     low, low_faces = clean.decimate(
         vertices, faces, settings.face_budget, lambda share: notify("clean", 0.2 + 0.7 * share)
@@ -136,7 +139,7 @@ def _cleaned(surface: Surface, settings: MeshSettings, notify: OnStage) -> tuple
     facts = clean.inspect(low, low_faces)
     notify("clean", 1.0)
     dense = np.ascontiguousarray(vertices, np.float32), faces
-    return _Solid(dense, np.ascontiguousarray(low, np.float32), low_faces, facts), found, kept
+    return _Solid(dense, np.ascontiguousarray(low, np.float32), low_faces, facts, coarse), found, kept
 
 
 def textured(mesh: SurfaceMesh, paint: Paint, settings: TextureSettings, notify: OnStage) -> SurfaceMesh:
@@ -235,7 +238,8 @@ def closedness_warnings(
     ``cure`` is what the user may do about it; a mesh that came with its holes has none here.
     """
     if report["watertight"]:
-        return []
+        inward = "the surface faces inward, and printers take it for a hole: flip its faces where it was made"
+        return [inward] if report["volume"] < 0 else []
     if report["boundary_edges"]:
         return [
             f"the mesh has {report['holes']} hole{'s' * (report['holes'] > 1)} ({report['boundary_edges']} open edges):"
@@ -247,6 +251,14 @@ def closedness_warnings(
             f" faces: it renders well, and printing or boolean operations may need a repair{cure}"
         ]
     return ["the mesh has no hole, but some faces look inward: recompute its normals where that matters"]
+
+
+def smoothing_warnings(parts: int) -> list[str]:
+    """What to say of parts that ``clean.smooth`` made fewer passes over than it was asked for."""
+    if parts == 0:
+        return []
+    which = "1 part has" if parts == 1 else f"{parts} parts have"
+    return [f"{which} so few faces that more smoothing would melt them: smoothed less than asked for"]
 
 
 def _ignore(name: str, fraction: float) -> None:

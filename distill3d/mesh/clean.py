@@ -19,7 +19,6 @@ from scipy.sparse.csgraph import connected_components
 
 from ..errors import OutOfMemoryError
 from . import child
-from .color import summed_normals
 from .types import Ints
 
 Points = NDArray[np.float64]
@@ -28,6 +27,8 @@ WELD_DISTANCE = 1e-6
 """Vertices that round to the same multiple of this become one; the finest lattice's vertices stay 4 times apart."""
 TAUBIN = (0.5, -0.53)
 """Factors ``lambda`` and ``mu`` of the smoothing."""
+MELTED = 0.8
+"""Share of a part's volume or area below which no pass of smoothing may take it; what is lost is scaled back."""
 AGGRESSIVENESS = (5.0, 3.0, 1.0)
 """fast-simplification's haste, tried in turn until a closed surface stays closed and keeps its volume."""
 CHILD_FACES = 200_000
@@ -119,21 +120,37 @@ def weld(vertices: Points, faces: Ints, distance: float = WELD_DISTANCE) -> tupl
     return compact(vertices, faces[np.sort(single)])
 
 
-def is_closed(faces: Ints) -> bool:
-    """Every directed edge appears once and meets its opposite once: no hole, no fold, one orientation."""
-    if len(faces) == 0:
-        return False
+def _paired(faces: Ints) -> NDArray[np.bool_]:
+    """``(3 F,)`` of each half edge, whether it comes once and so does its opposite."""
     edges = half_edges(faces)
     span = int(faces.max()) + 1
     forward, backward = edges[:, 0] * span + edges[:, 1], edges[:, 1] * span + edges[:, 0]
-    unique = np.unique(forward)
-    return len(unique) == len(forward) and bool(np.array_equal(unique, np.unique(backward)))
+    keys, number, count = np.unique(forward, return_inverse=True, return_counts=True)
+    single = keys[count == 1]
+    return np.asarray((count[number.reshape(-1)] == 1) & np.isin(backward, single))
+
+
+def is_closed(faces: Ints) -> bool:
+    """Every directed edge appears once and meets its opposite once: no hole, no fold, one orientation."""
+    return len(faces) > 0 and bool(_paired(faces).all())
 
 
 def signed_volume(vertices: Points, faces: Ints) -> float:
     """Volume by the divergence theorem, positive when a closed surface faces outward."""
+    return float(_cones(vertices, faces).sum())
+
+
+def _cones(vertices: Points, faces: Ints) -> NDArray[np.float64]:
+    """``(F,)`` signed volumes between each face and the origin."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
-    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
+    volumes: NDArray[np.float64] = np.einsum("ij,ij->i", a, np.cross(b, c)) / 6
+    return volumes
+
+
+def part_volumes(vertices: Points, faces: Ints) -> NDArray[np.float64]:
+    """``(parts,)`` signed volume of each part that hangs together; below 0 one that is closed and faces inward."""
+    count, labels = component_labels(faces, len(vertices))
+    return np.bincount(labels, _cones(vertices, faces), count)
 
 
 def decimate(
@@ -187,30 +204,49 @@ def _collapse(
     return np.asarray(points, np.float64), np.asarray(triangles, np.int64)
 
 
-def smooth(vertices: Points, faces: Ints, passes: int) -> Points:
-    """Taubin smoothing, then every vertex moved along its normal so that the volume is what it was.
+def smooth(vertices: Points, faces: Ints, passes: int) -> tuple[Points, int]:
+    """Taubin smoothing; every closed part is then scaled about its middle to the volume that it had.
 
     "A Signal Processing Approach To Fair Surface Design" (Taubin 1995): a step towards the neighbours' mean with
-    factor ``lambda`` and one away from it with ``mu``, which passes low frequencies unchanged.
+    factor ``lambda`` and one away from it with ``mu``, which passes low frequencies unchanged. Borders of open sheets
+    stay where they are. A part of few large faces is all high frequencies and would melt: before a pass takes its
+    volume (its area, where it is open) below ``MELTED``, it is left as it is.
+
+    Returns:
+        the vertices, and of how many parts fewer passes were made.
     """
     if passes == 0:
-        return vertices
-    edges = _edges(faces)[0]
+        return vertices, 0
+    edges, uses = _edges(faces)
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
     degree = np.bincount(rows, minlength=len(vertices)).clip(1)
     mean = coo_matrix((1 / degree[rows], (rows, columns)), shape=(len(vertices),) * 2).tocsr()
-    points = vertices
+    count, labels = component_labels(faces, len(vertices))
+    part = np.zeros(len(vertices), np.int64)
+    part[faces] = labels[:, None]
+    moves = np.ones((len(vertices), 1))
+    moves[edges[uses == 1]] = 0
+    closed = np.bincount(np.tile(labels, 3), ~_paired(faces), count) == 0
+
+    def sizes(points: Points) -> NDArray[np.float64]:
+        volume = np.abs(np.bincount(labels, _cones(points - middle[part], faces), count))
+        return np.where(closed, volume, np.bincount(labels, face_areas(points, faces), count))
+
+    middle = np.zeros((count, 3))
+    np.add.at(middle, part, vertices)
+    middle /= np.bincount(part, minlength=count)[:, None]
+    wanted, points, going = sizes(vertices), vertices, np.ones(count, bool)
     for _ in range(passes):
+        moved = points
         for factor in TAUBIN:
-            points = points + factor * (mean @ points - points)
-    if not is_closed(faces):
-        return points
-    wanted = signed_volume(vertices, faces)
-    for _ in range(3):
-        normal = summed_normals(points, faces)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
-        points = points + (wanted - signed_volume(points, faces)) / face_areas(points, faces).sum() * normal
-    return points
+            moved = moved + factor * moves * (mean @ moved - moved)
+        going &= sizes(moved) >= MELTED * wanted
+        if not going.any():
+            break
+        points = np.where(going[part, None], moved, points)
+    grown = np.where(closed, np.cbrt(wanted / np.maximum(sizes(points), 1e-300)), 1.0)
+    points = middle[part] + grown[part, None] * (points - middle[part])
+    return points, int((~going).sum())
 
 
 def drop_cavities(vertices: Points, faces: Ints, poll: Callable[[float], None] | None = None) -> tuple[Points, Ints]:
@@ -222,9 +258,7 @@ def drop_cavities(vertices: Points, faces: Ints, poll: Callable[[float], None] |
     count, labels = component_labels(faces, len(vertices))
     if count == 1:
         return vertices, faces
-    a, b, c = (vertices[faces[:, k]] for k in range(3))
-    volume = np.bincount(labels, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
-    drop = volume < 0
+    drop = part_volumes(vertices, faces) < 0
     by_part = faces[np.argsort(labels, kind="stable")]
     starts = np.cumsum([0, *np.bincount(labels, minlength=count)])
     point = vertices[by_part[starts[:-1], 0]]

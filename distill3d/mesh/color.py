@@ -53,18 +53,13 @@ def tinted(color: NDArray, tint: NDArray | None) -> NDArray:
     return linear_to_srgb(np.clip(srgb_to_linear(color.astype(np.float64)) * tint, 0, 1))
 
 
-def summed_normals(vertices: NDArray, faces: Ints) -> NDArray[np.float64]:
-    """``(V, 3)`` sum over the vertex's faces of their normals, each twice as long as its face is large."""
-    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
-    weighted = np.cross(b - a, c - a)
-    return np.stack(
-        [sum(np.bincount(faces[:, k], weighted[:, axis], len(vertices)) for k in range(3)) for axis in range(3)], -1
-    )
-
-
 def face_weighted_normals(vertices: NDArray, faces: Ints) -> Floats:
     """``(V, 3)`` unit normals, each the area-weighted mean over the vertex's faces; +y where that vanishes."""
-    total = summed_normals(vertices, faces)
+    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
+    weighted = np.cross(b - a, c - a)
+    total = np.stack(
+        [sum(np.bincount(faces[:, k], weighted[:, axis], len(vertices)) for k in range(3)) for axis in range(3)], -1
+    )
     length = np.linalg.norm(total, axis=-1, keepdims=True)
     there = length > 1e-20 * min(1.0, float(length.max(initial=0.0)))
     unit = np.where(there, total / np.where(there, length, 1), [0.0, 1.0, 0.0])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import MeshFileError
 from . import clean, color
-from .build import closedness_warnings, placed, textured
+from .build import closedness_warnings, placed, smoothing_warnings, textured
 from .clean import is_closed
 from .load import merge
 from .paint import SamplePaint
@@ -93,7 +93,7 @@ def _reduced(
     if len(faces) == 0:
         vertices, faces = points.astype(np.float64), whole.faces
     vertices, faces, _, _ = clean.keep_components(vertices, faces, settings.component_share)
-    vertices = clean.smooth(vertices, faces, settings.smooth)
+    vertices, coarse = clean.smooth(vertices, faces, settings.smooth)
     vertices, faces = clean.decimate(vertices, faces, settings.face_budget, lambda share: notify("clean", share))
     notify("clean", 1.0)
     small = np.ascontiguousarray(vertices, np.float32)
@@ -101,7 +101,8 @@ def _reduced(
     source, faces, sharp = creased(small, faces, 180.0 if fine is None else TURN, fine)
     small, normals = small[source], sharp.astype(np.float32)
     colors, _ = paint.texels(small, normals)
-    return SurfaceMesh(small, faces, normals, colors, whole.level, dict(whole.report))
+    report = {**whole.report, "warnings": [*whole.report.get("warnings", ()), *smoothing_warnings(coarse)]}
+    return SurfaceMesh(small, faces, normals, colors, whole.level, report)
 
 
 def _source_normals(vertices: Floats, faces: Ints, paint: SamplePaint) -> Floats:

@@ -59,12 +59,12 @@ class _Binary:
         return len(self.accessors) - 1
 
 
-def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool) -> bytes:
+def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, double_sided: bool) -> bytes:
     """The file's bytes.
 
     Args:
         metadata: JSON-ready; goes to ``asset.extras``.
-        watertight: a closed mesh is drawn single-sided, one with holes double-sided.
+        double_sided: whether viewers draw the backs of faces.
     """
     binary = _Binary()
     primitive = _primitive(mesh, binary)
@@ -78,7 +78,7 @@ def encode_glb(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool)
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "object"}],
         "meshes": [{"name": "object", "primitives": [primitive]}],
-        "materials": [{**material, "doubleSided": not watertight}],
+        "materials": [{**material, "doubleSided": double_sided}],
         **textures,
         "accessors": binary.accessors,
         "bufferViews": binary.views,

@@ -28,9 +28,9 @@ EXTRA_ID = 0x1986
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def encode_usdz(mesh: SurfaceMesh, metadata: dict[str, Any], *, watertight: bool) -> bytes:
+def encode_usdz(mesh: SurfaceMesh, metadata: dict[str, Any], *, double_sided: bool) -> bytes:
     """The archive's bytes; the metadata goes to the scene's ``customLayerData``."""
-    files: list[tuple[str, bytes]] = [("object.usda", _scene(mesh, metadata, watertight).encode())]
+    files: list[tuple[str, bytes]] = [("object.usda", _scene(mesh, metadata, double_sided).encode())]
     for name, pixels in _pictures(mesh):
         files.append((f"textures/{name}.png", encode_image(pixels)))
     sink = io.BytesIO()
@@ -61,7 +61,7 @@ def _tuples(array: NDArray, digits: int) -> str:
     return ", ".join("(" + ", ".join(f"{v:.{digits}g}" for v in row) + ")" for row in array.tolist())
 
 
-def _scene(mesh: SurfaceMesh, metadata: dict[str, Any], watertight: bool) -> str:
+def _scene(mesh: SurfaceMesh, metadata: dict[str, Any], double_sided: bool) -> str:
     low, high = mesh.vertices.min(0), mesh.vertices.max(0)
     # a JSON text is a valid usda string but for the delimiter it needs
     note = json.dumps(json.dumps(metadata)) if metadata else '""'
@@ -84,12 +84,12 @@ def Xform "Object" (kind = "component")
 {{
     def Mesh "Mesh" (prepend apiSchemas = ["MaterialBindingAPI"])
     {{
-        uniform bool doubleSided = {int(not watertight)}
+        uniform bool doubleSided = {int(double_sided)}
         uniform token subdivisionScheme = "none"
-        float3[] extent = [{_tuples(np.stack([low, high]), 8)}]
+        float3[] extent = [{_tuples(np.stack([low, high]), 9)}]
         int[] faceVertexCounts = [{", ".join(["3"] * len(mesh.faces))}]
         int[] faceVertexIndices = [{", ".join(map(str, mesh.faces.reshape(-1).tolist()))}]
-        point3f[] points = [{_tuples(mesh.vertices, 8)}]
+        point3f[] points = [{_tuples(mesh.vertices, 9)}]
         normal3f[] normals = [{_tuples(mesh.normals, 6)}] (interpolation = "vertex")
         {paint}
         rel material:binding = </Object/Material>

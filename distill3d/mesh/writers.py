@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import files
 from ..errors import SettingsError
 from .beside import is_free, mark
-from .clean import first_seen, is_closed
+from .clean import first_seen, is_closed, part_volumes
 from .gltf import encode_glb
 from .images import encode_image
 from .shade import places
@@ -61,9 +62,17 @@ def joined(mesh: SurfaceMesh) -> tuple[Ints, Ints]:
     return first_seen(places(np.concatenate([mesh.vertices, mesh.normals], 1))[:, None])
 
 
-def watertight(mesh: SurfaceMesh) -> bool:
-    """Whether the mesh is closed once its seams and creases are."""
-    return is_closed(places(mesh.vertices)[mesh.faces])
+def double_sided(mesh: SurfaceMesh) -> bool:
+    """Whether backs may be seen: some part is open once its seams and creases are closed, or faces inward."""
+    faces = places(mesh.vertices)[mesh.faces]
+    return not is_closed(faces) or bool((part_volumes(_placed(mesh, faces), faces) <= 0).any())
+
+
+def _placed(mesh: SurfaceMesh, faces: Ints) -> NDArray[np.float64]:
+    """Vertices by the number of their place."""
+    points = np.zeros((int(faces.max()) + 1, 3))
+    points[faces] = mesh.vertices[mesh.faces]
+    return points
 
 
 def encode_ply(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
@@ -118,9 +127,9 @@ def encode_obj(mesh: SurfaceMesh, metadata: Metadata, materials: str = "") -> by
     lines.append("o object")
     corners = np.concatenate([mesh.vertices[first], np.clip(mesh.colors[first], 0, 1)], -1).tolist()
     if materials:  # vertex colours beside a texture confuse readers that multiply them
-        lines += [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z, *_ in corners]
+        lines += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z, *_ in corners]
     else:
-        lines += [f"v {x:.7g} {y:.7g} {z:.7g} {r:.5f} {g:.5f} {b:.5f}" for x, y, z, r, g, b in corners]
+        lines += [f"v {x:.9g} {y:.9g} {z:.9g} {r:.5f} {g:.5f} {b:.5f}" for x, y, z, r, g, b in corners]
     lines += [f"vn {x:.5f} {y:.5f} {z:.5f}" for x, y, z in mesh.normals[first_normal].tolist()]
     rows = [(place[mesh.faces] + 1).tolist(), (normal[mesh.faces] + 1).tolist()]
     if materials and mesh.uvs is not None:
@@ -160,11 +169,11 @@ def _obj_files(mesh: SurfaceMesh, metadata: Metadata, path: Path) -> dict[Path, 
 
 
 def _glb(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
-    return encode_glb(mesh, metadata, watertight=watertight(mesh))
+    return encode_glb(mesh, metadata, double_sided=double_sided(mesh))
 
 
 def _usdz(mesh: SurfaceMesh, metadata: Metadata) -> bytes:
-    return encode_usdz(mesh, metadata, watertight=watertight(mesh))
+    return encode_usdz(mesh, metadata, double_sided=double_sided(mesh))
 
 
 ENCODERS: dict[str, Callable[[SurfaceMesh, Metadata], bytes]] = {
