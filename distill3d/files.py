@@ -24,6 +24,11 @@ from .errors import OutputError
 _WAITS: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if sys.platform == "win32" else ()
 
 
+def real(path: Path) -> Path:
+    """The absolute path without links; unlike ``Path.resolve`` it raises nothing where links run in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def _advice(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another output folder"

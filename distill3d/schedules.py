@@ -32,6 +32,10 @@ FORMS = (
 )
 
 
+NARROWEST = 1e-6
+"""Narrowest stairs of a staircase, as a share of the run: no run has more iterations."""
+
+
 class Schedule(ABC):
     """A float over progress in [0, 1]."""
 
@@ -39,6 +43,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def __call__(self, progress: float) -> float: ...
+
+    def turns(self) -> tuple[float, ...]:
+        """Positions between which the schedule rises or falls all the way; of a jump, both its sides."""
+        return ()
+
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest value over 0..1."""
+        values = [self(p) for p in _places(self)]
+        return min(values), max(values)
 
     def plot(
         self, title: str = "", *, x: str = "share of the run", y: str = "value", size: tuple[int, int] = (480, 240)
@@ -52,6 +65,16 @@ class Schedule(ABC):
     def _check_finite(self, *values: float) -> None:
         if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
             raise SettingsError(f"expected finite numbers in the {self.kind} schedule, got {values}: write 100->60")
+
+
+def _places(*schedules: Schedule) -> list[float]:
+    """Hundredths of the run, and within it every turn of the schedules."""
+    turns = {p for schedule in schedules for p in schedule.turns() if 0 <= p <= 1}
+    return sorted(turns | {i / 100 for i in range(101)})
+
+
+def _before(position: float) -> float:
+    return math.nextafter(position, -math.inf)
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,9 @@ class _Ramp(Schedule):
 
     def _shape(self, p: float) -> float:
         return p
+
+    def turns(self) -> tuple[float, ...]:
+        return self.begin, self.until
 
     def __call__(self, progress: float) -> float:
         p = (progress - self.begin) / (self.until - self.begin)
@@ -155,6 +181,9 @@ class Step(Schedule):
     def __post_init__(self) -> None:
         self._check_finite(self.before, self.after, self.at)
 
+    def turns(self) -> tuple[float, ...]:
+        return _before(self.at), self.at
+
     def __call__(self, progress: float) -> float:
         return float(self.before if progress < self.at else self.after)
 
@@ -181,6 +210,9 @@ class Piecewise(Schedule):
                 f"expected points in ascending order of position, got {positions}: write e.g. piecewise(0:0, 0.5:-1)"
             )
 
+    def turns(self) -> tuple[float, ...]:
+        return tuple(side for x, _ in self.points for side in (_before(x), x))
+
     def __call__(self, progress: float) -> float:
         right = bisect.bisect_right([x for x, _ in self.points], progress)
         if right == 0:
@@ -205,8 +237,14 @@ class Staircase(Schedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", parse(self.of))
         self._check_finite(self.every)
-        if self.every <= 0:
-            raise SettingsError(f"expected stairs wider than 0, got every={self.every}: 0.1 makes ten of them")
+        if self.every < NARROWEST:
+            raise SettingsError(
+                f"expected stairs of {NARROWEST:g} of the run or wider, got every={self.every}: 0.1 makes ten of them"
+            )
+
+    def turns(self) -> tuple[float, ...]:
+        stairs = {math.floor(p / self.every + 1e-9) for p in self.of.turns() if 0 <= p <= 1}
+        return tuple(k * self.every for stair in stairs for k in (stair, stair + 1))
 
     def __call__(self, progress: float) -> float:
         return self.of(math.floor(progress / self.every + 1e-9) * self.every)
@@ -394,8 +432,8 @@ class TimestepWindow:
     def __post_init__(self) -> None:
         object.__setattr__(self, "minimum", parse(self.minimum))
         object.__setattr__(self, "maximum", parse(self.maximum))
-        for i in range(101):
-            self.bounds(i / 100)
+        for progress in _places(self.minimum, self.maximum):
+            self.bounds(progress)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of JSON types."""
@@ -417,7 +455,7 @@ class TimestepWindow:
         low, high = self.minimum(progress), self.maximum(progress)
         if not 0 <= low <= high <= 1:
             raise SettingsError(
-                f"expected 0 <= minimum <= maximum <= 1, got {low:g} and {high:g} at {progress:.0%} of the run: "
+                f"expected 0 <= minimum <= maximum <= 1, got {low:g} and {high:g} at {100 * progress:.4g}% of the run: "
                 "shares of T such as 0.02 and 0.98"
             )
         first, last = (min(math.floor(T * share + 1e-9), T - 1) for share in (low, high))

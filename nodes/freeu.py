@@ -94,10 +94,10 @@ def check(plan: Plan) -> Schedule:
             "iteration. Set over "
             "to timesteps in CFG Schedule"
         )
-    values = [plan.schedule(index / 100) for index in range(101)]
-    if min(values) < 0 or max(values) > 1:
+    low, high = plan.schedule.extremes()
+    if low < 0 or high > 1:
         raise SettingsError(
-            f"expected FreeU strengths within 0..1, got {min(values):g}..{max(values):g}: set start and end of the "
+            f"expected FreeU strengths within 0..1, got {low:g}..{high:g}: set start and end of the "
             "schedule between 0 (off) and 1 (full)"
         )
     return plan.schedule

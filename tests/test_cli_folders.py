@@ -1,14 +1,19 @@
-"""The command line's texts: names of folders, what could be the name of a file, flags however written."""
+"""The command line's texts: names of folders, what could be the name of a file, flags however written and kept."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import trimesh
 
-from distill3d.cli import app
+from distill3d.cli import app, main, resume
 from distill3d.cli.app import free_folder, slug
+from distill3d.cli.generate import KEPT, MODEL_KEPT, Generate
+from distill3d.cli.model import ModelFlags
 from distill3d.errors import OutputError
+from distill3d.mesh import TextureSettings
 from distill3d.prompts import Sector, format_sectors
 
 
@@ -47,3 +52,30 @@ def test_flags_are_found_however_they_are_written() -> None:
         "--method",
     ]
     assert app.given(["--method"], "method", "sds") == "sds"
+
+
+@pytest.mark.parametrize("text", ["[]", "3", 5000 * "[", '{"mesh": '])
+def test_damaged_flags_of_a_run_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / resume.FILE_NAME).write_text(text)
+    assert resume.kept(tmp_path, Generate, KEPT) == {} and resume.lost(tmp_path) == []
+
+
+def test_flags_of_a_run_that_cannot_be_read_are_named_and_cost_no_others(tmp_path: Path) -> None:
+    strange = {"turntable_frames": "many", "vram_gb": "1", "mesh_format": "fbx", "execution": {"new_option": 1}}
+    stored = {**strange, "image_size": "x", "encoder": None, "texture": {"size": 2048}, "later": 1}
+    (tmp_path / resume.FILE_NAME).write_text(json.dumps(stored))
+    found = resume.kept(tmp_path, Generate, KEPT)
+    assert found == {"encoder": None, "texture": TextureSettings(size=2048)}
+    (text,) = resume.lost(tmp_path, found, resume.kept(tmp_path, ModelFlags, MODEL_KEPT))
+    assert all(name in text for name in (*strange, "image_size", "later")) and "texture" not in text
+
+
+def test_links_that_run_in_a_circle_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    circle, box = tmp_path / "circle.glb", tmp_path / "box.ply"
+    circle.symlink_to(circle)
+    trimesh.creation.box().export(box)
+    for line in (["convert", circle, tmp_path / "a.ply"], ["turntable", circle, "--out", tmp_path / "a.png"]):
+        assert main([str(word) for word in line]) == 1
+        assert "error: expected a mesh file, but there is no file" in capsys.readouterr().err
+    assert main(["convert", str(box), str(circle)]) == 0
+    assert len(trimesh.load(circle, force="mesh").faces) == 12

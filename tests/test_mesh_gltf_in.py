@@ -260,6 +260,16 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, change: dict[str, Any
         read(made.write(tmp_path))
 
 
+def test_a_packed_mesh_is_named_where_the_file_does_not_call_the_packing_required(tmp_path: Path) -> None:
+    made = Made()
+    made.document["extensionsUsed"] = ["KHR_draco_mesh_compression"]
+    made.primitive["extensions"] = {"KHR_draco_mesh_compression": {"bufferView": 0, "attributes": {"POSITION": 0}}}
+    assert len(read(made.write(tmp_path)).faces)
+    del made.document["accessors"][made.attributes["POSITION"]]["bufferView"]
+    with pytest.raises(MeshFileError, match=r"compressed with Draco .*export it without$"):
+        read(made.write(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["NORMAL", "COLOR_0", "TEXCOORD_0"])
 def test_values_of_too_few_vertices_are_told(tmp_path: Path, name: str) -> None:
     made = Made()

@@ -163,3 +163,14 @@ def test_off_colours_of_0_and_1_are_not_levels_of_255(tmp_path: Path, colours: t
     (part,) = read_parts(file)
     red = part.colors[np.argmin(np.linalg.norm(part.vertices - part.vertices.min(0), axis=1))]
     assert red.tolist() == pytest.approx([1, 0, 0], abs=0.01)
+
+
+def test_a_face_of_thousands_of_corners_is_cut_without_loss() -> None:
+    t = np.linspace(0.5, 20, 3000)
+    inner, outer = (np.stack([r * np.cos(t), r * np.sin(t), np.zeros_like(t)], -1) for r in (t, t + 0.5))
+    loop = np.concatenate([outer, inner[::-1]])
+    triangles, _ = triangulate(loop, np.array([len(loop)]))
+    area = np.cross(*(loop[triangles[:, k]] - loop[triangles[:, 0]] for k in (1, 2)))[:, 2] / 2
+    x, y, _ = loop.T
+    assert len(triangles) == len(loop) - 2 and area.min() > -1e-12
+    assert area.sum() == pytest.approx((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)

@@ -21,6 +21,7 @@ from distill3d.methods.perp_neg import PerpNegSettings
 from distill3d.methods.sds import SDSSettings, sds
 from distill3d.methods.tbsd import BRIDGE_MODIFIER, TBSDSettings
 from distill3d.methods.weights import weight
+from distill3d.optimize import presets
 from distill3d.schedules import Constant, Linear
 
 LOW = (TIME < 0.2).expand(3, 1, 1, 1)
@@ -243,3 +244,11 @@ def test_15_perp_neg_adds_w_s_accum_to_guided_terms_and_w_accum_to_csd() -> None
 def test_mistakes_say_what_to_write_instead(make_one, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         make_one()
+
+
+@pytest.mark.parametrize("name", ["draft", "standard", "fine"])
+def test_a_run_on_stable_diffusion_takes_the_bridge_that_was_published_for_3d(name: str) -> None:
+    made = presets.preset(name, "bridge", bundled=False)
+    assert (made.bridge.guidance, made.bridge.k, made.bridge.switch) == (Constant(100.0), Constant(1.0), 0.8)
+    assert not made.bridge.weighted and made.bridge.target == "."
+    assert made.window.maximum(0.1) == 0.98 and made.window.maximum(0.3) == 0.5

@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill3d.errors import SettingsError
+from distill3d.methods import GradientSettings
+from distill3d.optimize import Settings
+from distill3d.priors.freeu import FreeUSettings
 from distill3d.schedules import (
     FORMS,
     WINDOWS,
@@ -122,7 +125,7 @@ def test_unreadable_schedules_are_refused_with_the_accepted_forms(bad: object) -
         (lambda: Constant(math.inf), "finite"),
         (lambda: Constant("7"), "finite"),  # type: ignore[arg-type]
         (lambda: Power(1, 2, exponent=0), "exponent above 0"),
-        (lambda: Staircase(Constant(1), 0), "wider than 0"),
+        (lambda: Staircase(Constant(1), 0), "or wider, got"),
         (lambda: from_iterations([1, 2], 10), "v0, v1, s1"),
         (lambda: from_iterations([0, 1, 2, 5, 6], 10), "v0, v1, s1"),
         (lambda: from_iterations([5, 1, 2, 5], 10), "ascending"),
@@ -247,3 +250,40 @@ def test_window_draws_one_step_an_item_or_one_for_all_and_repeats_with_the_seed(
 
 def test_17_constant_schedule_is_the_plain_number_bit_for_bit() -> None:
     assert all(Constant(7.3)(i / 7) == Linear(7.3, 7.3)(i / 7) == parse("7.3")(i / 7) == 7.3 for i in range(8))
+
+
+BETWEEN = "piecewise(0:1, 0.004:-5, 0.008:1, 1:1)"
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        (BETWEEN, -5, 1),
+        ("step(1, 9, at=0.9991)", 1, 9),
+        ("step(1, 9, at=1)", 1, 9),
+        ("linear(2, 1, from=0.001, to=0.002)", 1, 2),
+        ("piecewise(0.003:5, 0.003:7, 0.0031:7, 0.0031:4)", 4, 7),
+        (f"staircase({BETWEEN}, every=0.002)", -5, 1),
+        (f"staircase({BETWEEN}, every=0.0035)", -4.25, 1),
+        ("7", 7, 7),
+    ],
+)
+def test_extremes_are_those_of_a_fine_sampling(text: str, low: float, high: float) -> None:
+    schedule = parse(text)
+    fine = [schedule(i / 40_000) for i in range(40_001)]
+    assert schedule.extremes() == pytest.approx((low, high), abs=0.01)
+    assert (min(fine), max(fine)) == pytest.approx((low, high), abs=0.05)
+
+
+def test_what_a_schedule_does_between_two_hundredths_is_refused_too() -> None:
+    refused = [
+        lambda: TimestepWindow(parse("piecewise(0:0.02, 0.004:0.99, 0.008:0.02)")),
+        lambda: TimestepWindow(maximum=parse("step(0.98, 2, at=0.9991)")),
+        lambda: GradientSettings(clip=parse("piecewise(0:2, 0.004:-1, 0.008:2)")),
+        lambda: FreeUSettings(b1=parse(BETWEEN)),
+        lambda: Settings(hardness=parse(BETWEEN)),
+        lambda: parse("staircase(linear(1, 2), every=1e-320)"),
+    ]
+    for make in refused:
+        with pytest.raises(SettingsError):
+            make()

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from ..errors import SettingsError
-from ..files import make_folder
+from ..files import make_folder, real
 from ..mesh import MeshSettings, TextureSettings, convert_for, read_parts, write
 from . import app
 from .results import check_suffix, spoken, tell_mesh
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
         scale=flags.scale,
         metres=flags.metres,
     )
-    if flags.source.resolve() == flags.out.resolve():
+    if real(flags.source) == real(flags.out):
         raise SettingsError(f"expected another file to write to, got the source itself, {flags.out}: give a new name")
     with app.unwritten(), console.status("reading") as status:
         parts = read_parts(flags.source)

@@ -102,6 +102,9 @@ def _held(arguments: Sequence[str], console: Console, held: ExitStack) -> int:
     app.warn(console, remarks([flags.settings], flags.source.negative))
     if resumed is None:
         app.warn(console, flags.source.unknown(flags.prompt))
+    else:
+        kept = (resume.kept(resumed[1], ModelFlags, MODEL_KEPT), resume.kept(resumed[1], Generate, KEPT))
+        app.warn(console, resume.lost(resumed[1], *kept))
     with console.status("loading the model"):
         prior = flags.source.load(encoder=flags.encoder)
         flags = _fitted(flags, prior, console)

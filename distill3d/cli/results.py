@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from rich.console import Console
 
 from ..errors import CheckpointError, OutputError, SettingsError
-from ..files import output_error, write_json
+from ..files import output_error, real, write_json
 from ..mesh import TEXTURED, MeshSettings, OnStage, SurfaceMesh, TextureSettings, build, write
 from ..mesh.beside import parts_of
 from ..mesh.load import SUFFIXES
@@ -82,7 +82,7 @@ def saved_run(path: Path, command: str) -> SavedField:
 def tell_mesh(console: Console, path: Path) -> None:
     """A line with the mesh file's path, and one for each file that has to go where it goes."""
     app.say(console, f"  mesh      {path}")
-    for part in sorted(parts_of(path) - {path.resolve()}):
+    for part in sorted(parts_of(path) - {real(path)}):
         app.say(console, f"            {path.parent / part.name}")
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from ..errors import CheckpointError, OutputError, PriorError, SettingsError
 from ..files import write_json
 from ..optimize import checkpoint as checkpoints
-from ..optimize.codec import from_json, to_json
+from ..optimize.codec import convert, to_json
 from ..priors.load import bundled_prior_path
 from . import app
 
@@ -40,19 +39,27 @@ def keep(folder: Path, *flags: tuple[Any, Sequence[str]]) -> None:
 
 
 def kept(folder: Path, kind: type, names: Sequence[str]) -> dict[str, Any]:
-    """The flags ``keep`` wrote, as far as they can be read; none where the file is missing or damaged."""
-    defaults = kind()
+    """The flags ``keep`` wrote, those that can be read; none where the file is missing or damaged."""
+    stored, hints = _stored(folder), get_type_hints(kind)
     found: dict[str, Any] = {}
-    with suppress(OSError, ValueError, TypeError):
-        stored = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        for name in (name for name in names if name in stored):
-            default, value = getattr(defaults, name), stored[name]
-            if dataclasses.is_dataclass(default):
-                value = from_json(type(default), value)
-            elif isinstance(value, str) and (default is None or isinstance(default, Path)):
-                value = Path(value)
-            found[name] = value
+    for name in (name for name in names if name in stored):
+        with suppress(ValueError, TypeError):
+            found[name] = convert(hints[name], stored[name], name)
     return found
+
+
+def lost(folder: Path, *taken: Mapping[str, Any]) -> list[str]:
+    """What to tell of flags in the folder that ``kept`` found in none of its answers."""
+    unread = [name for name in _stored(folder) if not any(name in flags for flags in taken)]
+    what = f"{', '.join(unread)} of {folder / FILE_NAME} cannot be read, or are of another version of distill3d"
+    return [f"{what}: give these flags again where they matter"] if unread else []
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError, RecursionError):
+        if isinstance(found := json.loads((folder / FILE_NAME).read_text(encoding="utf-8")), dict):
+            return found
+    return {}
 
 
 def discard(folder: Path) -> None:

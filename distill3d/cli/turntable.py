@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from ..errors import SettingsError
-from ..files import make_folder
+from ..files import make_folder, real
 from ..mesh import MeshView, read_parts
 from ..mesh.beside import parts_of
 from ..mesh.load import SUFFIXES
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     if path.suffix.lower() not in (*FILMS, ".png"):
         raise SettingsError(f"expected a file ending in .mp4, .gif, .webp or .png, got {path.name!r}: rename it")
     refuse_long(path)
-    if path.resolve() in parts_of(flags.source):
+    if real(path) in parts_of(flags.source):
         raise SettingsError(f"expected a new file, got {path.name!r}, which belongs to {flags.source.name}: rename it")
     shown, options = _opened(flags.source, console)
     level = {"white": 1.0, "grey": GREY, "black": 0.0}[flags.background]

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from ..files import real
+
 HEAD = 1 << 16
 """Bytes at the beginning of an OBJ in which its materials are looked for; they come before the faces that use them."""
 MARK_WITHIN = 4096
@@ -95,7 +97,7 @@ def parts_of(path: Path) -> set[Path]:
         names = [] if reader is None else reader(path)
     except (OSError, ValueError, TypeError, AttributeError):
         names = []
-    return {path.resolve(), *((find(path.parent, name) or path.parent / name).resolve() for name in names)}
+    return {real(path), *(real(find(path.parent, name) or path.parent / name) for name in names)}
 
 
 def _named_by_gltf(path: Path) -> list[str]:

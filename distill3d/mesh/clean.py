@@ -150,7 +150,8 @@ def _cones(vertices: Points, faces: Ints) -> NDArray[np.float64]:
 def part_volumes(vertices: Points, faces: Ints) -> NDArray[np.float64]:
     """``(parts,)`` signed volume of each part that hangs together; below 0 one that is closed and faces inward."""
     count, labels = component_labels(faces, len(vertices))
-    return np.bincount(labels, _cones(vertices, faces), count)
+    volumes: NDArray[np.float64] = np.bincount(labels, _cones(vertices, faces), count).astype(np.float64)
+    return volumes
 
 
 def decimate(

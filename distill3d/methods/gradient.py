@@ -64,7 +64,7 @@ class GradientSettings(MethodSettings):
             raise SettingsError(f"expected a weighting of {', '.join(WEIGHTS)}, got {self.weighting!r}: choose one")
         if self.normalise not in NORMALISERS:
             raise SettingsError(f"expected normalise as {', '.join(NORMALISERS)}, got {self.normalise!r}: choose one")
-        if self.clip is not None and min(self.clip(i / 100) for i in range(101)) <= 0:
+        if self.clip is not None and self.clip.extremes()[0] <= 0:
             raise SettingsError(f"expected a clip above 0 throughout, got {self.clip}: use 2->8, or none")
 
 

@@ -142,7 +142,8 @@ class TBSDSettings(MethodSettings):
         check_given(self)
         if not self.kappa > 0:
             raise SettingsError(f"expected kappa above 0, got {self.kappa}: 1 leaves the shape term as it is")
-        if self.weight is not None and not all(0 <= self.weight(i / 100) <= 1 for i in range(101)):
+        low, high = (1.0, 1.0) if self.weight is None else self.weight.extremes()
+        if not 0 <= low <= high <= 1:
             raise SettingsError(f"expected a weight from 0 to 1 throughout, got {self.weight}: 1 is shape alone")
 
 

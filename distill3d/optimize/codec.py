@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from typing import Any, TypeVar, Union
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
 
 from .. import schedules
 from ..errors import SettingsError
 
 T = TypeVar("T")
+PLAIN = (bool, int, float, str, Path)
 
 
 def to_json(value: Any) -> Any:
@@ -24,20 +26,31 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def _convert(kind: Any, value: Any, name: str) -> Any:
+def convert(kind: Any, value: Any, name: str) -> Any:
+    """A value of the annotation ``kind`` from what ``to_json`` makes of one. Paths are text, whole numbers floats too.
+
+    Raises:
+        SettingsError, TypeError, ValueError: it is of another kind.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and issubclass(kind, schedules.Schedule):
         return schedules.from_json(value)
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+        return convert(next(a for a in arguments if a is not type(None)), value, name)
     if origin is tuple:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(_convert(k, v, name) for k, v in zip(kinds, value, strict=True))
+        return tuple(convert(k, v, name) for k, v in zip(kinds, value, strict=True))
     if dataclasses.is_dataclass(kind):
         return from_json(typing.cast(type, kind), value, f"{name}.")
-    return float(value) if kind is float and isinstance(value, int) else value
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if value not in arguments if origin is Literal else kind in PLAIN and type(value) is not kind:
+        raise TypeError(f"expected {name} as {getattr(kind, '__name__', kind)}, got {value!r}")
+    return value
 
 
 def from_json(cls: type[T], data: Any, prefix: str = "") -> T:
@@ -56,7 +69,7 @@ def from_json(cls: type[T], data: Any, prefix: str = "") -> T:
             "they come from another version of distill3d"
         )
     try:
-        return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in data.items()})
+        return cls(**{name: convert(hints[name], value, f"{prefix}{name}") for name, value in data.items()})
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise SettingsError(
             f"could not read the settings of {cls.__name__} at {prefix or 'the top'}: {error}"

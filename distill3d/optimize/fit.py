@@ -137,7 +137,7 @@ def time_steps(run: Distillation, between: Callable[[], object] = lambda: None) 
 
 def largest_render(settings: Settings) -> RenderMemory:
     """Memory of the run's largest render, by :mod:`render.memory`; a second grid's features come on top."""
-    side = max(round(settings.resolution(i / 100)) for i in range(101))
+    side = round(settings.resolution.extremes()[1])
     rays = settings.batch * side * side
     one = estimate(int(rays * settings.render.samples_per_ray * OCCUPIED), rays, settings.render)
     more = 1.0 if settings.field.color_grid == "shared" else SECOND_GRID
@@ -157,7 +157,7 @@ def gigabytes(settings: Settings, cost: Cost, max_batch: int | None) -> float:
     rows = rows if max_batch is None else min(max_batch, rows)
     kept = cost.weights + field_bytes(settings) + settings.batch * cost.encoder
     pictures = min(settings.batch, max_batch or settings.batch) * cost.picture
-    pictures *= any(settings.losses.tint(i / 100) for i in range(101))
+    pictures *= settings.losses.tint.extremes()[1] > 0
     return (kept + max(rows * cost.row, largest_render(settings).bytes, pictures)) / 1e9 + RESERVE_GB
 
 

@@ -91,10 +91,13 @@ def _tiny(name: str, method: MethodName) -> Settings:
 
 
 def _full(name: str, method: MethodName) -> Settings:
-    source = published(method)
+    known = lookup(method).method.presets
+    source = published(method, "published-3d" if "published-3d" in known else None)
+    own: dict[str, Any] = {method: source.settings}
     field = FieldSettings(grid=HashGridSettings.fine()) if name != "draft" else FieldSettings()
     return Settings(
         **_FULL[name],
+        **own,
         method=method,
         window=source.window,
         gradient=source.gradient,

@@ -62,7 +62,7 @@ class LossSettings:
     def __post_init__(self) -> None:
         for name, schedule in list(self.schedules()):
             object.__setattr__(self, name, parse(schedule))
-            if (least := _least(getattr(self, name))) < 0:
+            if (least := getattr(self, name).extremes()[0]) < 0:
                 raise SettingsError(f"expected a weight of {name} of 0 or more throughout, got {least:g}: 0 is off")
 
     def schedules(self) -> Iterator[tuple[str, Schedule]]:
@@ -93,7 +93,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         for name in ("rate_grid", "rate_mlp", "rate_background"):
             object.__setattr__(self, name, parse(getattr(self, name)))
-            if (least := _least(getattr(self, name))) < 0:
+            if (least := getattr(self, name).extremes()[0]) < 0:
                 raise SettingsError(f"expected a {name} of 0 or more throughout, got {least:g}: try 0.01")
         if self.warmup < 0:
             raise SettingsError(f"expected a warmup of 0 or more iterations, got {self.warmup}: 10 is usual")
@@ -101,10 +101,6 @@ class OptimizerSettings:
             raise SettingsError(f"expected betas from 0 to below 1, got {self.betas}: 0.9 0.99 is usual")
         if not 0 < self.eps < math.inf:
             raise SettingsError(f"expected an eps above 0, got {self.eps}: 1e-15 is usual")
-
-
-def _least(schedule: Schedule) -> float:
-    return min(schedule(i / 100) for i in range(101))
 
 
 def _not_finite(value: Any, name: str = "") -> list[str]:
@@ -185,9 +181,9 @@ class Settings:
                 raise SettingsError(
                     f"expected {name} of 1 or more, got {getattr(self, name)}: set a whole number above 0"
                 )
-        if _least(self.resolution) < 8:
+        if self.resolution.extremes()[0] < 8:
             raise SettingsError(f"expected a resolution of 8 pixels or more, got {self.resolution}: try 64")
-        if _least(self.hardness) <= 0:
+        if self.hardness.extremes()[0] <= 0:
             raise SettingsError(f"expected a hardness above 0 throughout, got {self.hardness}: 1 changes nothing")
         lookup(self.method)
         object.__setattr__(self, "method", self.method.lower())

@@ -89,7 +89,7 @@ class FreeUSettings:
         for name in ("b1", "b2", "s1", "s2"):
             schedule = parse(getattr(self, name))
             object.__setattr__(self, name, schedule)
-            if min(schedule(i / 100) for i in range(101)) <= 0:
+            if schedule.extremes()[0] <= 0:
                 raise SettingsError(f"expected freeu.{name} above 0 throughout, got {schedule}: 1 is off")
         if self.version not in VERSIONS:
             raise SettingsError(f"expected freeu.version as {' or '.join(VERSIONS)}, got {self.version!r}: choose one")

@@ -57,9 +57,9 @@ class Settings2D:
         for name in ("iterations", "batch"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"expected {name} of 1 or more, got {getattr(self, name)}: try 200 and 2")
-        rates = [self.rate(i / 100) for i in range(101)]
-        if min(rates) < 0 or max(rates) == 0:
-            raise SettingsError(f"expected a rate above 0, got {min(rates):g} to {max(rates):g}: try 0.05->0.005")
+        low, high = self.rate.extremes()
+        if low < 0 or high == 0:
+            raise SettingsError(f"expected a rate above 0, got {low:g} to {high:g}: try 0.05->0.005")
         if not 0 <= self.start <= 10:
             raise SettingsError(f"expected a start of 0 to 10, got {self.start}: latents have a spread of about 1")
         if self.space not in SPACES:

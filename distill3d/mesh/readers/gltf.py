@@ -43,14 +43,14 @@ def read_gltf(path: Path) -> Contents:
     """The parts of a glTF or GLB.
 
     Raises:
-        ValueError: damaged, cut off, or compressed.
-        MeshFileError: buffers are missing.
+        ValueError: damaged or cut off.
+        MeshFileError: buffers are missing, or it is compressed.
     """
     from trimesh.exchange.gltf import load_gltf
 
     document, binary = _document(path)
     found = Contents()
-    _look_over(document, found)
+    _look_over(document, path, found)
     files = _files(document, binary, path, found)
     given = deepcopy(document)
     _prepare(given, found)
@@ -101,19 +101,32 @@ def _document(path: Path) -> tuple[dict[str, Any], bytes]:
     return document, chunks.get(BIN_CHUNK, b"")
 
 
-def _look_over(document: dict[str, Any], found: Contents) -> None:
-    """Raises ``ValueError`` for what cannot be read, and notes what is not."""
+def _look_over(document: dict[str, Any], path: Path, found: Contents) -> None:
+    """Raises ``ValueError`` for another version, ``MeshFileError`` for packed meshes; notes what is not read."""
     version = str(document.get("asset", {}).get("version", "2.0"))
     if version.split(".")[0] != "2":
         raise ValueError(f"it is glTF {version}, and only glTF 2.0 is read")
-    for name in document.get("extensionsRequired", []):
-        if name in PACKED:
-            what = f"it is compressed with {PACKED[name]} ({name})"
-            raise ValueError(f"{what}, which is not read here: export it without")
+    needed = document.get("extensionsRequired", [])
+    for name in [*(name for name in needed if name in PACKED), *_packed(document)]:
+        what = f"{path} is compressed with {PACKED[name]} ({name})"
+        raise MeshFileError(f"{what}, which is not read here: export it without")
+    for name in needed:
         if name not in KNOWN:
             found.note(f"the extension {name}")
     if document.get("animations"):
         found.note("animation")
+
+
+def _packed(document: dict[str, Any]) -> list[str]:
+    """Extensions without which a mesh of the document has no vertices, though it may not call them required."""
+    accessors = document.get("accessors", [])
+    return [
+        name
+        for mesh in document.get("meshes", [])
+        for primitive in mesh.get("primitives", [])
+        for name in primitive.get("extensions", {})
+        if name in PACKED and "bufferView" not in accessors[primitive.get("attributes", {}).get("POSITION", 0)]
+    ]
 
 
 def _files(document: dict[str, Any], binary: bytes, path: Path, found: Contents) -> dict[str, bytes]:

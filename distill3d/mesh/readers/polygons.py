@@ -94,45 +94,66 @@ def _ears(flat: Doubles) -> Ints:
     A loop that crosses itself has no right answer; there the least bad corner is cut, and none is lost. Where that is
     needed again and again, as in a loop without an area, the rest is a fan.
     """
-    left = list(range(len(flat)))
+    loop = _Loop(flat)
     found: list[tuple[int, int, int]] = []
     at, bad = 0, 0
-    while len(left) > 3 and bad < MOST_BAD:
-        for turn in range(len(left)):
-            k = (at + turn) % len(left)
-            if _is_ear(flat, left, k):
+    while loop.count > 3 and bad < MOST_BAD:
+        for _ in range(loop.count):
+            if loop.is_ear(at):
                 break
+            at = loop.after[at]
         else:
-            k, bad = int(np.argmax(_turns(flat, left))), bad + 1
-        a, b, c = left[k - 1], left[k], left[(k + 1) % len(left)]
-        found.append((a, b, c))
-        del left[k]
-        at = k % len(left)  # the next corner, so that ears are cut all round and not as one thin fan
+            at, bad = loop.sharpest(), bad + 1
+        found.append((loop.before[at], at, loop.after[at]))
+        at = loop.cut(at)  # the next corner, so that ears are cut all round and not as one thin fan
+    left = loop.corners.nonzero()[0].tolist()
     found += [(left[0], left[k], left[k + 1]) for k in range(1, len(left) - 1)]
     return np.array(found, np.int64)
 
 
-def _turns(flat: Doubles, left: list[int]) -> Doubles:
-    loop = flat[left]
-    before, after = loop - np.roll(loop, 1, 0), np.roll(loop, -1, 0) - loop
-    turns: Doubles = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    return turns
+class _Loop:
+    """What is left of a loop ``(k, 2)``: each corner's neighbours, and which corners do not point outward."""
+
+    def __init__(self, flat: Doubles) -> None:
+        self.flat, self.count = flat, len(flat)
+        numbers = np.arange(self.count)
+        self.before: list[int] = np.roll(numbers, 1).tolist()
+        self.after: list[int] = np.roll(numbers, -1).tolist()
+        self.corners = np.ones(self.count, bool)
+        self.least = FLAT * float(np.ptp(flat, axis=0).max()) ** 2
+        self.turns = _beyond(flat[self.before], flat, flat[self.after])
+        self.blunt = self.turns <= self.least
+
+    def is_ear(self, k: int) -> bool:
+        """Whether corner ``k`` points outward and no other lies in its triangle: if any does, a blunt one does."""
+        if self.blunt[k]:
+            return False
+        a, b, c = self.flat[[self.before[k], k, self.after[k]]]
+        others = self.flat[self.blunt]
+        inside = (_beyond(a, b, others) >= 0) & (_beyond(b, c, others) >= 0) & (_beyond(c, a, others) >= 0)
+        # corners at the very place of one of these three: a hole is joined to the outline by a bridge that is there
+        # twice
+        others = others[inside]
+        return bool(((others == a).all(1) | (others == b).all(1) | (others == c).all(1)).all())
+
+    def sharpest(self) -> int:
+        """The corner that turns the most to the inside."""
+        return int(np.where(self.corners, self.turns, -np.inf).argmax())
+
+    def cut(self, k: int) -> int:
+        """Take corner ``k`` out; returns the next one."""
+        a, c = self.before[k], self.after[k]
+        self.after[a], self.before[c] = c, a
+        self.corners[k] = self.blunt[k] = False
+        self.count -= 1
+        for corner in (a, c):
+            neighbours = self.before[corner], self.after[corner]
+            self.turns[corner] = _beyond(self.flat[neighbours[0]], self.flat[corner], self.flat[neighbours[1]])
+            self.blunt[corner] = self.turns[corner] <= self.least
+        return c
 
 
-def _is_ear(flat: Doubles, left: list[int], k: int) -> bool:
-    """Whether corner ``k`` points outward and no other corner lies in its triangle."""
-    a, b, c = flat[left[k - 1]], flat[left[k]], flat[left[(k + 1) % len(left)]]
-
-    def beyond(p: Doubles, q: Doubles, points: Doubles) -> Doubles:
-        beyond_: Doubles = (q[0] - p[0]) * (points[..., 1] - p[1]) - (q[1] - p[1]) * (points[..., 0] - p[0])
-        return beyond_
-
-    area = float(beyond(a, b, c))
-    scale = float(np.ptp(flat, axis=0).max()) ** 2
-    if area <= FLAT * scale:
-        return False
-    others = flat[[i for i in left if i not in (left[k - 1], left[k], left[(k + 1) % len(left)])]]
-    # corners at the very place of one of these three: a hole is joined to the outline by a bridge that is there twice
-    others = others[~((others == a).all(1) | (others == b).all(1) | (others == c).all(1))]
-    inside = (beyond(a, b, others) >= 0) & (beyond(b, c, others) >= 0) & (beyond(c, a, others) >= 0)
-    return not inside.any()
+def _beyond(p: Doubles, q: Doubles, points: Doubles) -> Doubles:
+    """Twice the area of the triangles p, q, point: above 0 where the point is to the left of the way from p to q."""
+    side: Doubles = (q[..., 0] - p[..., 0]) * (points[..., 1] - p[..., 1])
+    return side - (q[..., 1] - p[..., 1]) * (points[..., 0] - p[..., 0])
