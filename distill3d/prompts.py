@@ -159,7 +159,9 @@ def format_sectors(sectors: Sequence[Sector]) -> str:
 def check_sectors(sectors: Sequence[Sector]) -> tuple[Sector, ...]:
     """The same sectors as a tuple, once they are usable. Raises as ``parse_sectors`` does."""
     if not sectors:
-        raise SettingsError("expected at least one sector, got none: use DEFAULT_SECTORS or one that covers every view")
+        raise SettingsError(
+            "expected at least one sector, got none: write one for every view, any | -180..180 | -90..90 |"
+        )
     names = [s.name for s in sectors]
     if len(set(names)) < len(names):
         raise SettingsError(f"expected sectors with different names, got {names}: rename one")

@@ -80,7 +80,10 @@ export function summary(points, running) {
   const last = points.at(-1);
   if (!last) return "Not run yet";
   const first = points[0];
-  const number = (value) => (Number.isFinite(value) ? Number(value).toPrecision(3) : "not finite");
+  const number = (value) => {
+    if (!Number.isFinite(value)) return "not finite";
+    return Math.abs(value) < 1000 ? Number(value).toPrecision(3) : Math.round(value).toLocaleString("en");
+  };
   const way = `loss ${number(first.loss)} to ${number(last.loss)}`;
   const state = running ? "running" : last.iteration < last.iterations ? "stopped" : "done";
   const filled = Number.isFinite(last.occupancy) ? `${(100 * last.occupancy).toFixed(0)} %` : "unknown";

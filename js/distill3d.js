@@ -5,6 +5,8 @@ import { drawChart, summary } from "./chart.js";
 
 const NODE = "Distill3D_NeRFOptimizer";
 const SERIES = 600;
+/** Height of a text of two lines, which the least height of a panel has room for. */
+const LINES = 34;
 /** Copying, undo and subgraphs make nodes that are never said to be removed: what the graph holds now is what counts. */
 const panels = new WeakMap();
 
@@ -42,9 +44,10 @@ function livePanels() {
   return [...nodesOf()].map(([, node]) => panels.get(node)).filter((panel) => panel);
 }
 
-/** Least height of a panel, without or with the picture of a run before the reload. */
+/** Least height of a panel, without or with the picture of a run before the reload; a long note takes more. */
 function heightOf(panel) {
-  return panel.picture.style.display === "none" ? 170 : 330;
+  const more = Math.max(0, panel.text.offsetHeight - LINES);
+  return (panel.picture.style.display === "none" ? 170 : 330) + more;
 }
 
 function element(tag, style, text = "") {
@@ -60,6 +63,7 @@ class Panel {
     this.points = [];
     this.note = "";
     this.running = false;
+    this.stopping = false;
     this.saved = 0;
     this.root = element("div", {
       display: "flex", flexDirection: "column", gap: "4px", width: "100%", height: "100%", minHeight: "150px",
@@ -69,7 +73,8 @@ class Panel {
     this.canvas = element("canvas", { width: "100%", flex: "1 1 0", minHeight: "90px", borderRadius: "4px",
       background: "var(--comfy-input-bg, #222)" });
     this.canvas.setAttribute("role", "img");
-    this.text = element("div", { lineHeight: "1.35", whiteSpace: "normal" }, "Not run yet");
+    this.text = element("div", { lineHeight: "1.35", whiteSpace: "normal", flex: "0 0 auto", maxHeight: "7em",
+      overflowY: "auto" }, "Not run yet");
     this.text.className = "distill3d-summary";
     this.text.setAttribute("aria-live", "polite");
     this.button = element("button", { padding: "5px 8px", borderRadius: "4px", cursor: "pointer",
@@ -91,8 +96,8 @@ class Panel {
   }
 
   async stop() {
-    this.button.disabled = true;
-    this.button.textContent = "Stopping after this step";
+    this.stopping = true;
+    this.update();
     const answer = await api.fetchApi("/distill3d/stop", {
       method: "POST", headers: { "Content-Type": "application/json" },
       body: JSON.stringify(runOf(this.id ?? executionId(this.node))),
@@ -102,6 +107,7 @@ class Panel {
 
   setRunning(running) {
     this.running = running;
+    if (!running) this.stopping = false;
     this.update();
   }
 
@@ -119,6 +125,12 @@ class Panel {
     if (!(this.widget?.y > 0) || this.node.size[1] >= least) return;
     this.node.setSize([this.node.size[0], least]);
     this.node.setDirtyCanvas(true, true); // an idle canvas is not drawn again by itself
+  }
+
+  /** A run that goes on: the server knows its points so far. */
+  begin() {
+    this.points = [];
+    return this.restore().catch(() => {});
   }
 
   add(point) {
@@ -145,6 +157,7 @@ class Panel {
     if (found.points) this.points = [...known, ...since];
     this.note = found.note ?? this.note;
     this.running = Boolean(found.running);
+    this.stopping &&= this.running;
     const local = String(this.node.id);
     const shown = Object.keys(app.nodePreviewImages ?? {}).some((key) => key === local || key.endsWith(`:${local}`));
     if (found.picture && !shown) this.showPicture(api.apiURL(`/distill3d/picture?${query}`));
@@ -152,11 +165,12 @@ class Panel {
   }
 
   update() {
-    this.button.disabled = !this.running;
-    this.button.textContent = "Stop & keep";
+    this.button.disabled = !this.running || this.stopping;
+    this.button.textContent = this.stopping ? "Stopping after this step" : "Stop & keep";
     const words = summary(this.points, this.running);
     this.text.textContent = this.note ? `${words} (${this.note})` : words;
     this.canvas.setAttribute("aria-label", words);
+    this.fit();
     this.draw();
   }
 
@@ -174,6 +188,7 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("distill3d.step", ({ detail }) => panelOf(detail)?.add(detail));
+    api.addEventListener("distill3d.begin", ({ detail }) => panelOf(detail)?.begin());
     api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail)?.setRunning(false));
     const note = ({ detail }) => {
       const panel = panelOf(detail);
@@ -196,6 +211,7 @@ app.registerExtension({
     const widget = panel.widget = node.addDOMWidget("distill3d_chart", "distill3d_chart", panel.root, {
       serialize: false,
       hideOnZoom: false,
+      hideInPanel: true, // the properties panel would narrow it for good
       getMinHeight: () => heightOf(panel),
       getValue: () => "",
       setValue: () => {},

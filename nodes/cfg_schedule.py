@@ -123,7 +123,12 @@ def make(start: float, end: float, shape: dict[str, Any]) -> Schedule:
         curve = CurveInput.from_raw(shape["curve"])
         places = [index / (POINTS - 1) for index in range(POINTS)]
         return Piecewise(tuple((x, start + (end - start) * float(curve.interp(x))) for x in places))
-    return {"linear": Linear, "cosine": Cosine}[kind](start, end, float(shape["begin"]), float(shape["until"]))
+    begin, until = float(shape["begin"]), float(shape["until"])
+    if begin >= until:
+        raise SettingsError(
+            f"expected begin below until, got {begin:g} and {until:g}: swap them, or choose the shape step for a jump"
+        )
+    return {"linear": Linear, "cosine": Cosine}[kind](start, end, begin, until)
 
 
 def draw(schedule: Schedule, over: str) -> Tensor:

@@ -14,6 +14,7 @@ from ..distill3d.errors import PriorError, SettingsError
 from ..distill3d.methods import METHODS, GradientSettings, PerpNegSettings
 from ..distill3d.methods.weights import WEIGHTS
 from ..distill3d.optimize import Settings
+from ..distill3d.schedules import TimestepWindow
 from . import reflect, stands_for
 from .host.conditioning import encode, width
 from .host.space import Space
@@ -153,9 +154,22 @@ class DistillLoss(io.ComfyNode):
         window = _given(minimum=t_min, maximum=t_max)
         for key, value in window.items():
             schedule(WINDOW[key], value)
+        if len(window) == 2:
+            check_window(**window)
         return io.NodeOutput(
             Loss(model, prompts, name.lower(), own, window, gradient, cfg, extras, settings, perp_neg_choice(perp_neg))
         )
+
+
+def check_window(minimum: Any, maximum: Any) -> None:
+    """Raises ``SettingsError`` in the words of the inputs."""
+    try:
+        TimestepWindow(minimum, maximum)
+    except SettingsError as error:
+        raise SettingsError(
+            f"expected t_min and t_max from 0 to 1, t_max never below t_min, got {minimum} and {maximum}: shares of "
+            "the model's timesteps such as 0.02 and 0.98"
+        ) from error
 
 
 PUBLISHED = "what was published with the method: 1 for SDS, 0.5 for ASD, 3 for CSD; 1, our choice, for the others"

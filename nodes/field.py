@@ -16,6 +16,7 @@ from ..distill3d.optimize.checkpoint import Checkpoint
 from ..distill3d.optimize.saved import SavedField
 from ..distill3d.optimize.state import under
 from .host import folders
+from .host.tell import tell
 from .types import FieldType, RadianceField
 from .words import in_words
 
@@ -76,6 +77,7 @@ class SaveField(io.ComfyNode):
             outputs=[
                 io.String.Output("path", display_name="path", tooltip="The folder, relative to the output folder.")
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -87,6 +89,7 @@ class SaveField(io.ComfyNode):
         checkpoints.save(folder, held.checkpoint)
         write_json(folder / "field.json", {**held.saved.facts, "kind": "radiance field"})
         name = folder.relative_to(folders.output()).as_posix()
+        tell(cls.hidden.unique_id, name)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 
 

@@ -23,6 +23,8 @@ from .words import in_words
 
 SAFE = (".safetensors", ".sft")
 TINY = "bundled tiny prior"
+NONE = "none found"
+"""What an empty menu shows: one without an entry the host refuses in words of its own."""
 
 
 def checkpoints() -> list[str]:
@@ -52,11 +54,11 @@ class LoadSD(io.ComfyNode):
         option = io.DynamicCombo.Option
         checkpoint = io.Combo.Input(
             "ckpt_name",
-            options=checkpoints(),
+            options=checkpoints() or [NONE],
             tooltip="A .safetensors checkpoint in models/checkpoints; .ckpt pickles can run code and are not listed.",
         )
         folder = io.Combo.Input(
-            "folder", options=list(diffusers()), tooltip="A model in diffusers layout below models/diffusers."
+            "folder", options=list(diffusers()) or [NONE], tooltip="A model in diffusers layout below models/diffusers."
         )
         return io.Schema(
             node_id="Distill3D_LoadSD",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as manager
@@ -27,6 +29,7 @@ from .field import from_checkpoint
 from .host import folders, limits, tags
 from .host.encoder import check_vae
 from .host.run import Task, distill
+from .host.tell import tell
 from .host.watch import Watch, workflow_of
 from .images import tensor_of
 from .types import CheckpointType, FieldType, Loss, LossType, RadianceField, Stopped
@@ -160,17 +163,17 @@ class NeRFOptimizer(io.ComfyNode):
         with (
             folders.kept_if_used(folder),
             claimed(folder),
-            Watch(node, settings.iterations, facts, workflow_of(cls.hidden.extra_pnginfo)) as watch,
+            Watch(node, settings.iterations, facts, workflow_of(cls.hidden.extra_pnginfo), _place(folder)) as watch,
         ):
             done = int(resume.checkpoint.meta["iteration"]) if resume else 0
             recorder, estimates = Recorder(folder, done), Estimates(task, watch, note)
-            finish = partial(_finish, recorder=recorder, estimates=estimates)
+            finish = partial(_finish, recorder=recorder, estimates=estimates, say=watch.say)
             field, images, sheet, text = distill(
                 task,
                 (watch, recorder),
                 watch.stop,
                 finish,
-                started=watch.attach,
+                started=partial(watch.attach, recorder=recorder),
                 say=watch.say,
                 fitted=estimates,
             )
@@ -262,10 +265,17 @@ def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
     return assembled.override(settings, str(preset.get("more", "")))
 
 
+def _place(folder: Path) -> str:
+    """A run's folder as Resume's menu shows it."""
+    root = folders.output()
+    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
+
+
 def _finish(
-    run: Distillation, recorder: Recorder, estimates: Estimates
+    run: Distillation, recorder: Recorder, estimates: Estimates, say: Callable[[str], None]
 ) -> tuple[RadianceField, torch.Tensor, torch.Tensor, str]:
     """The node's outputs, made while the run is at hand: everything detached and on the CPU."""
+    say(f"{run.iteration}/{run.settings.iterations} · rendering the turntable and the sheet")
     field = from_checkpoint(capture(run))
 
     def on_frame(done: int, total: int) -> None:
@@ -303,6 +313,7 @@ class Resume(io.ComfyNode):
                     "info", display_name="info", tooltip="Prompt, method, seed and iterations of the run."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -322,4 +333,7 @@ class Resume(io.ComfyNode):
         facts = field.saved.facts
         planned = field.saved.settings.iterations
         info = f"{facts['prompt']} · {facts['method'].upper()} · seed {facts['seed']} · {facts['iterations']}/{planned}"
+        if facts["iterations"] >= planned:
+            info += " · finished"
+        tell(cls.hidden.unique_id, info)
         return io.NodeOutput(Stopped(checkpoint, folder), field, info, ui=ui.PreviewText(info))

@@ -17,6 +17,8 @@ from .host.conditioning import unknown_words
 from .host.guidance import guides_throughout, has_patches
 from .types import Loss, Plan
 
+LARGEST_TINY_CFG = 15.0
+"""Twice the highest scale of the bundled prior's presets."""
 WINDOW = {"minimum": "t_min", "maximum": "t_max"}
 """Distill Loss's inputs for the ends of the timestep window."""
 OWNED = ("method", "sectors", "window", "gradient")
@@ -64,9 +66,24 @@ def unused(loss: Loss, settings: Settings, *, bundled: bool) -> str:
         found.append(f"{name} has no guidance scale{over}: the CFG schedule is not used")
     if has_patches(loss.model.model_options) and not guides_throughout(loss.settings_type):
         found.append(f"{name} combines predictions without CFG: the MODEL's RescaleCFG or other CFG patch is not used")
+    found += strengths(loss, bundled=bundled)
     views = loss.prompts.views
     unknown = unknown_words(views.prompt, views.negative) if bundled else ""
     return "; ".join([*found, *remarks([settings], views.negative), *filter(None, [unknown])])
+
+
+def strengths(loss: Loss, *, bundled: bool) -> list[str]:
+    """What is known to do harm: a CFG that leads away from the prompt, and on the bundled prior what others need."""
+    found = []
+    if loss.plan is not None and _takes(loss, loss.plan):
+        low, high = loss.plan.schedule.extremes()
+        if low < 0:
+            found.append(f"CFG falls to {low:g}: below 0 it leads away from the prompt")
+        if bundled and high > LARGEST_TINY_CFG:
+            found.append(f"CFG rises to {high:g}: the bundled prior wants about 5, colours burn out above it")
+    if bundled and loss.perp_neg.get("enabled"):
+        found.append("perp_neg does harm with the bundled prior: it is for Stable Diffusion")
+    return found
 
 
 def schedule(name: str, text: str) -> Schedule:

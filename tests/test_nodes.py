@@ -258,13 +258,23 @@ def test_cancel_saves_and_resume_goes_on_bit_for_bit(
         optimise(iterations=5)
     watch.Watch._step = plain
     assert manager.interrupt is False
+    texts = sys.modules["server"].PromptServer.instance.texts
+    assert texts[-1].startswith("cancelled at 2/5 · kept in distill3d/run/t_00001_ · the node Resume goes on")
     resume = get("optimizer").Resume
     assert points_of_last_run() == [1, 2], "the chart does not end at the last step before Cancel"
     stopped, so_far, info = resume.execute("latest").args
     assert "2/5" in info and so_far.saved.facts["iterations"] == 2
     resumed, _, report = optimise(iterations=5, resume=stopped).args
-    assert points_of_last_run() == [3, 5], "the chart does not begin where the checkpoint ended"
+    assert points_of_last_run() == [1, 2, 3, 5], "the chart does not go on where the checkpoint ended"
+    events = [event for event, _ in sys.modules["server"].PromptServer.instance.sent]
+    assert events.count("distill3d.begin") == 1, "the page is not told to ask for the points"
+    again, _, info = resume.execute("latest").args
+    assert info.endswith("5/5 · finished") and texts[-1] == info
+    optimise(iterations=5, resume=again)
+    history = get("host.stop").BOARD.history("7")
+    assert history["note"] == "finished before, nothing is left to do" and points_of_last_run() == [1, 2, 3, 4, 5]
     straight, _, whole = optimise(iterations=5).args
+    assert texts[-1].startswith("5/5 · done in 0:0") and "kept in distill3d/run/t_00002_" in texts[-1]
     assert json.loads(report)["curves"] == json.loads(whole)["curves"], "the report's curves begin with the run"
     for name, tensor in straight.checkpoint.tensors.items():
         assert torch.equal(tensor, resumed.checkpoint.tensors[name]), name
@@ -293,6 +303,8 @@ def test_stop_and_keep_gives_what_there_is(pack: ModuleType, monkeypatch: pytest
     out = optimise(iterations=50)
     watch.Watch._step = plain
     assert json.loads(out.args[2])["iterations"]["done"] == 2
+    texts = sys.modules["server"].PromptServer.instance.texts
+    assert texts[-2].startswith("2/50 · rendering") and texts[-1].startswith("stopped at 2/50 · kept in")
     assert not board.stop("7")
     assert points_of_last_run() == [1, 2]
 
@@ -322,7 +334,7 @@ def test_a_run_whose_folder_is_removed_meanwhile_keeps_its_object(pack: ModuleTy
     out = optimise(iterations=3)
     watch.Watch._step = plain
     assert out.args[0].saved.facts["iterations"] == 3
-    assert get("optimizer").Resume.execute("latest").args[2].endswith("3/3")
+    assert get("optimizer").Resume.execute("latest").args[2].endswith("3/3 · finished")
 
 
 def test_a_field_is_saved_loaded_turned_and_exported(pack: ModuleType, tmp_path: Path) -> None:

@@ -126,3 +126,18 @@ def test_files_outside_the_output_folder_are_refused(pack: ModuleType, tmp_path:
         folders.inside("latest", folders.RUNS)
     with pytest.raises(errors.OutputError, match="inside the output folder"):
         folders.new_folder("../../elsewhere/run")
+
+
+@pytest.mark.parametrize(("source", "menu"), [("checkpoint", "ckpt_name"), ("diffusers", "folder")])
+def test_a_menu_without_a_model_leads_to_a_node_that_says_what_to_do(
+    pack: ModuleType, source: str, menu: str, monkeypatch: Any
+) -> None:
+    load_sd, errors = get("load_sd"), importlib.import_module("pack.distill3d.errors")
+    monkeypatch.setattr(load_sd, "checkpoints", list)
+    monkeypatch.setattr(load_sd, "diffusers", dict)
+    monkeypatch.setattr(load_sd.folder_paths, "get_full_path", lambda kind, name: None)
+    (combo,) = load_sd.LoadSD.define_schema().inputs
+    (shown,) = next(option for option in combo.options if option.key == source).inputs
+    assert shown.options == ["none found"], "the host refuses an empty menu before the node can speak"
+    with pytest.raises(errors.PriorError, match="put one there and reload the page"):
+        load_sd.LoadSD.execute({"source": source, menu: "none found"})

@@ -270,3 +270,21 @@ def test_a_patch_that_cannot_act_is_never_skipped_in_silence(pack: ModuleType) -
     text = made.prior.embed([""]).expand(2, -1, -1)
     with pytest.raises(errors.PriorError, match="take the patch off"):
         made.prior.predict_guided(x, torch.tensor([4, 5]), text)
+
+
+def test_strengths_that_are_known_to_do_harm_are_told(pack: ModuleType) -> None:
+    types, parse = get("types"), importlib.import_module("pack.distill3d.schedules").parse
+    strengths = get("settings").strengths
+
+    def plan(text: str) -> Any:
+        return types.Plan(parse(text), "iterations")
+
+    assert strengths(loss(cfg=plan("7.5->2.5")), bundled=True) == []
+    (high,) = strengths(loss(cfg=plan("100->60")), bundled=True)
+    assert "CFG rises to 100" in high
+    assert strengths(loss(cfg=plan("100->60")), bundled=False) == []
+    assert strengths(loss("CSD", cfg=plan("100->60")), bundled=True) == [], "a schedule that CSD does not take"
+    (low,) = strengths(loss(cfg=plan("piecewise(0:5, 0.004:-5, 0.008:5)")), bundled=False)
+    assert "CFG falls to -5" in low
+    (harm,) = strengths(loss(perp_neg={"perp_neg": "on"}), bundled=True)
+    assert "perp_neg" in harm and strengths(loss(perp_neg={"perp_neg": "on"}), bundled=False) == []

@@ -267,6 +267,15 @@ def test_lines_that_cannot_be_used_say_why(pack: ModuleType, line: str, message:
         settings.override(made, line)
 
 
+def test_ends_that_cross_are_told_by_the_node_that_has_them(pack: ModuleType) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    with pytest.raises(errors.SettingsError, match=r"t_max never below t_min, got 0\.9 and 0\.1"):
+        loss(t_min="0.9", t_max="0.1")
+    for shape in ("linear", "cosine"):
+        with pytest.raises(errors.SettingsError, match=r"begin below until, got 0\.8 and 0\.2"):
+            get("cfg_schedule").make(1, 0, {"shape": shape, "begin": 0.8, "until": 0.2})
+
+
 @pytest.mark.parametrize("given", [{"t_min": "foo"}, {"t_max": "nan"}, {"t_max": "0.5->"}], ids=str)
 def test_a_bad_end_of_the_window_is_refused_by_its_own_node_and_name(pack: ModuleType, given: dict[str, str]) -> None:
     errors = importlib.import_module("pack.distill3d.errors")

@@ -3,7 +3,7 @@ const TINY = { source: "bundled tiny prior" };
 const CHECKPOINT = { source: "checkpoint" };
 
 const prompts = (prompt, at) => ({
-  type: "Distill3D_ViewPrompts", widgets: { prompt }, wires: { clip: ["load", 1] }, at,
+  type: "Distill3D_ViewPrompts", widgets: { prompt }, wires: { clip: ["load", 1] }, size: [320, 270], at,
 });
 const load = (widgets, at = [0, 0]) => ({ type: "Distill3D_LoadSD", widgets, at });
 const loss = (widgets, at, model = ["load", 0], wires = {}) => ({
@@ -14,7 +14,8 @@ const nerf = (widgets, at, from = "loss", wires = {}) => ({
   wires: { loss: [from, 0], vae: ["load", 2], ...wires }, size: [360, 520], at,
 });
 const mesh = (at, from = ["nerf", 0], widgets = {}) => ({ type: "Distill3D_MeshExport", widgets, wires: { field: from }, at });
-const viewer = (at, from = ["export", 1]) => ({ type: "Preview3D", wires: { model_file: from }, size: [380, 420], at });
+// the path and not the file: of a file the viewer keeps a copy in the output folder
+const viewer = (at, from = ["export", 2]) => ({ type: "Preview3D", wires: { model_file: from }, size: [380, 420], at });
 const note = (text, at = [0, 520]) => ({ type: "MarkdownNote", widgets: { 0: text }, size: [380, 300], at });
 
 const picture = (from, size, at) => ({ type: "PreviewImage", wires: { images: from }, size, at });
@@ -65,13 +66,14 @@ page of Load SD names them. Mugs, bowls and chairs come out filled.`),
       nerf: nerf({ preset: "standard" }, [860, 0]),
       export: mesh([1280, 0]),
       view: viewer([1700, 0]),
-      env: { type: "Distill3D_EnvironmentReport", at: [1700, 520] },
+      env: { type: "Distill3D_EnvironmentReport", at: [1700, 500] },
+      machine: text(["env", 0], [380, 300], [1700, 620]),
       note: note(`## Standard run on Stable Diffusion 1.5
 
 **Hardware** a GPU with 8 GB or more. **Time** not measured yet on a real checkpoint; 6,000 steps of one view. **Model** any Stable
-Diffusion 1.5 checkpoint in \`models/checkpoints\`, as .safetensors: choose it in Load SD.
+Diffusion 1.5 checkpoint in **models/checkpoints**, as .safetensors: choose it in Load SD.
 
-**What good looks like**: after a tenth of the run a blob of the right colours, after a third the shape, then detail. Try \`draft\` first.`,
+**What good looks like**: after a tenth of the run a blob of the right colours, after a third the shape, then detail. Try **draft** first.`,
         [0, 560]),
     },
   },
@@ -155,7 +157,7 @@ was measured beyond chance (docs/methods.md); they are meant for Stable Diffusio
 Run *quick-draft*, press Cancel half way, then run this: it goes on where that stopped, exactly as if it had not. The graph has to be
 the one that was stopped; every difference is listed.
 
-**What good looks like**: the chart begins at the iteration after the last.`),
+**What good looks like**: the chart goes on where it stopped.`),
     },
   },
   "lora-prior": {
@@ -163,7 +165,7 @@ the one that was stopped; every difference is listed.
       load: load(CHECKPOINT),
       lora: { type: "LoraLoader", wires: { model: ["load", 0], clip: ["load", 1] }, at: [440, -260] },
       prompts: { type: "Distill3D_ViewPrompts", widgets: { prompt: "a wooden toy castle" }, wires: { clip: ["lora", 1] },
-        at: [0, 220] },
+        size: [320, 270], at: [0, 220] },
       loss: loss({ method: "ASD" }, [440, 0], ["lora", 0]),
       nerf: nerf({ preset: "standard" }, [860, 0]),
       export: mesh([1280, 0]),
@@ -173,7 +175,7 @@ the one that was stopped; every difference is listed.
 **Hardware** a GPU with 8 GB or more. **Time** not measured yet on a real checkpoint. **Models** a Stable Diffusion 1.5 checkpoint and a
 LoRA made for it, both chosen in their loaders.
 
-Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, ControlNet through Distill Loss's \`extras\`.
+Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, ControlNet through Distill Loss's **extras**.
 
 **What good looks like**: the LoRA's style from every side.`, [0, 560]),
     },
@@ -192,7 +194,7 @@ Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, Control
 **Hardware** any CPU. **Time** seconds. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
 
 Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it. Its own texture is off
-here (\`texture_size\` 0): vertex colours survive a decimation, an atlas does not.
+here (**texture_size** 0): vertex colours survive a decimation, an atlas does not.
 Mesh Convert saves it in another format, here USDZ, 0.3 metres long. It takes files of your own too.
 
 **What good looks like**: the same object with about 2,000 faces in the viewer of Save GLB.`, [0, 260]),

@@ -218,7 +218,7 @@ def _warnings(surface: Surface, report: dict, spacing: float) -> list[str]:
     if surface.choice.mismatch > 0.5:
         found.append(
             f"the field is foggy: mesh and rendering disagree on {surface.choice.mismatch:.0%} of the covered area; "
-            "a new run with more iterations or a higher losses.opaque may make it solid"
+            "a new run with more iterations or a stronger opaque loss may make it solid"
         )
     size = max(high - low for low, high in zip(*report["bounds"], strict=True))
     if size < TINY_CELLS * spacing:

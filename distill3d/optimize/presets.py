@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from ..errors import SettingsError
@@ -93,7 +94,8 @@ def _tiny(name: str, method: MethodName) -> Settings:
 def _full(name: str, method: MethodName) -> Settings:
     known = lookup(method).method.presets
     source = published(method, "published-3d" if "published-3d" in known else None)
-    own: dict[str, Any] = {method: source.settings}
+    words = {"target": BridgeSettings().target} if method == "bridge" else {}  # a text is used as a graph shows it
+    own: dict[str, Any] = {method: replace(source.settings, **words)}
     field = FieldSettings(grid=HashGridSettings.fine()) if name != "draft" else FieldSettings()
     return Settings(
         **_FULL[name],

@@ -17,6 +17,10 @@ ROOT = "distill3d"
 RUNS = f"{ROOT}/run"
 FIELDS = f"{ROOT}/field"
 LATEST = "latest"
+NOTHING = {
+    RUNS: ("a run", "run NeRF Optimizer first; a run that is stopped or cancelled is kept too"),
+    FIELDS: ("a saved field", "run a graph with Save Radiance Field first, or take Resume's field"),
+}
 
 
 def output() -> Path:
@@ -37,7 +41,7 @@ def numbered(prefix: str) -> tuple[Path, str, int, str]:
         raise output_error(output() / prefix.strip(), error) from error
     except Exception as error:
         raise OutputError(
-            f"expected a file prefix inside the output folder, got {prefix!r} ({error}): write e.g. {ROOT}/cube"
+            f"expected a file prefix inside the output folder {output()}, got {prefix!r}: write e.g. {ROOT}/cube"
         ) from error
     return Path(folder), name, number, subfolder
 
@@ -113,9 +117,8 @@ def inside(name: str, kind: str) -> Path:
     if name == LATEST:
         names = found(kind)
         if not names:
-            raise CheckpointError(
-                f"there is nothing to load in {output() / ROOT}: run NeRF Optimizer first, or choose another file"
-            )
+            what, how = NOTHING[kind]
+            raise CheckpointError(f"expected {what} in {output() / ROOT}, found none: {how}")
         name = names[0]
     if not isinstance(name, str):
         raise CheckpointError(f"expected the name of a folder, got {name!r}: choose one from the menu")

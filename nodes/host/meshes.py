@@ -21,6 +21,7 @@ from ...distill3d.mesh import OnStage, from_core, read_parts, to_core, write
 from ...distill3d.mesh.types import SurfaceMesh
 from ...distill3d.optimize.report import versions
 from . import folders
+from .tell import tell
 
 
 def to_mesh(surface: SurfaceMesh) -> Any:
@@ -98,7 +99,9 @@ def saved(surface: SurfaceMesh, place: Place, facts: Mapping[str, Any], hidden: 
     about = {"generator": "distill3d", **facts, "versions": versions(), "mesh": surface.report}
     write(surface, place.path, {**about, **carried})
     shown = SavedResult(place.path.name, place.subfolder, io.FolderType.output)
-    told = {key: surface.report[key] for key in ("watertight", "texture", "warnings") if key in surface.report}
-    text = f"{place.relative}\n{len(surface.vertices)} vertices, {len(surface.faces)} faces\n{json.dumps(told)}"
+    closed = ", closed" if surface.report.get("watertight") else ""
+    counts = f"{len(surface.vertices)} vertices, {len(surface.faces)} faces{closed}"
+    text = "\n".join([place.relative, counts, *surface.report.get("warnings", ())])
+    tell(hidden.unique_id, text)
     file = to_file(place.path)
     return io.NodeOutput(to_mesh(surface), file, place.relative, ui={"3d": [shown], "text": (text,)})

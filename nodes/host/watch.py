@@ -22,14 +22,18 @@ from ...distill3d.render.cameras import ring
 from ...distill3d.render.pictures import to_uint8
 from ...distill3d.render.volume import render
 from .stop import BOARD
+from .tell import tell
 
 if TYPE_CHECKING:
     from ...distill3d.optimize import Distillation
+    from ...distill3d.optimize.curves import Recorder
 
 SHARE = 0.08
 """Largest share of a run's time that live pictures may take."""
 TEXT_EVERY = 0.5
 POINT_EVERY = 0.25
+POINTS = 200
+"""Most points of a chart that a resumed run begins with."""
 
 
 def clock(seconds: float) -> str:
@@ -49,6 +53,17 @@ def text_of(step: Step, pace: float) -> str:
         f"{step.iteration}/{step.iterations} · {rate} · {left} left · occupancy {100 * step.occupancy:.0f} %{cfg} · "
         f"t {step.timesteps[0]}-{step.timesteps[1]} · {step.resolution} px"
     )
+
+
+def points_of(recorder: Recorder, iterations: int) -> list[dict[str, Any]]:
+    """The chart's points of steps that were recorded before; how much of the box was occupied then is not known."""
+    norms = dict(recorder.series.get("gradient_norm", ()))
+    losses = recorder.series.get("loss", [])
+    kept = losses[:: max(1, -(-len(losses) // POINTS))] + losses[-1:]
+    return [
+        {"iteration": i, "iterations": iterations, "loss": loss, "gradient": norms.get(i), "occupancy": None}
+        for i, loss in dict(kept).items()
+    ]
 
 
 @torch.no_grad()
@@ -87,10 +102,11 @@ class Watch:
         node: the node's execution id.
         workflow: the id of the workflow it is in; '' for none.
         facts: method, prompt and the like, shown with the chart.
+        place: where the run is kept, as the user knows it.
     """
 
-    def __init__(self, node: str, iterations: int, facts: dict[str, Any], workflow: str = "") -> None:
-        self.node, self._key = node, (workflow, node)
+    def __init__(self, node: str, iterations: int, facts: dict[str, Any], workflow: str = "", place: str = "") -> None:
+        self.node, self._key, self._place = node, (workflow, node), place
         self.run: Distillation | None = None
         self._note = str(facts.get("note", ""))
         self.stopping = BOARD.begin(self._key, facts)
@@ -100,7 +116,7 @@ class Watch:
         self._pictures: queue.Queue[tuple[int, int, torch.Tensor] | None] = queue.Queue(maxsize=1)
         self._thread = threading.Thread(target=self._send_pictures, daemon=True, name="distill3d preview")
         self._last_text = self._last_point = float("-inf")
-        self._next_sheet = self._last_step = time.monotonic()
+        self._next_sheet = self._last_step = self._began = time.monotonic()
         self._pace: float | None = None
         self._late: dict[str, Any] | None = None
 
@@ -108,23 +124,46 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._late is not None:
             self._tell(self._late)
+        if text := self._end(kind):
+            self.say(text)
         BOARD.end(self._key)
         self._pictures.put(None)
         self._thread.join(timeout=5)
         self._send("distill3d.end", {})
         self.run = None  # which has this as its listener: memory of the device would wait for the garbage collector
 
-    def attach(self, run: Distillation) -> None:
-        """The run whose pictures are shown."""
+    def attach(self, run: Distillation, recorder: Recorder) -> None:
+        """The run whose pictures are shown, and what is recorded of it already, with which the chart begins."""
         self.run = run
-        self._last_step = time.monotonic()
+        self._last_step = self._began = time.monotonic()
+        for point in points_of(recorder, run.settings.iterations):
+            BOARD.add(self._key, point)
+        if run.iteration:
+            self._send("distill3d.begin", {})
+        if run.iteration >= run.settings.iterations:
+            self._noted("; ".join(part for part in (self._note, "finished before, nothing is left to do") if part))
+
+    def _end(self, kind: type[BaseException] | None) -> str:
+        """The last line under the node. Of an error the host speaks."""
+        run = self.run
+        if run is None or (kind is not None and not issubclass(kind, manager.InterruptProcessingException)):
+            return ""
+        done, total = run.iteration, run.settings.iterations
+        kept = f" · kept in {self._place}" if self._place else ""
+        if kind is None and done >= total:
+            return f"{done}/{total} · done in {clock(time.monotonic() - self._began)}{kept}"
+        if not done:
+            return "cancelled before the first step"
+        return (
+            f"{'stopped' if kind is None else 'cancelled'} at {done}/{total}{kept} · the node Resume goes on from there"
+        )
 
     def say(self, text: str) -> None:
-        """The line under the node, before the first step."""
-        self._server.send_progress_text(text, self.node, self._client)
+        """The line under the node, before the first step and after the last."""
+        tell(self.node, text)
 
     def note(self, text: str) -> None:
         """What is shown behind the chart's words, on a page that comes later too."""
@@ -162,7 +201,7 @@ class Watch:
         self._bar.update_absolute(step.iteration, step.iterations)
         if last or now - self._last_text >= TEXT_EVERY:
             self._last_text = now
-            self._server.send_progress_text(text_of(step, self._pace), self.node, self._client)
+            tell(self.node, text_of(step, self._pace))
         self._late = {
             "iteration": step.iteration,
             "iterations": step.iterations,
