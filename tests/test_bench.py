@@ -93,7 +93,9 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
         (["memory", "--size", "0"], "--size of 1 or more"),
         (["scaling", "--largest", "10"], "--largest of 64 or more"),
         (["scaling", "--cells", "24", "24"], "two or more --cells"),
+        (["memory", "--share", "0"], "share of the box above 0"),
         (["step", "--iterations", "0"], "--iterations of 1 or more"),
+        (["step", "--iterations", "1", "--size", "sd15", "--width", "7"], "multiple of 32, got 7"),
     ],
 )
 def test_what_cannot_be_measured_is_said(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,20 @@ def test_a_file_is_read_in_the_encoding_its_shell_wrote(encoding: str, tmp_path:
     assert compare.read(tmp_path / "a.json") == BEFORE
 
 
+def test_verdicts_are_not_compared_as_if_they_were_timings(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"benchmark": "quality", "seconds": 1.0}))
+    with pytest.raises(SettingsError, match="of the benchmark quality, which judges"):
+        compare.read(tmp_path / "a.json")
+
+
+def test_a_change_within_three_times_the_spreads_is_noise() -> None:
+    def figures(wall: float) -> dict[str, float]:
+        return {"wall_ms_step": wall, "spread_wall_ms_step": 10.0}
+
+    assert [c.worse for c in compare.compare(figures(100.0), figures(140.0))] == [False]
+    assert [c.worse for c in compare.compare(figures(100.0), figures(165.0))] == [True]
+
+
 def test_odd_numbers_and_depths_are_no_crash(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(SettingsError, match="written by distill3d bench"):

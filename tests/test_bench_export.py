@@ -64,8 +64,17 @@ def test_without_views_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> N
         ({"routes": ("ours", "fast")}, "got fast"),
         ({"routes": ()}, "got none"),
         ({"input_faces": 3}, "100 to 4,000,000"),
+        ({"resolution": 1}, "mesh resolution of 8"),
+        ({"faces": -5}, "expected"),
+        ({"texture": -1}, "expected"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(change: dict, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         ExportSettings(**change)
+
+
+def test_what_was_left_out_misses_no_target() -> None:
+    figures = {"ours": {"seconds": 1.0, "peak_mb": 100.0}}
+    assert [row["figure"] for row in export.judged(figures, likeness=False)] == ["ours.seconds", "ours.peak_mb"]
+    assert not export.judged(figures)[-1]["met"]

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -328,6 +329,14 @@ def made_result(prompt: str, method: str, passed: bool, taken_for: list[str]) ->
         "others": {p: p in taken_for for p in PAIR if p != prompt},
         "minutes": 2.0, "peak_memory_bytes": {"process": 500_000_000}, "scores": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNGxxxx", None])
+def test_a_damaged_preview_is_an_empty_row(content, tmp_path):
+    if content is not None:
+        (tmp_path / "preview.png").write_bytes(content)
+    sheet = quality_report.method_sheet([made_result(PAIR[0], "sds", True, [])], [tmp_path])
+    assert np.asarray(sheet)[:, sheet.width // 2 :].std() == 0
 
 
 def test_the_report_counts_passes_failures_and_controls():

@@ -199,7 +199,10 @@ def test_a_damaged_archive_is_moved_aside_and_an_absent_one_is_empty(
     path, line = tmp_path / "results.json", judged(job(tmp_path))
     add_to_archive(path, [line])
     assert read_archive(path) == [line] and not caplog.records
-    for aside, text in (("results.json.bad", '{"settings": {'), ("results.json.bad2", "[]")):
+    damaged = ['{"settings": {', "[]", 5000 * "[", '{"settings": {"a": {}}, "results": [{"settings": "a"}]}']
+    damaged.append('{"settings": {"a": {}}, "results": [{"settings": "a", "status": "judged", "minutes": NaN}]}')
+    for number, text in enumerate(damaged):
+        aside = f"results.json.bad{number + 1 if number else ''}"
         path.write_text(text)
         add_to_archive(path, [line])
         assert (tmp_path / aside).read_text() == text and aside in caplog.text and read_archive(path) == [line]

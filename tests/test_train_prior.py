@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
-from distill3d.errors import CheckpointError, DivergedError, OutputError, SettingsError
+from distill3d.errors import CheckpointError, DivergedError, OutputError, PriorError, SettingsError
 from distill3d.render.cameras import orbit
 from distill3d.train_prior import GateError, Gates, TrainPriorSettings, autoencoder, checkpoints, denoiser, text, train
 from distill3d.train_prior import loop as training_loop
@@ -207,7 +207,7 @@ def test_settings_that_cannot_train_are_refused_in_words(change: dict[str, objec
 @pytest.mark.parametrize(
     "change",
     [{"image_size": 4}, {"radius": (3.4, 2.7)}, {"radius": (0.0, 1.0)}, {"fov": (38.0, 190.0)}, {"view_words": 2.0},
-     {"contrast": 1.0}, {"name": "empty"}],
+     {"contrast": 1.0}, {"name": "empty"}, {"light_azimuth": float("inf")}, {"elevation": (0.0, float("nan"))}],
 )  # fmt: skip
 def test_worlds_that_cannot_be_drawn_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="expected"):
@@ -215,10 +215,43 @@ def test_worlds_that_cannot_be_drawn_are_refused(change: dict[str, object]) -> N
 
 
 def test_unknown_device() -> None:
+    for name in ("bogus", "xla"):
+        with pytest.raises(PriorError, match="expected a device"):
+            train(Path("unused"), device=name)
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")
-    with pytest.raises(SettingsError, match="device='auto'"):
+    with pytest.raises(PriorError, match="take the device cpu"):
         train(Path("unused"), device="cuda")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 10**30])
+def test_seeds_that_a_generator_would_not_take_are_refused_before_rendering(seed: int, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="expected a seed from 0 to"):
+        train(tmp_path / "out", seed=seed, device="cpu", settings=MICRO, gates=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_starts_over_leaves_nothing_of_the_one_before_to_go_on_from(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(trained, tmp_path / "out")
+    other = dataclasses.replace(MICRO, unet_adam_lr=2 * MICRO.unet_adam_lr)
+
+    def stopped(*_: Any) -> Stage:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(denoiser, "stage", stopped)
+        train(out, device="cpu", settings=other, gates=None, resume=False)
+    assert not (out / ".training" / "unet.safetensors").exists()
+    train(out, device="cpu", settings=other, gates=None)
+
+
+def test_a_folder_of_snapshots_is_made_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        train(tmp_path / "out", device="cpu", settings=MICRO, gates=None, snapshot=tmp_path / "file")
+    assert not (tmp_path / "out").exists()
 
 
 def test_vocabulary_is_clips(trained: Path) -> None:
@@ -452,6 +485,14 @@ def test_gate_error_names_what_missed() -> None:
     with pytest.raises(GateError, match="sample_hue"):
         Gates().check({"sample_hue": float("nan")})
     Gates().check({"psnr": 31.0, "border": 0.0})
+
+
+def test_an_autoencoder_that_misses_its_gate_says_what_to_do_and_names_no_file_that_is_not_there(
+    trained: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(trained, tmp_path / "out")
+    with pytest.raises(GateError, match=r"psnr >= 99 .*train it for more vae_steps$"):
+        train(out, device="cpu", settings=MICRO, gates=Gates(psnr=99.0))
 
 
 def test_matching_parts() -> None:

@@ -22,6 +22,7 @@ from distill3d.train_prior import (
     Gates,
     TrainPriorSettings,
     autoencoder,
+    checkpoints,
     denoiser,
     recipe,
     text,
@@ -200,12 +201,16 @@ def test_a_run_in_parts_goes_on_over_their_border_and_its_card_names_them(
     train(stopped, device="cpu", settings=settings, gates=None)
     for weights in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         assert (whole / weights).read_bytes() == (stopped / weights).read_bytes()
-    with pytest.raises(CheckpointError, match="unet_parts"):
-        train(stopped, device="cpu", settings=dataclasses.replace(settings, unet_parts=parts[::-1]), gates=None)
+    for other in (parts[::-1], ()):
+        with pytest.raises(CheckpointError, match="unet_parts"):
+            train(stopped, device="cpu", settings=dataclasses.replace(settings, unet_parts=other), gates=None)
 
 
-def test_checkpoints_from_before_there_were_parts_go_on() -> None:
-    assert "unet_parts" not in compared(MICRO, "unet")
+def test_checkpoints_from_before_there_were_parts_go_on(tmp_path: Path) -> None:
+    facts = compared(MICRO, "unet")
+    assert facts["unet_parts"] is None
+    checkpoints.write(tmp_path / "old", {}, {name: value for name, value in facts.items() if name != "unet_parts"})
+    checkpoints.read(tmp_path / "old", facts)
     in_parts = dataclasses.replace(MICRO, unet_parts=(Part(6, 4, 5.0, 0.2, 0, 6, 0.5),))
     assert compared(in_parts, "unet")["unet_parts"] and "unet_parts" not in compared(in_parts, "vae")
 

@@ -8,7 +8,9 @@ import { TEMPLATES } from "./templates.mjs";
 import { open } from "./page.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-export const SETTINGS = { "LiteGraph.Canvas.MinFontSizeForLOD": 0, "Comfy.Minimap.Visible": false };
+export const SETTINGS = {
+  "LiteGraph.Canvas.MinFontSizeForLOD": 0, "Comfy.Minimap.Visible": false, "Comfy.VueNodes.Enabled": false,
+};
 
 /** Builds the named templates in an open page and writes them, and the help pages' pictures when `names` is empty. */
 export async function makeAll(page, names) {

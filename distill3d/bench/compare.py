@@ -55,6 +55,11 @@ def read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"expected a file written by distill3d bench --json, got {path}: {error}") from error
     if not isinstance(value, dict):
         raise SettingsError(f"expected one JSON object in {path}, got a {type(value).__name__}")
+    if value.get("benchmark") == "quality":
+        raise SettingsError(
+            f"expected a file of figures that noise moves, got {path} of the benchmark quality, which judges: compare "
+            "the tables it wrote, or name its results.json with --earlier in a run of it"
+        )
     return value
 
 

@@ -51,6 +51,8 @@ def run(
         SettingsError: sizes that cannot be, or this system cannot tell a process's peak memory.
     """
     at_least(1, size=size, samples=samples, graph=graph)
+    if not 0 < share <= 1:
+        raise SettingsError(f"expected a share of the box above 0 and up to 1, got {share}: try 0.15")
     result: dict[str, Any] = {"benchmark": "memory", "size": size, "samples": samples, "graph": graph}
     reference = None
     with tempfile.TemporaryDirectory(prefix="distill3d-") as folder:

@@ -48,9 +48,13 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
         raise SettingsError(f"expected in --earlier a file {ARCHIVE}, and there is none at {path}: correct the path")
     found = read_json(path)
     try:
+        json.dumps(found, allow_nan=False)
         settings = (found or {})["settings"]
-        return [{**result, "settings": settings[result["settings"]]} for result in (found or {})["results"]]
-    except (KeyError, TypeError) as error:
+        return [
+            {**result, "settings": settings[result["settings"]], "status": result["status"]}
+            for result in (found or {})["results"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(
             f"expected in --earlier a {ARCHIVE} that distill3d bench quality wrote, got {path}: "
             "give the path of such a file"

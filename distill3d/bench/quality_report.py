@@ -140,14 +140,21 @@ def markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(line for part in parts for line in [*part, ""])
 
 
+def _preview(path: Path) -> Image | None:
+    """A job's preview; None where there is none, or a damaged one."""
+    from PIL import Image
+
+    try:
+        return Image.open(path).convert("RGB")
+    except OSError:
+        return None
+
+
 def method_sheet(results: Sequence[Result], folders: Sequence[Path]) -> Image:
     """One row a job: prompt and verdict, then its preview; a job without a preview gets an empty row."""
     from PIL import Image, ImageDraw, ImageFont
 
-    previews = []
-    for folder in folders:
-        path = folder / PREVIEW
-        previews.append(Image.open(path).convert("RGB") if path.is_file() else None)
+    previews = [_preview(folder / PREVIEW) for folder in folders]
     width = max((p.width for p in previews if p), default=480)
     height = max((p.height for p in previews if p), default=96)
     sheet = Image.new("RGB", (_LABEL_WIDTH + width, height * max(1, len(results))), _PAPER)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
 from ..priors import noise_schedule
 from ..priors.diffusers_prior import DiffusersPrior
 from ..priors.quiet import quiet
@@ -37,7 +38,12 @@ def random_sd15(
     Args:
         device, dtype: where and how it computes; the VAE stays in float32 where ``dtype`` is float16.
         width, pixels: channels of the first UNet level and image side; smaller ones are for trying things out.
+
+    Raises:
+        SettingsError: a width that does not divide into the 32 groups of a norm.
     """
+    if width < 32 or width % 32:
+        raise SettingsError(f"expected a width that is a multiple of 32, got {width}: 320 is the real one, 64 a small")
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SettingsError
-from ..files import make_folder, write_json
+from ..files import write_json
 from ..train_prior import checkpoints
-from ..train_prior.loop import Stage, fit
+from ..train_prior.loop import Stage, begin, check_seed, fit
 from ..train_prior.optimizers import MuonAdamW, falling
 from ..world import render_dataset
 from .card import write_card
@@ -102,12 +101,11 @@ def train(
     Raises:
         GateError: the scorer misses a gate; it is written nevertheless.
         CheckpointError: ``out`` holds checkpoints of other settings.
-        SettingsError: a seed below 0.
+        SettingsError: a seed out of bounds.
         OutputError: ``out`` cannot be written.
     """
-    if seed < 0:
-        raise SettingsError(f"expected a seed of 0 or more, got {seed}")
-    work = make_folder(make_folder(out) / WORK)
+    check_seed(seed)
+    work = begin(out / WORK, resume)
     images, owners = _renders(settings, seed, work, resume)
     torch.manual_seed(seed)
     scorer = Scorer(settings.architecture).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

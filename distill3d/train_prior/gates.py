@@ -57,13 +57,15 @@ class Gates:
     every: int = 1
     """Full world: judge only every so many-th prompt."""
 
-    def check(self, measured: dict[str, float]) -> None:
+    def check(
+        self, measured: dict[str, float], advice: str = "train for more steps, or look at samples.png for what is wrong"
+    ) -> None:
         """Raise ``GateError`` naming every value of ``measured`` below the threshold of the same name."""
         known = asdict(self)
         low = {k: v for k, v in measured.items() if k in known and not v >= known[k]}
         if low:
             wanted = ", ".join(f"{k} >= {known[k]:g} (got {v:.4g})" for k, v in low.items())
-            raise GateError(f"expected {wanted}: train for more steps, or look at samples.png for what is wrong")
+            raise GateError(f"expected {wanted}: {advice}")
 
 
 GATES = Gates()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, DivergedError
+from ..errors import CheckpointError, DivergedError, SettingsError
+from ..files import make_folder, output_error
 from ..interrupts import held
 from . import checkpoints
 from .optimizers import Average, MuonAdamW
@@ -47,6 +48,26 @@ class Stage:
     ema: float
     facts: dict[str, Any]
     number: Callable[[int], int] = int
+
+
+def check_seed(seed: int) -> None:
+    """Raises ``SettingsError`` for a seed that some generator would not take, or take for another."""
+    if not 0 <= seed < 2**63 - 1:
+        raise SettingsError(f"expected a seed from 0 to {2**63 - 2}, got {seed}: 0 is usual")
+
+
+def begin(work: Path, resume: bool) -> Path:
+    """The folder of checkpoints, made; emptied of an earlier run's where it is not to go on.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    for path in () if resume else work.glob("*.safetensors"):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise output_error(path, error) from error
+    return make_folder(work)
 
 
 def fit(

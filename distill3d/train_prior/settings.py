@@ -206,10 +206,12 @@ _OF_THE_OTHER = {
 
 
 def compared(settings: TrainPriorSettings, stage: Literal["vae", "unet"]) -> dict[str, Any]:
-    """What a checkpoint of the stage must agree with, as JSON gives it back; more steps go on with what there is."""
+    """What a checkpoint of the stage must agree with, as JSON gives it back; more steps go on with what there is.
+
+    A run without parts has None for them, which is also what checkpoints have that do not name them.
+    """
     facts: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    if not settings.unet_parts:
-        del facts["unet_parts"]
+    facts["unet_parts"] = facts["unet_parts"] or None
     return {n: v for n, v in facts.items() if n not in _FREE and not n.startswith(_OF_THE_OTHER[stage])}
 
 

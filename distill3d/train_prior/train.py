@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,29 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CheckpointError, SettingsError
-from ..files import write_json
+from ..errors import CheckpointError
+from ..files import make_folder, write_json
 from ..interrupts import held
+from ..priors.load import resolve_device
 from ..render.pictures import write_png
 from ..world import COLOURS, all_objects, render_dataset
 from . import autoencoder, checkpoints, denoiser, text
 from .card import device_words, write_card
 from .export import export, load, sheet
 from .gates import GATES, Gates, measure_autoencoder, measure_full, measure_samples
-from .loop import fit
+from .loop import begin, check_seed, fit
 from .optimizers import Average
 from .settings import RECIPE, TrainPriorSettings
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(f"expected a device of this machine, got {name!r} without CUDA: use device='auto'")
-    return torch.device(name)
 
 
 def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, list[str]]:
@@ -103,13 +97,19 @@ def train(
         What the gates measured.
 
     Raises:
-        GateError: when the prior misses a gate; it is written nevertheless.
+        GateError: when the autoencoder misses a gate, after which nothing is trained; or the prior, which is written
+            nevertheless.
         CheckpointError: when ``out`` holds checkpoints of other settings.
         DivergedError: when a loss is not finite.
-        SettingsError: when the device is not there.
+        PriorError: when the device is not there.
+        SettingsError: a seed out of bounds.
+        OutputError: ``out`` or ``snapshot`` cannot be written.
     """
-    where = _device(device)
-    work = out / WORK
+    where = resolve_device(device)
+    check_seed(seed)
+    if snapshot is not None:
+        make_folder(snapshot)
+    work = begin(out / WORK, resume)
     images, captions = _renders(settings, seed, work, resume)
 
     torch.manual_seed(seed)
@@ -125,7 +125,7 @@ def train(
         held_out = render_dataset(settings.held_out, seed + 1, settings.world)
         measured |= measure_autoencoder(vae, held_out, where)
         logger.info("autoencoder %s", json.dumps(measured))
-        gates.check(measured)
+        gates.check(measured, "train it for more vae_steps")
 
     text.write_vocabulary(work / "vocabulary", captions, settings.vocabulary)
     tokenizer = text.load_tokenizer(work / "vocabulary", settings.text_length)
@@ -148,7 +148,7 @@ def train(
                 finally:
                     average.swap()
 
-    if snapshot is not None and not (resume and snapshot.exists()):
+    if snapshot is not None and not (resume and (snapshot / "model_index.json").exists()):
         write(snapshot)
     unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, seed, where)
     unet_stage = replace(unet_stage, facts={**unet_stage.facts, "latents": origin})
@@ -164,7 +164,8 @@ def train(
         columns = 2 * len(COLOURS) if full else len(COLOURS)
         count = len(all_objects(settings.world.name))
         write_png(out / "samples.png", Image.fromarray(sheet(samples[:count], columns).numpy()))
-    record = {"seed": seed, "settings": asdict(settings), "measured": measured}
+    told = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+    record = {"seed": seed, "settings": asdict(settings), "measured": told}
     curves = {"autoencoder": vae_log, "unet": unet_log}
     facts = {"device": device_words(where), "parameters": {"autoencoder": vae_size, "unet": sizes[0], "text": sizes[1]}}
     write_json(out / "training.json", {**record, **facts, **curves})

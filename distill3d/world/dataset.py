@@ -75,6 +75,10 @@ class WorldSettings:
     def __post_init__(self) -> None:
         if self.name not in ("plain", "full"):
             raise SettingsError(f"expected a world called plain or full, got {self.name!r}")
+        for name, value in vars(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise SettingsError(f"expected finite numbers as {name} of the world, got {value}")
         if self.image_size < 8:
             raise SettingsError(f"expected an image_size of 8 or more pixels, got {self.image_size}: 64 is usual")
         for name in ("elevation", "radius", "fov", "size", "ambient", "light_elevation"):
