@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ class LoadSD(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, **inputs: Any) -> bool | str:
+        """Takes all inputs, so that the host leaves the menus to it; what a wire brings is asked when it has come."""
+        source = inputs.get("source")
+        if not isinstance(source, dict):
+            return True
+        try:
+            if source.get("source") == "checkpoint" and source.get("ckpt_name") is not None:
+                find_checkpoint(source["ckpt_name"])
+            if source.get("source") == "diffusers" and source.get("folder") is not None:
+                find_folder(source["folder"])
+        except PriorError as error:
+            return str(error)
+        return True
+
+    @classmethod
     @in_words
     def execute(cls, source: dict[str, Any]) -> io.NodeOutput:
         kind = source["source"]
@@ -97,14 +113,25 @@ class LoadSD(io.ComfyNode):
         return io.NodeOutput(*load_folder(source.get("folder")))
 
 
+def find_checkpoint(name: str | None) -> str:
+    """The path of a checkpoint by its name in the menu. Raises ``PriorError``."""
+    path = folder_paths.get_full_path("checkpoints", name) if name else None
+    if path is None or not path.lower().endswith(SAFE):
+        raise PriorError(
+            f"expected a .safetensors checkpoint in models/checkpoints, got {name or NONE}: {_how(checkpoints())}"
+        )
+    return path
+
+
+def _how(there: Sequence[str]) -> str:
+    if there:
+        return "choose one in the menu, or the bundled tiny prior"
+    return "put one there and reload the page, or choose the bundled tiny prior"
+
+
 def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a checkpoint file. Raises ``PriorError`` when it is missing, damaged or no checkpoint."""
-    path = folder_paths.get_full_path("checkpoints", name) if name else None
-    if path is None:
-        raise PriorError(
-            f"expected a .safetensors checkpoint in models/checkpoints, got {name or 'none'}: put one there "
-            "and reload the page, or choose the bundled tiny prior"
-        )
+    path = find_checkpoint(name)
     read_header(Path(path))
     directories = folder_paths.get_folder_paths("embeddings")
     loaded = comfy.sd.load_checkpoint_guess_config(
@@ -134,14 +161,19 @@ def _lacking(path: Path) -> list[str]:
     ]
 
 
+def find_folder(name: str | None) -> Path:
+    """A diffusers folder by its name in the menu. Raises ``PriorError``."""
+    there = diffusers()
+    if (path := there.get(name or "")) is None:
+        raise PriorError(
+            f"expected a folder in diffusers layout below models/diffusers, got {name or NONE}: {_how(list(there))}"
+        )
+    return path
+
+
 def load_folder(name: str | None) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a diffusers folder. Raises ``PriorError`` when it is missing or cannot be used."""
-    path = diffusers().get(name or "")
-    if path is None:
-        raise PriorError(
-            f"expected a diffusers folder below models/diffusers, got {name or 'none'}: put one there and reload the "
-            "page, or choose the bundled tiny prior"
-        )
+    path = find_folder(name)
     if is_tiny(path):
         model, clip, vae = load_tiny(path)
         return as_its_scheduler_says(model, path), clip, vae

@@ -141,3 +141,10 @@ def test_a_menu_without_a_model_leads_to_a_node_that_says_what_to_do(
     assert shown.options == ["none found"], "the host refuses an empty menu before the node can speak"
     with pytest.raises(errors.PriorError, match="put one there and reload the page"):
         load_sd.LoadSD.execute({"source": source, menu: "none found"})
+    asked = load_sd.LoadSD.validate_inputs
+    assert "got none found: put one there" in asked(source={"source": source, menu: "none found"})
+    assert asked(source={"source": source, menu: None}) is True, "a wire brings it"
+    monkeypatch.setattr(load_sd, "checkpoints", lambda: ["a.safetensors"])
+    monkeypatch.setattr(load_sd, "diffusers", lambda: {"a": Path("a")})
+    assert "got b: choose one in the menu" in asked(source={"source": source, menu: "b"})
+    assert asked(source={"source": "bundled tiny prior"}) is True
