@@ -285,6 +285,11 @@ def test_paint_correlates_with_itself_and_blotches_do_not():
     for seed in range(3):
         blotches = look(blotched(thing, seed=seed), None, COARSE["render_settings"])
         assert abs(pattern_correlation(blotches, thing, HOME)) < 0.25
+    side = SolidField(
+        lambda x: thing.sdf(x[:, [2, 1, 0]] * x.new_tensor([1, 1, -1])),
+        lambda x: thing.albedo(x[:, [2, 1, 0]] * x.new_tensor([1, 1, -1])),
+    )
+    assert pattern_correlation(look(side, None, COARSE["render_settings"]), thing, HOME) > 0.85, "a quarter turn"
     true = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     true[:, 1:] = 0.5
     other = (true + torch.rand(true.shape, generator=torch.Generator().manual_seed(1)))[:, :1]
@@ -425,6 +430,8 @@ def test_prompts_of_the_full_world():
     assert parse_object("an orange and white ball").shape == "ball"
     assert world_of(["a red cube", "a plain blue torus"]) == "plain"
     assert world_of(["a red cube", "a dotted blue torus"]) == world_of(["a red mug"]) == "full"
+    with pytest.raises(SettingsError, match="a red and white ball, or a red sphere"):
+        parse_object("a red ball")
     for bad in ("a striped dotted red cube", "a striped red mug"):
         with pytest.raises(SettingsError, match="at most one pattern"):
             parse_object(bad)

@@ -91,6 +91,15 @@ def test_view_words_are_heard() -> None:
         assert not view_obeyed(shares, things, ["overhead"] * 6, bank()).any() or word == "smiley"
 
 
+def test_a_picture_of_nothing_is_seen_from_nowhere() -> None:
+    things = [Object("mug", "yellow")] * 6
+    g = torch.Generator().manual_seed(0)
+    blotches = torch.nn.functional.interpolate(torch.rand(6, 3, 6, 6, generator=g), 64, mode="bilinear")
+    shares = judge_pictures(blotches, things, bank()).shares
+    for word in ("front", "side", "back"):
+        assert not view_obeyed(shares, things, [word] * 6, bank()).any(), word
+
+
 def test_sectors_with_slack() -> None:
     azimuth = torch.tensor([0.0, 54.0, 56.0, 90.0, 124.0, 126.0, 180.0, 350.0])
     low = torch.zeros(8)

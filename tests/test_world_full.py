@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -204,6 +205,14 @@ def test_what_is_held_out_is_never_drawn_and_every_word_is() -> None:
         (s, c) for s in FULL_SHAPES for c in COLOURS
     }
     assert set(training_round(WorldSettings(name="full", hold_out=False))) == set(all_objects("full"))
+
+
+def test_front_sides_and_back_of_what_has_a_front_come_equally_often() -> None:
+    made = render_dataset(1500, 3, dataclasses.replace(FULL, image_size=8))
+    turned = [a for a, o in zip(made.cameras.azimuth.rad2deg().tolist(), made.objects, strict=True) if o.has_front]
+    seen = [view_word(azimuth, 0.0) for azimuth in turned]
+    for word in ("front", "side", "back"):
+        assert seen.count(word) / len(seen) == pytest.approx(1 / 3, abs=0.07), word
 
 
 def test_full_renders_are_deterministic_varied_and_truly_captioned() -> None:

@@ -128,7 +128,8 @@ def parse_object(prompt: str) -> Object:
     """The object a prompt names: ``parse_prompt`` and at most one pattern.
 
     Raises:
-        SettingsError: as ``parse_prompt``; several patterns, or one on an object that wears its own paint.
+        SettingsError: as ``parse_prompt``; several patterns, or one on an object that wears its own paint; a ball that
+            is not said to be half white.
 
     >>> parse_object("a striped red cube").pattern
     'striped'
@@ -140,6 +141,11 @@ def parse_object(prompt: str) -> Object:
         raise SettingsError(
             f"expected at most one pattern, and none on an object with a front, in the prompt {prompt!r}, got "
             f"{', '.join(patterns)}: leave one out"
+        )
+    if shape == "ball" and "white" not in words:
+        raise SettingsError(
+            f"expected a {colour} and white ball, or a {colour} sphere, in the prompt {prompt!r}: the judge knows no "
+            "ball of one colour"
         )
     return Object(shape, colour, pattern=patterns[0] if patterns else "plain")
 
