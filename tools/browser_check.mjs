@@ -69,7 +69,8 @@ await page.evaluate(async ([graph, steps, height]) => {
 }, [draft, Number(iterations), HEIGHT]);
 
 const began = Date.now();
-await page.waitForFunction(() => window.seen["distill3d.step"]?.iteration > 12, null, { timeout: 1_800_000 });
+await page.waitForFunction((some) => window.seen["distill3d.step"]?.iteration > some,
+  Number(iterations) ? Math.min(12, Number(iterations) / 2) : 12, { timeout: 1_800_000 });
 await page.screenshot({ path: join(out, `${renderer}-running.png`) });
 await page.waitForFunction(() => Object.keys(window.seen).some((kind) => kind.startsWith("execution_")), null,
   { timeout: 3_600_000 });
