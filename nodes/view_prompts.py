@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..distill3d.errors import Distill3DError
 from ..distill3d.prompts import DEFAULT_SECTORS, ViewPrompts, format_sectors, parse_sectors
 from .host.conditioning import encode
 from .types import Prompts, PromptsType
-from .words import in_words
+from .words import in_words, input_name
 
 
 class ViewPromptsNode(io.ComfyNode):
@@ -66,6 +67,16 @@ class ViewPromptsNode(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None, sectors: str | None = None) -> bool | str:
+        """Before any model is loaded; what comes by a wire is asked when it has come."""
+        try:
+            own = DEFAULT_SECTORS if sectors is None else parse_sectors(sectors)
+            ViewPrompts("anything" if prompt is None else prompt, "", own)
+        except Distill3DError as error:
+            return error.told(input_name)
+        return True
 
     @classmethod
     @in_words

@@ -267,6 +267,15 @@ def test_lines_that_cannot_be_used_say_why(pack: ModuleType, line: str, message:
         settings.override(made, line)
 
 
+def test_a_prompt_that_cannot_be_used_is_told_before_a_model_is_loaded(pack: ModuleType) -> None:
+    asked = get("view_prompts").ViewPromptsNode.validate_inputs
+    assert asked("a red cube", "any | -180..180 | -90..90 |") is True
+    assert asked(None, None) is True, "wires bring them"
+    assert asked("  ", None).startswith("expected a prompt")
+    assert "expected at least one sector" in asked("a red cube", "")
+    assert "cover every view" in asked("a red cube", "front | -45..45 | -90..90 | , front view")
+
+
 def test_ends_that_cross_are_told_by_the_node_that_has_them(pack: ModuleType) -> None:
     errors = importlib.import_module("pack.distill3d.errors")
     with pytest.raises(errors.SettingsError, match=r"t_max never below t_min, got 0\.9 and 0\.1"):
