@@ -89,7 +89,7 @@ def test_the_second_mesh_of_a_batch(server: Any) -> None:
     found = pytest.importorskip("trimesh").load(kept(server, seen, "own"))
     assert np.ptp(found.vertices, 0) == pytest.approx([2, 2, 0])
     graph["own"] = convert(["mesh", 0], "second", index=2)
-    assert "index below 2" in server.run(graph).error["exception_message"]
+    assert "an index of 0 to 1" in server.run(graph).error["exception_message"]
 
 
 @pytest.mark.parametrize(("kind", "words"), [("nothing", "empty one"), ("point", "with an area")])
