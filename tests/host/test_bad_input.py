@@ -73,9 +73,16 @@ def test_a_damaged_or_missing_checkpoint_is_refused_on_load_sd(server: Any) -> N
     assert "broken.safetensors" in seen.error["exception_message"]
     for name, values in (("checkpoint", {"ckpt_name": "gone.safetensors"}), ("diffusers", {"folder": "gone"})):
         graph["load"] = ours("LoadSD", **graphs.nested("source", name, values))
-        seen = server.run(graph)
-        refused = seen.status == 400 and "load" in seen.answer["node_errors"]
-        assert refused or seen.error["node_id"] == "load", (seen.answer, seen.end)
+        status, answer = server.post("/prompt", {"prompt": graph})
+        said = str(answer["node_errors"]["load"])
+        assert status == 400 and "got gone" in said and "the bundled tiny prior" in said, answer
+
+
+def test_an_empty_prompt_is_told_before_anything_is_loaded(server: Any) -> None:
+    graph = graphs.whole(2)
+    graph["prompts"]["inputs"]["prompt"] = "  "
+    status, answer = server.post("/prompt", {"prompt": graph})
+    assert status == 400 and "expected a prompt" in str(answer["node_errors"]["prompts"]), answer
 
 
 @contextmanager
