@@ -12,12 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
-from safetensors.torch import load  # noqa: E402
+from safetensors.torch import load, load_file, save_file  # noqa: E402
 
 from distill3d.bench import quality, quality_job, quality_report, variants  # noqa: E402
 from distill3d.bench.quality import FULL_PROMPTS, METHODS, PROMPTS, QualitySettings  # noqa: E402
 from distill3d.bench.quality_archive import read_archive, take_over, write_archive  # noqa: E402
-from distill3d.bench.quality_job import RESULT, Job, failure, job_of, perform, read_result  # noqa: E402
+from distill3d.bench.quality_job import RESULT, Job, failure, job_of, perform, prior_key, read_result  # noqa: E402
 from distill3d.bench.quality_summary import THIN  # noqa: E402
 from distill3d.errors import PriorError, SettingsError  # noqa: E402
 from distill3d.evaluate import parse_object, parse_prompt  # noqa: E402
@@ -48,7 +48,7 @@ def tiny_settings(method: str) -> Settings:
 
 @pytest.fixture
 def job(tiny_pipeline: Path, tmp_path: Path) -> Job:
-    fingerprint = load_prior(tiny_pipeline, device="cpu").fingerprint
+    fingerprint = prior_key(load_prior(tiny_pipeline, device="cpu"))
     return job_of(
         PAIR[0], "sds", 3, TINY, PAIR, fingerprint, model=tiny_pipeline, device="cpu", folder=tmp_path / "jobs"
     )
@@ -252,6 +252,19 @@ def test_another_scorer_reads_the_kept_views_and_asks_for_no_new_judgement(job, 
     assert second["status"] == "judged" and second["judgement"] == first["judgement"]
     assert second["scores"]["sim"] != first["scores"]["sim"]
     assert perform(asked[0], nothing)["scores"] == first["scores"]
+
+
+def test_priors_that_differ_in_their_text_encoder_are_two_and_the_bundled_one_keeps_its_name(tiny_pipeline, tmp_path):
+    bundled = load_prior(None, device="cpu")
+    assert prior_key(bundled) == bundled.fingerprint == "tiny-prior float32 08a65a4c"
+    other = shutil.copytree(tiny_pipeline, tmp_path / tiny_pipeline.name)
+    weights = other / "text_encoder" / "model.safetensors"
+    save_file({name: torch.zeros_like(value) for name, value in load_file(weights).items()}, weights)
+    first, second = (load_prior(path, device="cpu") for path in (tiny_pipeline, other))
+    assert first.fingerprint == second.fingerprint and prior_key(first) != prior_key(second)
+    second.unload_text_encoder()
+    with pytest.raises(PriorError, match="unloaded"):
+        prior_key(second)
 
 
 def test_changed_settings_seed_or_prior_ask_for_a_new_run(job):

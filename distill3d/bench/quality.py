@@ -42,6 +42,7 @@ from .quality_job import (
     job_of,
     judge_key,
     perform,
+    prior_key,
     read_json,
     read_result,
 )
@@ -400,7 +401,7 @@ def _run(
     out = quality.out
     of_method = settings_for or (lambda method: preset(quality.preset, method))
     device = resolve_device(quality.device)
-    fingerprint = load_prior(quality.model, device=device).fingerprint
+    fingerprint = prior_key(load_prior(quality.model, device=device))
     scorer = load_scorer(quality.scorer) if quality.score else None
     jobs = [
         job_of(

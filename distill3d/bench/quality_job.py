@@ -14,7 +14,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from ..evaluate import Thresholds, accepts, judge, observe, parse_object, world_
 from ..evaluate.controls import SPOILED, others
 from ..evaluate.observation import Observation
 from ..fields.density import DensityField
-from ..files import make_folder, write_bytes, write_json
+from ..files import make_folder, real, write_bytes, write_json
 from ..mesh import MeshSettings
 from ..optimize import Distillation, Settings, Step
 from ..optimize.codec import from_json, to_json
 from ..optimize.memory import peak_bytes
 from ..optimize.report import versions
-from ..priors.load import load_prior
+from ..priors.diffusers_prior import DiffusersPrior
+from ..priors.load import bundled_prior_path, load_prior
 from ..render.cameras import orbit
 from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
@@ -70,7 +71,7 @@ class Job:
 
     Attributes:
         settings: a run's ``Settings`` as JSON.
-        fingerprint: the prior's.
+        fingerprint: the prior's, see ``prior_key``.
         others: prompts of the benchmark that name another object, for which its result must be refused.
         device: where it computes, e.g. cpu or cuda:1; auto is resolved before.
         scorer: file of the image-text scorer, the bundled one when None; ``scorer_key`` is its fingerprint, empty when
@@ -131,6 +132,15 @@ def _keyed(settings: dict[str, Any]) -> dict[str, Any]:
         if group in settings
     }
     return {**settings, **changed}
+
+
+def prior_key(prior: DiffusersPrior) -> str:
+    """The prior's fingerprint, and of any but the bundled one its text encoder's too: priors that differ in that alone
+    make other objects."""
+    with suppress(PriorError):
+        if real(Path(prior.source)) == real(bundled_prior_path()):
+            return prior.fingerprint
+    return f"{prior.fingerprint} text {prior.text_checksum()}"
 
 
 def judge_key(world: str) -> str:
@@ -219,7 +229,7 @@ def _kept(job: Job, settings: Settings) -> tuple[DensityField, OccupancyGrid, di
 
 def _distil(job: Job, settings: Settings, report: Report) -> tuple[DensityField, OccupancyGrid, dict[str, Any]]:
     prior = load_prior(job.model, device=job.device)
-    if prior.fingerprint != job.fingerprint:
+    if prior_key(prior) != job.fingerprint:
         raise PriorError(_changed("prior"))
     run = Distillation(prior, job.prompt, settings, seed=job.seed)
 

@@ -148,12 +148,19 @@ class DiffusersPrior:
     @cached_property
     def fingerprint(self) -> str:
         """See ``Prior.fingerprint``: the source's name, the precision, and a CRC of the start of every tensor."""
-        crc = 0
-        for module in (self.unet, self.vae):
-            for value in module.state_dict().values():
-                crc = zlib.crc32(value.detach().flatten()[:1024].float().cpu().numpy().tobytes(), crc)
+        crc = _checksum(self.unet, self.vae)
         small = f" encoder {self._small.fingerprint}" if self._small else ""
         return f"{Path(self.source).name} {str(self.dtype).removeprefix('torch.')} {crc:08x}{small}"
+
+    def text_checksum(self) -> str:
+        """A CRC of the start of every tensor of the text encoder, which the fingerprint leaves out.
+
+        Raises:
+            PriorError: after ``unload_text_encoder``.
+        """
+        if self._text_encoder is None:
+            raise PriorError("the text encoder was unloaded: ask for its checksum before")
+        return f"{_checksum(self._text_encoder):08x}"
 
     def describe(self) -> dict[str, Any]:
         """What a run report says of the model; plain JSON values."""
@@ -379,3 +386,11 @@ def _check_parts(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> No
             f"the UNet expects text embeddings {u.cross_attention_dim} wide, the text encoder makes {width}: "
             "these parts are of different models"
         )
+
+
+def _checksum(*modules: Any) -> int:
+    crc = 0
+    for module in modules:
+        for value in module.state_dict().values():
+            crc = zlib.crc32(value.detach().flatten()[:1024].float().cpu().numpy().tobytes(), crc)
+    return crc
