@@ -15,7 +15,7 @@ from nodes_kit import optimise
 from small_run import SMALL
 from test_train_prior_full import LENIENT, MICRO
 
-from distill3d.bench.quality_job import job_of, perform
+from distill3d.bench.quality_job import job_of, perform, prior_key
 from distill3d.cli import main
 from distill3d.optimize import checkpoint as checkpoints
 from distill3d.priors.load import load_prior
@@ -120,14 +120,14 @@ def test_distill2d(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_job_of_the_benchmark(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = load_prior(tiny_pipeline)
     pair = ("a red cube", "a blue torus")
-    job = job_of(pair[0], "sds", 0, SMALL, pair, prior.fingerprint, model=tiny_pipeline, device="lazy", folder=tmp_path)
+    job = job_of(pair[0], "sds", 0, SMALL, pair, prior_key(prior), model=tiny_pipeline, device="lazy", folder=tmp_path)
     with device(monkeypatch):
         assert perform(job, lambda done, total: None)["status"] == "judged"
 
 
 def test_the_trainer_of_priors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with device(monkeypatch):
-        monkeypatch.setattr(training, "_device", lambda name: DEVICE)
+        monkeypatch.setattr(training, "resolve_device", lambda name: DEVICE)
         train(tmp_path / "prior", settings=MICRO, gates=LENIENT, snapshot=tmp_path / "snapshot", snapshot_every=3)
 
 
