@@ -282,6 +282,9 @@ def test_strengths_that_are_known_to_do_harm_are_told(pack: ModuleType) -> None:
     assert strengths(loss(cfg=plan("7.5->2.5")), bundled=True) == []
     (high,) = strengths(loss(cfg=plan("100->60")), bundled=True)
     assert "CFG rises to 100" in high
+    made = loss(cfg=plan("100->60"))
+    settings = get("settings").assemble(made, "draft", bundled=True)
+    assert high in get("settings").unused(made, settings, bundled=True)
     assert strengths(loss(cfg=plan("100->60")), bundled=False) == []
     assert strengths(loss("CSD", cfg=plan("100->60")), bundled=True) == [], "a schedule that CSD does not take"
     (low,) = strengths(loss(cfg=plan("piecewise(0:5, 0.004:-5, 0.008:5)")), bundled=False)
