@@ -199,6 +199,10 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
     return as_its_scheduler_says(model, path), clip, vae
 
 
+BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
+"""What a scheduler says of its noise levels; where it says nothing, the host's stay."""
+
+
 def as_its_scheduler_says(model: Any, path: Path) -> Any:
     """MODEL with the noise schedule and the prediction of the folder's scheduler.
 
@@ -217,8 +221,10 @@ def as_its_scheduler_says(model: Any, path: Path) -> Any:
     sampling = model.get_model_object("model_sampling")
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     v = config.get("prediction_type") == "v_prediction" or isinstance(sampling, V_PREDICTION)
-    abar = abar_from_scheduler({**config, "rescale_betas_zero_snr": False}, str(file))
-    sigmas = ((1 - abar) / abar).sqrt()
+    sigmas = sampling.sigmas.double()
+    if any(config.get(name) is not None for name in BETAS):
+        abar = abar_from_scheduler({**config, "rescale_betas_zero_snr": False}, str(file))
+        sigmas = ((1 - abar) / abar).sqrt()
     if zero_snr:
         sigmas = rescale_zero_terminal_snr_sigmas(sigmas)
     known = sampling.sigmas.to(sigmas)

@@ -52,7 +52,7 @@ def run(
     """
     at_least(1, size=size, samples=samples, graph=graph)
     if not 0 < share <= 1:
-        raise SettingsError(f"expected a share of the box above 0 and up to 1, got {share}: try 0.15")
+        raise SettingsError(f"expected a share of the box above 0 and up to 1, got {share}: try 0.1")
     result: dict[str, Any] = {"benchmark": "memory", "size": size, "samples": samples, "graph": graph}
     reference = None
     with tempfile.TemporaryDirectory(prefix="distill3d-") as folder:

@@ -48,13 +48,11 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
         raise SettingsError(f"expected in --earlier a file {ARCHIVE}, and there is none at {path}: correct the path")
     found = read_json(path)
     try:
-        json.dumps(found, allow_nan=False)
-        settings = (found or {})["settings"]
-        return [
-            {**result, "settings": settings[result["settings"]], "status": result["status"]}
-            for result in (found or {})["results"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+        settings, results = (found or {})["settings"], (found or {})["results"]
+        if any("status" not in result for result in results):
+            raise KeyError("status")
+        return [{**result, "settings": settings[result["settings"]]} for result in results]
+    except (KeyError, TypeError) as error:
         raise SettingsError(
             f"expected in --earlier a {ARCHIVE} that distill3d bench quality wrote, got {path}: "
             "give the path of such a file"

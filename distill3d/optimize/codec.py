@@ -13,6 +13,7 @@ from ..errors import SettingsError
 
 T = TypeVar("T")
 PLAIN = (bool, int, float, str, Path)
+"""Kinds that a value either is or is not."""
 
 
 def to_json(value: Any) -> Any:
@@ -48,7 +49,10 @@ def convert(kind: Any, value: Any, name: str) -> Any:
         return Path(value)
     if kind is float and type(value) is int:
         return float(value)
-    if value not in arguments if origin is Literal else kind in PLAIN and type(value) is not kind:
+    if kind is int and type(value) is float and value.is_integer():
+        return int(value)
+    fits = value in arguments if origin is Literal else kind not in PLAIN or type(value) is kind
+    if not fits:
         raise TypeError(f"expected {name} as {getattr(kind, '__name__', kind)}, got {value!r}")
     return value
 
