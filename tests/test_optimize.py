@@ -201,6 +201,15 @@ def test_presets_survive_json(name: str, method: str, bundled: bool) -> None:
     assert from_json(Settings, json.loads(json.dumps(to_json(settings)))) == settings
 
 
+def test_whole_numbers_may_be_written_as_floats_and_other_kinds_are_refused() -> None:
+    stored = to_json(Settings())
+    found = from_json(Settings, {**stored, "iterations": 500.0})
+    assert found.iterations == 500 and type(found.iterations) is int
+    for change in ({"iterations": 1.5}, {"iterations": "many"}, {"checkpoint_every": True}, {"method": "xyz"}):
+        with pytest.raises(SettingsError):
+            from_json(Settings, {**stored, **change})
+
+
 def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(SettingsError, match="iterations of 1 or more, got -5"):
         replace(SMALL, iterations=-5)

@@ -237,3 +237,11 @@ def test_a_diffusers_folder_is_read_as_its_scheduler_says(
     abar[abar == 0] = 4.9e-8  # the host's sigma stays finite
     torch.testing.assert_close(sampling.sigmas, (1 / abar - 1).sqrt(), rtol=1e-3, atol=0)
     assert get("nodes.host.tags").get_tag(model).bundled
+
+
+def test_a_scheduler_that_says_nothing_of_its_noise_leaves_the_hosts(tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "EDMEulerScheduler", "sigma_max": 80}'
+    )
+    assert get("nodes.load_sd").as_its_scheduler_says(tiny.model, tmp_path) is tiny.model
