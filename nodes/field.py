@@ -88,7 +88,7 @@ class SaveField(io.ComfyNode):
         folder = folders.new_folder(prefix)
         checkpoints.save(folder, held.checkpoint)
         write_json(folder / "field.json", {**held.saved.facts, "kind": "radiance field"})
-        name = folder.relative_to(folders.output()).as_posix()
+        name = folders.shown(folder)
         tell(cls.hidden.unique_id, name)
         return io.NodeOutput(name, ui=ui.PreviewText(name))
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management as manager
@@ -163,7 +162,9 @@ class NeRFOptimizer(io.ComfyNode):
         with (
             folders.kept_if_used(folder),
             claimed(folder),
-            Watch(node, settings.iterations, facts, workflow_of(cls.hidden.extra_pnginfo), _place(folder)) as watch,
+            Watch(
+                node, settings.iterations, facts, workflow_of(cls.hidden.extra_pnginfo), folders.shown(folder)
+            ) as watch,
         ):
             done = int(resume.checkpoint.meta["iteration"]) if resume else 0
             recorder, estimates = Recorder(folder, done), Estimates(task, watch, note)
@@ -263,12 +264,6 @@ def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
     if str(preset["resolution"]).strip().lower() not in ("", "auto"):
         settings = assembled.override(settings, f"resolution = {preset['resolution']}")
     return assembled.override(settings, str(preset.get("more", "")))
-
-
-def _place(folder: Path) -> str:
-    """A run's folder as Resume's menu shows it."""
-    root = folders.output()
-    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)
 
 
 def _finish(

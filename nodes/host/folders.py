@@ -27,6 +27,12 @@ def output() -> Path:
     return Path(folder_paths.get_output_directory())
 
 
+def shown(path: Path) -> str:
+    """A path as the host's menus show it, below the output folder; the whole one where it lies elsewhere."""
+    root = output()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
 def numbered(prefix: str) -> tuple[Path, str, int, str]:
     """``(folder, name, number, subfolder)`` as the host's own save nodes count.
 

@@ -77,7 +77,7 @@ class Place:
     @property
     def relative(self) -> str:
         """As the host's menus show it."""
-        return self.path.relative_to(folders.output()).as_posix()
+        return folders.shown(self.path)
 
 
 def listener(node_id: Any, stages: Mapping[str, tuple[int, int]]) -> OnStage:
