@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .lettering import font
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -105,9 +107,9 @@ def chart(
             draw.line(at, fill=colour, width=2 * _SCALE, joint="curve")
         elif at:
             draw.ellipse([at[0][0] - 4, at[0][1] - 4, at[0][0] + 4, at[0][1] + 4], fill=colour)
-    if len(shown) > 1 or draw.textlength(title, font=_font(12)) + _legend_width(draw, shown) < box[2] - box[0]:
+    if len(shown) > 1 or draw.textlength(title, font=_font(12, title)) + _legend_width(draw, shown) < box[2] - box[0]:
         _legend(draw, box, list(shown), [bool(points) for points in shown.values()])
-    draw.text((box[0], 6 * _SCALE), title, fill="black", font=_font(12))
+    draw.text((box[0], 6 * _SCALE), title, fill="black", font=_font(12, title))
     draw.text(((box[0] + box[2]) // 2, height - 4 * _SCALE), x, fill="black", font=_font(10), anchor="mb")
     if y:
         label = Pillow.new("RGBA", (height, 16 * _SCALE), (0, 0, 0, 0))
@@ -146,26 +148,26 @@ def _place(box: Any, x_range: Any, y_range: Any, point: tuple[float, float]) -> 
 
 
 def _axes(draw: Any, box: Any, x_range: Any, y_range: Any, log: bool) -> None:
-    grey, font = "#dddddd", _font(9)
+    grey = "#dddddd"
     for value in ticks(*x_range):
         px, _ = _place(box, x_range, y_range, (value, y_range[0]))
         draw.line([(px, box[1]), (px, box[3])], fill=grey, width=_SCALE)
-        draw.text((px, box[3] + 4), f"{value:g}", fill="black", font=font, anchor="mt")
+        draw.text((px, box[3] + 4), f"{value:g}", fill="black", font=_font(9), anchor="mt")
     for value in log_ticks(*y_range) if log else ticks(*y_range):
         _, py = _place(box, x_range, y_range, (x_range[0], value))
         draw.line([(box[0], py), (box[2], py)], fill=grey, width=_SCALE)
         text = f"{10**value:.3g}" if log else f"{value:g}"
-        draw.text((box[0] - 6, py), text, fill="black", font=font, anchor="rm")
+        draw.text((box[0] - 6, py), text, fill="black", font=_font(9), anchor="rm")
     draw.rectangle(box, outline="#888888", width=_SCALE)
 
 
 def _legend_width(draw: Any, names: Iterable[str]) -> int:
-    longest: float = max(draw.textlength(name, font=_font(9)) for name in names)
+    longest: float = max(draw.textlength(name, font=_font(9, name)) for name in names)
     return math.ceil(longest) + 22 * _SCALE
 
 
 def _legend(draw: Any, box: Any, names: Sequence[str], drawn: Sequence[bool]) -> None:
-    font, row = _font(9), 13 * _SCALE
+    row = 13 * _SCALE
     single = len(names) == 1
     left = box[2] - _legend_width(draw, names) if single else box[2]
     kept = itertools.compress(zip(names, _cycle(len(names)), strict=True), drawn)
@@ -173,10 +175,8 @@ def _legend(draw: Any, box: Any, names: Sequence[str], drawn: Sequence[bool]) ->
         y = 8 * _SCALE if single else box[1] + i * row
         line = y + 5 * _SCALE
         draw.line([(left + 6 * _SCALE, line), (left + 18 * _SCALE, line)], fill=colour, width=3 * _SCALE)
-        draw.text((left + 22 * _SCALE, y), name, fill="black", font=font)
+        draw.text((left + 22 * _SCALE, y), name, fill="black", font=_font(9, name))
 
 
-def _font(points: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(points * _SCALE)
+def _font(points: int, text: str = "") -> Any:
+    return font(points * _SCALE, text)

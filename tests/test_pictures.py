@@ -131,6 +131,15 @@ def test_labels_and_title_are_drawn():
     strip = np.asarray(titled)[: titled.size[1] - 64]
     assert strip.min() < 100
     np.testing.assert_array_equal(np.asarray(titled)[-64:], np.asarray(named))
+    sides = pictures.contact_sheet(
+        Ball(), size=64, kinds=("colour",), settings=FAST, labels=["front", "left", "back", "right"]
+    )
+    np.testing.assert_array_equal(np.asarray(sides), np.asarray(named))
+    between, degrees = (
+        pictures.contact_sheet(Ball(), orbit([45, -30], 0), size=64, kinds=("colour",), settings=FAST, labels=labels)
+        for labels in (None, ["45°", "-30°"])
+    )
+    np.testing.assert_array_equal(np.asarray(between), np.asarray(degrees))
     with pytest.raises(ValueError, match="one label per view"):
         pictures.contact_sheet(Ball(), size=8, labels=["front"])
 

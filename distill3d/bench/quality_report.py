@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluate import world_of
 from ..files import write_bytes
+from ..lettering import font
 from ..render.pictures import write_png
 from ..scorer import CORPUS
 from .quality_job import PREVIEW
@@ -152,23 +153,24 @@ def _preview(path: Path) -> Image | None:
 
 def method_sheet(results: Sequence[Result], folders: Sequence[Path]) -> Image:
     """One row a job: prompt and verdict, then its preview; a job without a preview gets an empty row."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     previews = [_preview(folder / PREVIEW) for folder in folders]
     width = max((p.width for p in previews if p), default=480)
     height = max((p.height for p in previews if p), default=96)
     sheet = Image.new("RGB", (_LABEL_WIDTH + width, height * max(1, len(results))), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(sheet)
     for i, (result, preview) in enumerate(zip(results, previews, strict=True)):
         top = i * height
         if preview:
             sheet.paste(preview, (_LABEL_WIDTH, top))
         passed = bool(result.get("passed"))
         why = [f.split(":")[0] for f in result.get("failures", [NO_VERDICT.get(result["status"], "")])]
-        draw.text((8, top + 12), f"{result['prompt']}, seed {result['seed']}", fill=_INK, font=font)
-        draw.text((8, top + 32), "pass" if passed else "fail", fill=_GOOD if passed else _BAD, font=font)
+        name = f"{result['prompt']}, seed {result['seed']}"
+        draw.text((8, top + 12), name, fill=_INK, font=font(13, name))
+        draw.text((8, top + 32), "pass" if passed else "fail", fill=_GOOD if passed else _BAD, font=font(13))
         for line, k in enumerate(range(0, len(why), 3)):
-            draw.text((8, top + 48 + 14 * line), ", ".join(why[k : k + 3]), fill=_BAD, font=font)
+            draw.text((8, top + 48 + 14 * line), ", ".join(why[k : k + 3]), fill=_BAD, font=font(13))
     return sheet
 
 

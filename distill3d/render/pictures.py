@@ -18,6 +18,7 @@ from torch import Tensor
 from ..devices import device_of
 from ..errors import OutputError, SettingsError
 from ..files import atomic_path
+from ..lettering import font
 from .cameras import Cameras, ring
 from .occupancy import OccupancyGrid
 from .shading import headlight
@@ -124,13 +125,14 @@ def contact_sheet(
 
     Args:
         cameras: ``None`` means front, left, back and right from 15 degrees above.
-        labels: one short text per view, drawn in the corner of its first picture; ``None`` means the azimuth.
+        labels: one short text per view, drawn in the corner of its first picture; ``None`` means the side that it
+            shows, or the azimuth between those.
         title: a line of text above the sheet; empty for none.
     """
     if cameras is None:
         cameras = ring(4)
     if labels is None:
-        labels = [f"{float(a):.0f}\N{DEGREE SIGN}" for a in torch.rad2deg(cameras.azimuth)]
+        labels = [_side(float(a)) for a in torch.rad2deg(cameras.azimuth)]
     if len(labels) != len(cameras):
         raise ValueError(f"expected one label per view, got {len(labels)} labels for {len(cameras)} views")
     options: dict[str, Any] = {"occupancy": occupancy, "background": background, "settings": settings}
@@ -140,6 +142,14 @@ def contact_sheet(
     for i, label in enumerate(labels):
         _write_text(sheet, (i * size, 0) if views == "columns" else (0, i * size), label, size)
     return _with_title(sheet, title, size) if title else sheet
+
+
+def _side(azimuth: float) -> str:
+    """What a view from ``azimuth`` degrees shows of the object."""
+    nearest = round(azimuth / 90)
+    if abs(azimuth - 90 * nearest) < 0.5:
+        return ("front", "left", "back", "right")[nearest % 4]
+    return f"{azimuth:.0f}\N{DEGREE SIGN}"
 
 
 def turntable(
@@ -298,10 +308,8 @@ def _image(pixels: Tensor) -> Image:
     return Image.fromarray(pixels.cpu().contiguous().numpy())
 
 
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(max(9, size // 14))
+def _font(size: int, text: str) -> Any:
+    return font(max(9, size // 14), text)
 
 
 def _write_text(image: Image, corner: tuple[int, int], text: str, size: int) -> None:
@@ -309,7 +317,7 @@ def _write_text(image: Image, corner: tuple[int, int], text: str, size: int) -> 
 
     place = (corner[0] + size // 40 + 2, corner[1] + size // 40 + 1)
     dark, white = (20, 20, 20), (255, 255, 255)
-    ImageDraw.Draw(image).text(place, text, fill=dark, font=_font(size), stroke_width=1, stroke_fill=white)
+    ImageDraw.Draw(image).text(place, text, fill=dark, font=_font(size, text), stroke_width=1, stroke_fill=white)
 
 
 def _with_title(sheet: Image, title: str, size: int) -> Image:
@@ -318,5 +326,5 @@ def _with_title(sheet: Image, title: str, size: int) -> Image:
     strip = max(9, size // 14) + size // 16 + 4
     out = Image.new("RGB", (sheet.width, sheet.height + strip), (255, 255, 255))
     out.paste(sheet, (0, strip))
-    ImageDraw.Draw(out).text((size // 40 + 2, size // 40 + 1), title, fill=(20, 20, 20), font=_font(size))
+    ImageDraw.Draw(out).text((size // 40 + 2, size // 40 + 1), title, fill=(20, 20, 20), font=_font(size, title))
     return out

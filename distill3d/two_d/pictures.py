@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..lettering import font
 from ..methods.diagnostics import PARTS
 from ..plots import COLOURS, binned, chart, stack
 from ..priors.base import Prior
@@ -190,9 +191,9 @@ def _beside(images: Sequence[Image]) -> Image:
 
 def _labelled(image: Image, text: str) -> Image:
     from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     out = Pillow.new("RGB", (image.width, image.height + _BAR), "white")
     out.paste(image, (0, _BAR))
-    ImageDraw.Draw(out).text((3, 2), text, fill="black", font=ImageFont.load_default(11))
+    ImageDraw.Draw(out).text((3, 2), text, fill="black", font=font(11, text))
     return out
