@@ -82,6 +82,10 @@ class SaveField(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, prefix: str | None = None) -> bool | str:
+        return folders.bad_prefix(prefix) or True
+
+    @classmethod
     @in_words
     def execute(cls, field: Any, prefix: str) -> io.NodeOutput:
         held = expect_field(field)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from .host import folders
 from .mesh_widgets import TEXTURE, chosen, format_input, index_input, mesh_input, outputs, prefix_input, widgets
 from .words import in_words
 
@@ -47,6 +48,10 @@ class MeshConvert(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, prefix: str | None = None) -> bool | str:
+        return folders.bad_prefix(prefix) or True
 
     @classmethod
     @in_words

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from .field import expect_field
+from .host import folders
 from .mesh_widgets import TEXTURE, chosen, format_input, outputs, prefix_input, widgets
 from .types import FieldType
 from .words import in_words
@@ -54,6 +55,10 @@ class MeshExport(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, prefix: str | None = None) -> bool | str:
+        return folders.bad_prefix(prefix) or True
 
     @classmethod
     @in_words

@@ -69,6 +69,34 @@ def test_a_prefix_no_file_system_takes_is_an_output_error(pack: ModuleType, pref
             make(prefix)
 
 
+@pytest.mark.parametrize(
+    ("place", "node"),
+    [
+        ("optimizer", "NeRFOptimizer"),
+        ("field", "SaveField"),
+        ("mesh_export", "MeshExport"),
+        ("mesh_convert", "MeshConvert"),
+        ("turntable", "RenderTurntable"),
+    ],
+)
+def test_a_prefix_is_refused_before_a_run_of_an_hour_and_nothing_is_made_for_it(
+    pack: ModuleType, place: str, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = getattr(get(place), node).validate_inputs
+    folders = get("host.folders")
+    for good in ("distill3d/a/b", "a", "", "  ", "a/../b", "%date%/x", None):
+        assert validate(prefix=good) is True, good
+    for outside in ("../a", "a/../../b", "/etc/cron", "distill3d/../../x"):
+        assert validate(prefix=outside).startswith("expected a file prefix inside the output folder"), outside
+        with pytest.raises(importlib.import_module("pack.distill3d.errors").OutputError, match="inside the output"):
+            folders.new_file(outside, "glb")
+    assert "of letters" in validate(prefix="a\0b") and "of letters" in validate(prefix=3)
+    assert validate(prefix="a: b") is True
+    monkeypatch.setattr(folders, "UNFIT", '<>:"|?*')
+    assert "Windows" in validate(prefix="a: b?") and ": ?" in validate(prefix="a: b?")
+    assert not (folders.output() / "distill3d" / "a").exists()
+
+
 def test_two_servers_that_save_into_one_folder_replace_nothing_of_each_other(pack: ModuleType) -> None:
     folders = get("host.folders")
     path, subfolder = folders.new_file("distill3d/mesh", "glb")

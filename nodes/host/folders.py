@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -17,6 +19,8 @@ ROOT = "distill3d"
 RUNS = f"{ROOT}/run"
 FIELDS = f"{ROOT}/field"
 LATEST = "latest"
+UNFIT = '<>:"|?*' if os.name == "nt" else ""
+"""What names of files cannot hold here."""
 NOTHING = {
     RUNS: ("a run", "run NeRF Optimizer first; a run that is stopped or cancelled is kept too"),
     FIELDS: ("a saved field", "run a graph with Save Radiance Field first, or take Resume's field"),
@@ -33,22 +37,38 @@ def shown(path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
+def bad_prefix(prefix: Any) -> str:
+    """Why nothing can be saved under a prefix, before anything runs; '' where it can, or where a wire will bring it."""
+    if prefix is None:
+        return ""
+    if not isinstance(prefix, str) or "\0" in prefix:
+        return f"expected a file prefix of letters, got {prefix!r}: write e.g. {ROOT}/cube"
+    unfit = sorted(set(os.path.splitdrive(prefix)[1]) & set(UNFIT))
+    if unfit:
+        return f"expected a file prefix that Windows takes, got {' '.join(unfit)} in {prefix!r}: write e.g. {ROOT}/cube"
+    root, file = (Path(os.path.normpath(path)) for path in (output(), output() / (prefix.strip() or ROOT)))
+    return "" if file.parent.is_relative_to(root) else _elsewhere(prefix)
+
+
+def _elsewhere(prefix: str) -> str:
+    return f"expected a file prefix inside the output folder {output()}, got {prefix!r}: write e.g. {ROOT}/cube"
+
+
 def numbered(prefix: str) -> tuple[Path, str, int, str]:
     """``(folder, name, number, subfolder)`` as the host's own save nodes count.
 
     Raises:
         OutputError: a prefix that leads out of the output folder, or to a folder that cannot be made.
     """
-    if not isinstance(prefix, str) or "\0" in prefix:
-        raise OutputError(f"expected a file prefix of letters, got {prefix!r}: write e.g. {ROOT}/cube")
+    wrong = bad_prefix(prefix)
+    if wrong:
+        raise OutputError(wrong)
     try:
         folder, name, number, subfolder, _ = folder_paths.get_save_image_path(prefix.strip() or ROOT, str(output()))
     except OSError as error:
         raise output_error(output() / prefix.strip(), error) from error
     except Exception as error:
-        raise OutputError(
-            f"expected a file prefix inside the output folder {output()}, got {prefix!r}: write e.g. {ROOT}/cube"
-        ) from error
+        raise OutputError(_elsewhere(prefix)) from error
     return Path(folder), name, number, subfolder
 
 
