@@ -118,10 +118,6 @@ class NeRFOptimizer(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prefix: str | None = None) -> bool | str:
-        return folders.bad_prefix(prefix) or True
-
-    @classmethod
     @in_words
     def execute(
         cls,

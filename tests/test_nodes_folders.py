@@ -72,7 +72,6 @@ def test_a_prefix_no_file_system_takes_is_an_output_error(pack: ModuleType, pref
 @pytest.mark.parametrize(
     ("place", "node"),
     [
-        ("optimizer", "NeRFOptimizer"),
         ("field", "SaveField"),
         ("mesh_export", "MeshExport"),
         ("mesh_convert", "MeshConvert"),

@@ -253,12 +253,10 @@ def test_stop_and_keep_finishes_the_graph_with_what_there_is(server: Any) -> Non
 
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
-    ("empty prompt", {"prompts": {"prompt": "  "}}, "prompts", "describe one object"),
     ("unreadable schedule", {"loss": {"method.guidance": "lots"}}, "loss", "write one of"),
     ("unknown setting", {"nerf": {"preset.more": "losses.sparcity = 1"}}, "nerf", "expected one of sparsity"),
     ("odd image size", {"nerf": {"preset.image_size": 61}}, "nerf", "multiple of"),
     ("prefix outside", {"nerf": {"prefix": "../../elsewhere/run"}}, "nerf", "inside the output folder"),
-    ("wrong sectors", {"prompts": {"sectors": "front | 1..2"}}, "prompts", "expected a sector"),
 ]
 
 
@@ -282,6 +280,21 @@ def test_what_the_host_can_refuse_is_refused_before_it_runs(server: Any) -> None
     status, answer = server.post("/prompt", {"prompt": graph})
     assert "glb" in answer["node_errors"]
     assert "DISTILL3D_FIELD" in json.dumps(answer["node_errors"]["glb"])
+    graph = graphs.whole(2)
+    graph["export"]["inputs"]["prefix"] = "../../elsewhere/mesh"
+    graph["save"] = ours("SaveRadianceField", field=["nerf", 0], prefix="/elsewhere/field")
+    graph["turn"] = ours("RenderTurntable", field=["nerf", 0], frames=2, size=32, prefix="../turn")
+    status, answer = server.post("/prompt", {"prompt": graph})
+    assert status == 400
+    for change, advice in (
+        ({"prompt": "  "}, "describe one object"),
+        ({"sectors": "front | 1..2"}, "expected a sector"),
+    ):
+        wrong = graphs.whole(2)
+        wrong["prompts"]["inputs"].update(change)
+        assert advice in json.dumps(server.post("/prompt", {"prompt": wrong})[1]["node_errors"]["prompts"])
+    for name in ("export", "save", "turn"):
+        assert "inside the output folder" in json.dumps(answer["node_errors"][name])
     for name in ("../../secret", "distill3d/run/none"):
         graph = {"field": ours("LoadRadianceField", field=name), "export": graphs.export(("field", 0))}
         status, answer = server.post("/prompt", {"prompt": graph})
