@@ -165,7 +165,12 @@ def test_execute_takes_exactly_what_the_schema_offers(pack: ModuleType) -> None:
         assert named <= wanted and (open_ended or named == wanted), node
 
 
-def test_locales_name_every_node_and_top_level_input(pack: ModuleType) -> None:
+def inner_inputs(item: Any) -> list[Any]:
+    """What the entries of a menu bring along; the host's page looks for their words under menu_input."""
+    return [inner for option in getattr(item, "options", None) or [] for inner in getattr(option, "inputs", [])]
+
+
+def test_locales_name_every_node_and_input(pack: ModuleType) -> None:
     for language in ("en", "zh"):
         said = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
         for node in get("extension").NODES:
@@ -175,6 +180,9 @@ def test_locales_name_every_node_and_top_level_input(pack: ModuleType) -> None:
             for item in schema.inputs:
                 assert entry["inputs"][item.id]["tooltip"], f"{language} {schema.node_id}.{item.id}"
             assert len(entry["outputs"]) == len(schema.outputs)
+            if language == "zh":
+                nested = {(item.id, inner.id) for item in schema.inputs for inner in inner_inputs(item)}
+                assert not [pair for pair in nested if "_".join(pair) not in entry["inputs"]], schema.node_id
 
 
 def test_the_door_imports_without_comfyui_and_says_what_an_old_host_lacks() -> None:
