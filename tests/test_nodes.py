@@ -180,9 +180,8 @@ def test_locales_name_every_node_and_input(pack: ModuleType) -> None:
             for item in schema.inputs:
                 assert entry["inputs"][item.id]["tooltip"], f"{language} {schema.node_id}.{item.id}"
             assert len(entry["outputs"]) == len(schema.outputs)
-            if language == "zh":
-                nested = {(item.id, inner.id) for item in schema.inputs for inner in inner_inputs(item)}
-                assert not [pair for pair in nested if "_".join(pair) not in entry["inputs"]], schema.node_id
+            nested = {(item.id, inner.id) for item in schema.inputs for inner in inner_inputs(item)}
+            assert not [pair for pair in nested if "_".join(pair) not in entry["inputs"]], schema.node_id
 
 
 def test_the_door_imports_without_comfyui_and_says_what_an_old_host_lacks() -> None:

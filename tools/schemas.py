@@ -138,6 +138,9 @@ def broken(old: Release, new: Release) -> list[str]:
 
 def english(schema: Any) -> dict[str, Any]:
     inputs = {item.id: {"name": item.id.replace("_", " "), "tooltip": item.tooltip} for item in schema.inputs}
+    for menu in schema.inputs:  # under one name for all entries of a menu, whose tooltips differ
+        inner = [own for option in getattr(menu, "options", None) or [] for own in getattr(option, "inputs", [])]
+        inputs |= {f"{menu.id}_{own.id}": {"name": own.id.replace("_", " ")} for own in inner}
     outputs = {str(k): {"name": item.display_name, "tooltip": item.tooltip} for k, item in enumerate(schema.outputs)}
     return {
         "display_name": schema.display_name,
