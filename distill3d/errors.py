@@ -67,7 +67,13 @@ class OutOfMemoryError(Distill3DError):
     """Memory ran out even with smaller chunks."""
 
 
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed")
+_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed",
+    "allocation on device", "alloc_failed", "allocation_failed",
+)  # fmt: skip
+
+
+_CUDA_OUT_OF_MEMORY = 2
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -75,7 +81,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError"  # torch's, whatever it says
+        or getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY  # torch.AcceleratorError's
+        or any(words in text for words in _WORDS)
+    )
 
 
 class EmptySurfaceError(Distill3DError):

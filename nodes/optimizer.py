@@ -13,7 +13,7 @@ import comfy.model_management as manager
 import torch
 from comfy_api.latest import io, ui
 
-from ..distill3d.errors import SettingsError
+from ..distill3d.errors import CheckpointError, SettingsError
 from ..distill3d.locks import claimed
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
@@ -167,6 +167,11 @@ class NeRFOptimizer(io.ComfyNode):
             ) as watch,
         ):
             done = int(resume.checkpoint.meta["iteration"]) if resume else 0
+            if resume and int(checkpoints.load(folder).meta["iteration"]) != done:
+                raise CheckpointError(
+                    f"expected the run in {folders.shown(folder)} as Resume read it, at iteration {done}, and it has "
+                    "gone on meanwhile: run the graph again"
+                )
             recorder, estimates = Recorder(folder, done), Estimates(task, watch, note)
             finish = partial(_finish, recorder=recorder, estimates=estimates, say=watch.say)
             field, images, sheet, text = distill(

@@ -24,6 +24,8 @@ from .words import in_words
 KEEP = ("nothing", "mp4", "webp", "gif", "png")
 FRAMES_PER_SECOND = 24.0
 SHEET_VIEWS = 4
+PREVIEW_SIZE = 512
+"""Largest side of the preview in pixels: a WebP of larger ones takes minutes, which nothing can interrupt."""
 
 
 def shown_of(value: Any, index: int) -> tuple[Any, dict[str, Any]]:
@@ -46,6 +48,15 @@ def shown_of(value: Any, index: int) -> tuple[Any, dict[str, Any]]:
     from .host.meshes import parts_of
 
     return MeshView(parts_of(value, index), fit=True), {}
+
+
+def _small(frames: torch.Tensor) -> torch.Tensor:
+    """``(F, S, S, 3)`` uint8 at no more than the preview's size, a frame at a time."""
+    if frames.shape[1] <= PREVIEW_SIZE:
+        return frames
+    pictures = (frame.permute(2, 0, 1)[None].float() for frame in frames)
+    less = (torch.nn.functional.interpolate(p, size=(PREVIEW_SIZE, PREVIEW_SIZE), mode="area") for p in pictures)
+    return torch.stack([p[0].permute(1, 2, 0).round().to(torch.uint8) for p in less])
 
 
 class RenderTurntable(io.ComfyNode):
@@ -173,8 +184,10 @@ class RenderTurntable(io.ComfyNode):
         bar = comfy.utils.ProgressBar(frames, node_id=cls.hidden.unique_id)
         path = folders.new_file(prefix, keep)[0] if keep != KEEP[0] else None
 
+        look = manager.throw_exception_if_processing_interrupted
+
         def on_frame(done: int, total: int) -> None:
-            manager.throw_exception_if_processing_interrupted()
+            look()
             bar.update_absolute(done, total)
 
         with torch.inference_mode(False):
@@ -192,13 +205,13 @@ class RenderTurntable(io.ComfyNode):
             path = path and folders.unused(path)
             if path is not None and keep == "png":
                 cameras = ring(SHEET_VIEWS, **orbit)
-                write_png(path, contact_sheet(drawn, cameras, size=size, kinds=KINDS, **options))
+                write_png(path, contact_sheet(drawn, cameras, size=size, kinds=KINDS, on_picture=look, **options))
             elif path is not None:
-                write_animation(path, shown, fps)
+                write_animation(path, shown, fps, look)
         folder = Path(folder_paths.get_temp_directory())
         folder.mkdir(parents=True, exist_ok=True)
         name = f"distill3d_{random.getrandbits(40):010x}.webp"
-        write_webp(folder / name, shown, fps=12.0)
+        write_webp(folder / name, _small(shown), 12.0, look)
         preview = SavedImages([SavedResult(name, "", io.FolderType.temp)], is_animated=frames > 1)
         kept = "" if path is None else path.relative_to(folders.output()).as_posix()
-        return io.NodeOutput(shown.float() / 255, kept, ui=preview)
+        return io.NodeOutput(shown.float().div_(255), kept, ui=preview)

@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from nodes_kit import get, loss, optimise
 
 from distill3d.cli import app, main
-from distill3d.errors import DivergedError
+from distill3d.errors import DivergedError, is_out_of_memory
 from distill3d.optimize import Settings
 
 LIBRARY = Path(__file__).resolve().parents[1] / "distill3d"
@@ -109,3 +110,17 @@ def test_a_name_that_a_node_gives_is_an_input_there(pack: ModuleType) -> None:
             plain = importlib.import_module("pack.distill3d.optimize").Settings()
             value = {"background.mode": "white", "field.color_grid": "own"}.get(setting, "4")
             get("settings").override(plain, f"{setting} = {value}")
+
+
+def test_memory_that_ran_out_is_known_by_its_class_and_by_what_devices_say() -> None:
+    other = type("AcceleratorError", (RuntimeError,), {"error_code": 700})
+    own = type("AcceleratorError", (RuntimeError,), {"error_code": 2})
+    known = [
+        MemoryError(), torch.cuda.OutOfMemoryError("Allocation on device "), own("CUDA error"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("MPS backend out of memory"),
+        RuntimeError("Allocation on device 0 would exceed allowed memory"),
+    ]  # fmt: skip
+    assert all(is_out_of_memory(error) for error in known)
+    others = [None, ValueError("out of memory"), RuntimeError("size mismatch"), other("illegal memory access")]
+    assert not any(is_out_of_memory(error) for error in others)

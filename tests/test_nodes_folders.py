@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from nodes_kit import get, optimise
 
 
@@ -32,6 +34,42 @@ def test_a_warning_stands_behind_the_note_for_a_page_that_comes_later(pack: Modu
     assert get("host.stop").BOARD.history("9", "f00d")["note"] == "no guidance scale; nothing is left"
     watch.note("estimate")
     assert get("host.stop").BOARD.history("9", "f00d")["note"] == "estimate"
+
+
+@pytest.mark.parametrize("broken", ["hook", "picture"])
+def test_a_preview_that_fails_neither_hangs_the_node_nor_ends_the_run(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    host = get("host.watch")
+    watch = host.Watch("9", 10, {})
+
+    def fails(*_: Any) -> None:
+        raise OSError("the connection is gone")
+
+    if broken == "hook":
+        monkeypatch.setattr(watch._bar, "update_absolute", fails)
+    sheet = torch.zeros(3, 4, 3, dtype=torch.uint8 if broken == "hook" else torch.complex64)
+    began = time.monotonic()
+    with watch:
+        for _ in range(3):
+            watch.show(sheet)
+    assert time.monotonic() - began < 4 and not watch._thread.is_alive()
+
+
+def test_a_preview_without_memory_is_left_out(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = get("host.watch")
+    asked: list[int] = []
+
+    def no_memory(run: Any) -> None:
+        asked.append(1)
+        raise torch.cuda.OutOfMemoryError("Allocation on device ")
+
+    monkeypatch.setattr(host, "live_sheet", no_memory)
+    optimise(iterations=6)
+    assert asked == [1], "and not tried again at every step"
+    monkeypatch.setattr(host, "live_sheet", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimise(iterations=2)
 
 
 def test_the_workflow_of_a_prompt_is_the_page_s(pack: ModuleType) -> None:
@@ -108,6 +146,20 @@ def test_two_servers_that_save_into_one_folder_replace_nothing_of_each_other(pac
     assert folders.unused(last).name == "mesh_100000_.glb"
     taken = [folders.new_folder("distill3d/run/t").name for _ in range(2)]
     assert taken == ["t_00001_", "t_00002_"]
+
+
+def test_a_run_that_went_on_since_resume_read_it_is_not_overwritten(pack: ModuleType) -> None:
+    errors = importlib.import_module("pack.distill3d.errors")
+    optimise(iterations=2)
+    held = get("optimizer").Resume.execute("latest").args[0]
+    checkpoints = importlib.import_module("pack.distill3d.optimize.checkpoint")
+    stored = checkpoints.load(held.folder)
+    later = {**stored.meta, "iteration": stored.meta["iteration"] + 1}
+    checkpoints.save(held.folder, type(stored)(stored.tensors, later))
+    before = (held.folder / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(errors.CheckpointError, match="gone on meanwhile"):
+        optimise(iterations=2, resume=held)
+    assert (held.folder / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_a_run_that_another_process_works_on_is_not_resumed(pack: ModuleType) -> None:

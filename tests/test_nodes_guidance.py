@@ -48,12 +48,14 @@ def noised(z: Tensor, eps: Tensor, s: float) -> Tensor:
     return z + s * eps
 
 
-def guidance(settings: Any, *, patched: bool, max_batch: int | None = None) -> Any:
+def guidance(settings: Any, *, patched: bool, max_batch: int | None = None, adapter: bool = False) -> Any:
     """The library's guidance over the host prior, wired as a run wires them."""
     run, guide = get("host.run"), get("host.guidance")
     prompts = importlib.import_module("pack.distill3d.prompts")
     views = prompts.ViewPrompts("an owl", "", prompts.DEFAULT_SECTORS)
-    options = {"sampler_post_cfg_function": [rescale]} if patched else {}
+    options: dict[str, Any] = {"sampler_post_cfg_function": [rescale]} if patched else {}
+    if adapter:
+        options["transformer_options"] = {"patches_replace": {"attn2": {("input", 1): len}}}
     conds = {
         text: [{"model_conds": {"c_crossattn": fake_host.Cond(vector(text).reshape(1, 1, 4))}, "uuid": text}]
         for text in run.texts_of(views, settings)
@@ -61,7 +63,7 @@ def guidance(settings: Any, *, patched: bool, max_batch: int | None = None) -> A
     base = Dreamer({"x": torch.zeros(SHAPE)}, fake_host.EPS())
     prior = get("host.prior").HostPrior(
         base, conds, options, None, None, device=torch.device("cpu"), image_size=12, latent_shape=SHAPE,
-        fingerprint="x", describe={},
+        fingerprint="x", describe={}, positive=run.positive_of(views, settings),
     )  # fmt: skip
     prior.max_batch = max_batch
     made = importlib.import_module("pack.distill3d.optimize.guidance").Guidance(prior, views, settings)
@@ -245,6 +247,38 @@ def test_the_host_s_model_is_asked_without_waiting(
     assert waits.places == [] and after in waits.marked and torch.equal(after, before)
     monkeypatch.setattr(type(made.prior), "takes_samples", False)
     assert torch.equal(made.at(*call).gradient, before), "rows that are compared give the same"
+
+
+@pytest.mark.parametrize("max_batch", [None, 1, 3])
+@pytest.mark.parametrize("method", ["SDS", "CSD", "ASD", "NFSD"])
+def test_patches_that_tell_positive_from_negative_see_each_row_in_its_place(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, method: str, max_batch: int | None
+) -> None:
+    """As an image adapter does, which adds its picture in one place and not in the other."""
+    settings = settings_of(method, perp_neg="on", strength="1.5")
+    seen: list[tuple[bool, bool]] = []
+    real = fake_host.calc_cond_batch
+
+    def places(model: Any, conds: list[Any], x: Tensor, s: Tensor, options: Any) -> list[Tensor]:
+        assert len(conds) <= 2, "such a patch knows two places"
+        for place, cond in enumerate(conds):
+            for text in cond[0]["model_conds"]["c_crossattn"].cond.reshape(-1, 4) if cond is not None else ():
+                made = [torch.equal(text, vector(side)) for side in ("front", "side", "back", "overhead")]
+                blend = not any(made) and any(float(text @ vector(side)) > 0.1 for side in ("front", "side"))
+                seen.append((any(made) or blend, place == 0))
+        kept = [cond for cond in conds if cond is not None]
+        answers = iter(real(model, kept, x, s, options))
+        return [torch.zeros_like(x) if cond is None else next(answers) for cond in conds]
+
+    z, eps = numbers(2)
+    call = (z, torch.tensor([0.5, 0.0]), torch.tensor([0.0, 1.4]), 0.5, drawn(eps, [40, 70], [42, 77]))
+    plain = guidance(settings, patched=False, max_batch=max_batch)
+    expected = plain.at(*call).gradient
+    monkeypatch.setattr(get("host.prior").comfy.samplers, "calc_cond_batch", places)
+    made = guidance(settings, patched=False, max_batch=max_batch, adapter=True)
+    torch.testing.assert_close(made.at(*call).gradient, expected, rtol=1e-5, atol=1e-6)
+    assert {positive for positive, _ in seen} == {True, False}
+    assert all(positive == first for positive, first in seen)
 
 
 def test_a_patch_that_cannot_act_is_never_skipped_in_silence(pack: ModuleType) -> None:

@@ -13,13 +13,15 @@ from small_run import SIDE, SMALL, make_prior, parameters, red_disc
 
 from distill3d.errors import DivergedError, OutOfMemoryError, SettingsError
 from distill3d.optimize import PRESETS, Distillation, Settings, Step, Warned, preset
+from distill3d.optimize import checkpoint as checkpoints
 from distill3d.optimize.codec import from_json, to_json
+from distill3d.optimize.events import Checkpointed
 from distill3d.optimize.guards import GuardSettings
 from distill3d.optimize.settings import LossSettings, OptimizerSettings
 from distill3d.priors.analytic import GaussianPrior
 from distill3d.render.cameras import CameraRanges, orbit, ring
 from distill3d.render.volume import render
-from distill3d.schedules import Constant
+from distill3d.schedules import Constant, parse
 
 
 @pytest.fixture
@@ -158,6 +160,63 @@ def test_lost_objects_stop_the_run_with_advice(
     with pytest.raises(DivergedError, match=words) as error:
         Distillation(prior, "a red ball", settings).run()
     assert "losses.sparsity" in error.value.advice and "losses.sparsity" in str(error.value)
+
+
+def test_an_object_that_vanishes_leaves_the_checkpoint_from_before(prior: GaussianPrior, tmp_path: Path) -> None:
+    """And from there the run goes on to where it vanishes again, however often it is resumed."""
+    settings = replace(
+        SMALL, iterations=200, checkpoint_every=5, losses=LossSettings(sparsity=parse("step(0, 1e5, at=0.12)")),
+        sds=type(SMALL.sds)(Constant(0.0)), optimizer=OptimizerSettings(Constant(0.1), Constant(0.1)),
+        guards=GuardSettings(patience=12),
+    )  # fmt: skip
+    run = Distillation(prior, "a red ball", settings)
+    with pytest.raises(DivergedError, match="vanished"):
+        run.run(folder=tmp_path)
+    ended = run.iteration
+    for _ in range(2):
+        checkpoint = checkpoints.load(tmp_path)
+        again = Distillation.resume(prior, checkpoint)
+        assert (again.guard.vanished, again.guard.filled) == (0, 0)
+        assert 20 <= again.iteration <= ended - 12 and again.iteration % 5 == 0
+        with pytest.raises(DivergedError, match="vanished"):
+            again.run(folder=tmp_path)
+        assert again.iteration == ended
+
+
+def test_a_checkpoint_that_was_due_while_the_object_was_gone_is_made_up_for(
+    prior: GaussianPrior, tmp_path: Path
+) -> None:
+    saved: list[int] = []
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Checkpointed):
+            saved.append(event.iteration)
+
+    run = Distillation(prior, "a red ball", replace(SMALL, iterations=12, checkpoint_every=4))
+    real = run.guard.check_opacity
+    gone = iter([False, False, False, True, True, False])
+    run.guard.check_opacity = lambda opacity: real(0.0 if next(gone, False) else opacity)  # type: ignore[method-assign]
+    run.run(folder=tmp_path, listeners=(listen,))
+    assert saved == [6, 8, 12]
+
+
+def test_memory_that_ran_out_binds_the_prior_for_this_run_alone(prior: GaussianPrior) -> None:
+    prior.max_batch = 7  # type: ignore[attr-defined]
+    run = Distillation(prior, "a red ball", replace(SMALL, iterations=3))
+    forward, failures, seen = run.field.forward, iter([True]), []
+
+    def fails_once(x: torch.Tensor) -> Any:
+        seen.append(prior.max_batch)  # type: ignore[attr-defined]
+        if next(failures, False):
+            raise torch.cuda.OutOfMemoryError("Allocation on device ")
+        return forward(x)
+
+    run.field.forward = fails_once  # type: ignore[method-assign]
+    run.run(stop=lambda: run.iteration == 2)
+    assert {7, 1} == set(seen) and prior.max_batch == 7  # type: ignore[attr-defined]
+    seen.clear()
+    run.run()
+    assert set(seen) == {1} and prior.max_batch == 7, "the run goes on as small as it had to"  # type: ignore[attr-defined]
 
 
 def test_out_of_memory_is_retried_once_with_smaller_chunks(prior: GaussianPrior) -> None:

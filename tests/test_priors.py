@@ -19,7 +19,12 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from distill3d.errors import PriorError  # noqa: E402
-from distill3d.priors import DiffusersPrior, Prior, load_prior  # noqa: E402
+from distill3d.priors import (  # noqa: E402
+    DiffusersPrior,
+    Prior,
+    load_prior,
+    looks,
+)
 from distill3d.priors.diffusers_prior import eps_from_v, resize  # noqa: E402
 from distill3d.priors.parts import abar_from_scheduler  # noqa: E402
 
@@ -186,9 +191,21 @@ def test_non_finite_prediction(tiny_pipeline: Path) -> None:
     prior = load_prior(tiny_pipeline, device="cpu")
     x_t, t, cond = batch(prior, 2)
     prior.unet.conv_out.bias.data.fill_(float("inf"))
+    for _ in range(looks.NEVER_GOOD - 1):  # a run's guard leaves out these steps
+        assert not prior.predict_noise(x_t, t, cond).isfinite().any()
     with pytest.raises(PriorError, match="non-finite"):
         prior.predict_noise(x_t, t, cond)
     prior.predict_noise(torch.full_like(x_t, torch.nan), t, cond)  # the caller's own fault is the caller's to see
+
+
+def test_a_model_that_did_answer_is_given_up_later() -> None:
+    looked, good, bad = looks.Looks(), torch.zeros(2), torch.tensor([0.0, torch.inf])
+    assert not looked.gives_up(good, good)
+    for _ in range(looks.NO_LONGER - 1):
+        assert not looked.gives_up(bad, good)
+    assert not looked.gives_up(bad, bad), "what was given is no model's fault"
+    assert looked.gives_up(bad, good)
+    assert not looked.gives_up(good, good) and not looked.gives_up(bad, good), "counted in a row"
 
 
 def test_shape_errors(prior: DiffusersPrior) -> None:

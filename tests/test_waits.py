@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from distill3d.optimize import Distillation, Execution, Settings, checkpoint
 from distill3d.optimize.settings import LossSettings
 from distill3d.priors.freeu import FreeUSettings
 from distill3d.priors.load import load_prior
+from distill3d.priors.looks import Looks
 from distill3d.render.settings import RenderSettings
 from distill3d.render.shading import ShadingSettings
 from distill3d.schedules import Constant, Linear, TimestepWindow
@@ -100,7 +100,7 @@ def test_answers_are_looked_at_three_times_and_once_in_a_hundred(
     prior = load_prior(tiny_pipeline)
     assert all(prior._looks() for _ in range(10)), "every one on a CPU"
     monkeypatch.setattr(type(prior), "device", torch.device("meta"))
-    prior._answers = count(1)
+    prior._looked = Looks()
     assert [i for i in range(1, 301) if prior._looks()] == [1, 2, 3, 100, 200, 300]
     patched = [prior.with_freeu(FreeUSettings(enabled=True)) for _ in range(100)]  # as a run asks for it each step
     assert [i for i, each in enumerate(patched, 301) if each._looks()] == [400]

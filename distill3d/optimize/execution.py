@@ -43,10 +43,12 @@ class Execution:
             raise SettingsError(f"expected threads of -1 to {MOST_THREADS}, got {self.threads}: 0 leaves it as it is")
 
     def apply(self, prior: Any) -> None:
-        """Set threads and ask ``prior`` for what it can do; one that cannot be accelerated stays."""
+        """Set threads and ask ``prior`` for what it can do; one that cannot be accelerated stays, and what another run
+        asked of it and this one does not ends, but for the layout of its weights."""
         if self.threads:
             torch.set_num_threads(suggested_threads() if self.threads < 0 else self.threads)
-        if not (self.channels_last or self.compile or self.bf16_encoder):
+        wanted = self.channels_last or self.compile or self.bf16_encoder
+        if not wanted and not getattr(prior, "accelerators", None):
             return
         if hasattr(prior, "accelerate"):
             prior.accelerate(channels_last=self.channels_last, compile=self.compile, bf16_encoder=self.bf16_encoder)

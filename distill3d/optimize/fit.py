@@ -123,15 +123,20 @@ def time_steps(run: Distillation, between: Callable[[], object] = lambda: None) 
     A plan may begin with small pictures and without shading, so that its first steps are its cheapest.
     """
     seconds = []
-    for index in range(TIMED_STEPS):
-        between()
-        if index:
-            run.iteration = int(run.settings.iterations * (index - 0.5) / (TIMED_STEPS - 1))
-        began = time.perf_counter()
-        run.step()
-        if run.device.type == "cuda":
-            torch.cuda.synchronize(run.device)
-        seconds.append(time.perf_counter() - began)
+    rows = getattr(run.prior, "max_batch", None)
+    try:
+        for index in range(TIMED_STEPS):
+            between()
+            if index:
+                run.iteration = int(run.settings.iterations * (index - 0.5) / (TIMED_STEPS - 1))
+            began = time.perf_counter()
+            run.step()
+            if run.device.type == "cuda":
+                torch.cuda.synchronize(run.device)
+            seconds.append(time.perf_counter() - began)
+    finally:
+        if hasattr(run.prior, "max_batch"):
+            run.prior.max_batch = rows  # where memory ran out, the run itself finds that again, and says so
     return statistics.mean(seconds[1:])
 
 

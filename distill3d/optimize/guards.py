@@ -43,6 +43,11 @@ class Guard:
     filled: int = 0
     rate: float = 1.0
 
+    @property
+    def lost(self) -> bool:
+        """Whether the object was gone, or filled the view, in the last iteration that was seen."""
+        return self.vanished > 0 or self.filled > 0
+
     def check_finite(self, finite: bool, culprit: str) -> str | None:
         """Count one iteration; returns a warning when the learning rate was just halved.
 

@@ -37,6 +37,7 @@ from .events import Checkpointed, Event, Listener, Step, Warned
 from .execution import Execution
 from .guards import Guard
 from .guidance import Guidance, Guided
+from .memory import forget_peak
 from .reading import Reading, Values
 from .settings import Settings
 from .stopwatch import Stopwatch
@@ -103,6 +104,7 @@ class Distillation:
         )
         self.guard = Guard(settings.guards)
         self.watch = Stopwatch(self.device)
+        forget_peak(self.device)
         self.iteration = 0
         self.skipped = 0
         self.last: Step | None = None
@@ -162,7 +164,8 @@ class Distillation:
 
         A checkpoint is written every ``checkpoint_every`` iterations, at the end, when ``stop`` answers True, and
         before any error leaves, a listener's own included. An error inside a step leaves the state before that step;
-        one that tears the optimiser's update itself (a second Ctrl-C) leaves the earlier checkpoint.
+        one that tears the optimiser's update itself (a second Ctrl-C) leaves the earlier checkpoint. While the object
+        has vanished or fills the view an earlier checkpoint stays: it is from before.
 
         Raises:
             DivergedError: see ``guards``.
@@ -170,18 +173,32 @@ class Distillation:
             PriorError: the prior answered with non-finite numbers.
             OutputError: a checkpoint could not be written; the earlier one is whole.
         """
+        rows = getattr(self.prior, "max_batch", None)
+        try:
+            if self._shrunk:
+                self._one_row()
+            return self._run(listeners, folder, stop)
+        finally:
+            if hasattr(self.prior, "max_batch"):
+                self.prior.max_batch = rows  # the prior may be another run's next
+
+    def _run(self, listeners: Sequence[Listener], folder: Path | None, stop: Callable[[], bool]) -> bool:
         self._listeners, began = listeners, self.iteration
         if folder is not None:
             checkpoints.sweep(folder)
+        due = False
         try:
             while not self.done and not stop():
                 self._emit(self.step())
-                if folder is not None and self.iteration % self.settings.checkpoint_every == 0 and not self.done:
+                due = due or self.iteration % self.settings.checkpoint_every == 0
+                if folder is not None and due and not self.guard.lost and not self.done:
+                    due = False
                     self.save(folder)
         except OutputError:
             raise
         except BaseException:
-            if folder is not None and self.iteration and not self._torn:
+            good = not self.guard.lost or not (folder and (folder / checkpoints.FILE_NAME).exists())
+            if folder is not None and self.iteration and not self._torn and good:
                 self.save(folder)
             raise
         moved = self.iteration > began
@@ -241,11 +258,14 @@ class Distillation:
             self.settings.render, max_points=smaller, memory_gb=self.settings.render.memory_gb / 4
         )
         self.settings = replace(self.settings, render=render_settings)
-        if hasattr(self.prior, "max_batch"):
-            self.prior.max_batch = 1
+        self._one_row()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self._emit(Warned("memory ran out: going on with smaller chunks, which is slower", self.iteration))
+
+    def _one_row(self) -> None:
+        if hasattr(self.prior, "max_batch"):
+            self.prior.max_batch = 1
 
     def _step(self) -> Step:
         s, progress, watch = self.settings, self.progress, self.watch

@@ -22,8 +22,15 @@ def _process_peak() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let the device's peak begin anew: in a server it would be that of whatever ran before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_bytes(device: torch.device) -> dict[str, int]:
-    """Peak resident memory of this process and, on CUDA, peak device memory, in bytes; what is unknown is absent."""
+    """Peak resident memory of this process since it began and, on CUDA, peak device memory since ``forget_peak``, in
+    bytes; what is unknown is absent."""
     peak: dict[str, int] = {}
     if (process := _process_peak()) is not None:
         peak["process"] = process

@@ -12,7 +12,6 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,13 @@ from ..errors import PriorError
 from . import noise_schedule
 from .accelerate import Verified, compiled, in_bf16, use_channels_last
 from .freeu import FreeU, FreeUSettings
+from .looks import Looks
 from .small_encoder import SmallEncoder, check
 from .tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-
-#: Off the CPU, where looking makes the device wait, every so many answers are looked at, beside the first few.
-LOOK_EVERY, LOOK_FIRST = 100, 3
 
 
 def eps_from_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -114,7 +111,7 @@ class DiffusersPrior:
         self._freeu: FreeU | None = None
         self._freeu_settings: FreeUSettings | None = None
         self._small: SmallEncoder | None = None
-        self._answers = count(1)
+        self._looked = Looks()
         self._unet_call: Callable[..., Tensor] = self._plain_unet
         self._vae_call: Callable[..., Tensor] = self._plain_vae
 
@@ -316,8 +313,7 @@ class DiffusersPrior:
 
     def _looks(self) -> bool:
         """Whether this answer is to be looked at; every one on a CPU."""
-        answer = next(self._answers)
-        return self.device.type == "cpu" or answer <= LOOK_FIRST or answer % LOOK_EVERY == 0
+        return self._looked.due(self.device)
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -325,7 +321,8 @@ class DiffusersPrior:
 
         Raises:
             ValueError: shapes that do not agree.
-            PriorError: finite inputs and a non-finite answer, where it is looked at: a run's guard sees all of them.
+            PriorError: finite inputs and non-finite answers again and again, where they are looked at: of single ones a
+                run's guard leaves out the step.
         """
         if not len(x_t) == len(t) == len(cond) or x_t.ndim != 4 or cond.ndim != 3:
             raise ValueError(
@@ -336,7 +333,7 @@ class DiffusersPrior:
         out = torch.cat([self._evaluate(x, at, c) for x, at, c in parts])
         if self.prediction_type == "v_prediction":
             out = eps_from_v(out, x_t.float(), *(upload(v, x_t.device) for v in self.alpha_sigma(t)))
-        if self._looks() and not torch.isfinite(out).all() and torch.isfinite(x_t).all() and torch.isfinite(cond).all():
+        if self._looks() and self._looked.gives_up(out, x_t, cond):
             raise PriorError(f"the model {self.source} answered finite input with non-finite noise. {self._advice()}")
         return out
 
@@ -345,8 +342,8 @@ class DiffusersPrior:
 
     def _advice(self) -> str:
         if self.dtype == torch.float16:
-            return "float16 overflows in some models: load it with dtype='bf16' or dtype='fp32'"
-        return "its weights are likely damaged: copy or download the model again"
+            return "float16 overflows in some models: load it with dtype='bf16' or dtype='fp32', and start again"
+        return "its weights are likely damaged: copy or download the model again, and start again"
 
 
 def _image_size(sample_size: int | Sequence[int] | None, factor: int, chosen: int | None) -> int:

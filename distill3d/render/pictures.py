@@ -120,6 +120,7 @@ def contact_sheet(
     occupancy: OccupancyGrid | None = None,
     background: Background | None = None,
     settings: RenderSettings | None = None,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> Image:
     """A PIL image of every view in every kind; views run along columns or rows.
 
@@ -128,6 +129,7 @@ def contact_sheet(
         labels: one short text per view, drawn in the corner of its first picture; ``None`` means the side that it
             shows, or the azimuth between those.
         title: a line of text above the sheet; empty for none.
+        on_picture: called after every picture; an exception it raises stops the work.
     """
     if cameras is None:
         cameras = ring(4)
@@ -136,7 +138,12 @@ def contact_sheet(
     if len(labels) != len(cameras):
         raise ValueError(f"expected one label per view, got {len(labels)} labels for {len(cameras)} views")
     options: dict[str, Any] = {"occupancy": occupancy, "background": background, "settings": settings}
-    tiles = [[picture(field, cameras[i : i + 1], size, kind, **options) for kind in kinds] for i in range(len(cameras))]
+    tiles: list[list[Tensor]] = []
+    for i in range(len(cameras)):
+        tiles.append([])
+        for kind in kinds:
+            tiles[-1].append(picture(field, cameras[i : i + 1], size, kind, **options))
+            on_picture()
     along = [torch.cat(view, 0 if views == "columns" else 1) for view in tiles]
     sheet = _image(torch.cat(along, 1 if views == "columns" else 0))
     for i, label in enumerate(labels):
@@ -208,15 +215,19 @@ def write_png(path: Path, image: Image | Tensor) -> Path:
     return path
 
 
-def write_animation(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
-    """Write ``(F, H, W, 3)`` uint8 frames to ``.mp4``, ``.gif`` or ``.webp``, by the suffix. Raises ``OutputError``."""
+def write_animation(path: Path, frames: Tensor, fps: float = 24.0, on_frame: Callable[[], None] = lambda: None) -> Path:
+    """Write ``(F, H, W, 3)`` uint8 frames to ``.mp4``, ``.gif`` or ``.webp``, by the suffix. Raises ``OutputError``.
+
+    ``on_frame()`` is called for every frame, of a WebP before it is written; an exception it raises stops the work and
+    leaves no file.
+    """
     writers = {".mp4": write_mp4, ".gif": write_gif, ".webp": write_webp}
     if path.suffix.lower() not in writers:
         raise ValueError(f"expected a file name that ends in {', '.join(writers)}, got {path.name!r}")
-    return writers[path.suffix.lower()](path, frames, fps)
+    return writers[path.suffix.lower()](path, frames, fps, on_frame)
 
 
-def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+def write_mp4(path: Path, frames: Tensor, fps: float = 24.0, on_frame: Callable[[], None] = lambda: None) -> Path:
     """H.264 in MP4 through PyAV, in BT.709's colours; without an H.264 encoder MPEG-4 part 2, and a logged warning.
 
     Odd sizes gain one repeated row or column, since 4:2:0 chroma needs even ones.
@@ -249,26 +260,33 @@ def write_mp4(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
             image = av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")
             yuv = image.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             container.mux(stream.encode(yuv))
+            on_frame()
         container.mux(stream.encode(None))
     return path
 
 
-def write_gif(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+def write_gif(path: Path, frames: Tensor, fps: float = 24.0, on_frame: Callable[[], None] = lambda: None) -> Path:
     """A looping GIF of at most 256 colours a frame; frame times are rounded to 10 ms. Raises ``OutputError``."""
     frames = _checked(frames, fps)
     if fps > MOST_GIF_FPS:
         log.warning("%s shows %d frames a second instead of %g: no player is faster", path, MOST_GIF_FPS, fps)
     duration = max(1000 // MOST_GIF_FPS, 10 * round(100 / fps))
-    images = [_image(frame).quantize(256) for frame in frames]
+    images = []
+    for frame in frames:
+        images.append(_image(frame).quantize(256))
+        on_frame()
     with atomic_path(path) as temporary:
         images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
     return path
 
 
-def write_webp(path: Path, frames: Tensor, fps: float = 24.0) -> Path:
+def write_webp(path: Path, frames: Tensor, fps: float = 24.0, on_frame: Callable[[], None] = lambda: None) -> Path:
     """A looping animated WebP, full colour. Raises ``OutputError``."""
     frames = _checked(frames, fps)
-    images = [_image(frame) for frame in frames]
+    images = []
+    for frame in frames:
+        images.append(_image(frame))
+        on_frame()
     with atomic_path(path) as temporary:
         images[0].save(
             temporary, "WEBP", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=90

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..devices import remote
+from ..errors import is_out_of_memory
 
 
 def exclusive_sum(value: Tensor, ray: Tensor, count: int) -> Tensor:
@@ -61,9 +62,11 @@ def _padded_scan(value: Tensor, ray: Tensor, count: int) -> Tensor:
 
 @functools.cache
 def has_double(device: str) -> bool:
-    """Whether the device can add float64 numbers, found by trying."""
+    """Whether the device can add float64 numbers, found by trying. Raises where memory runs out, which says nothing."""
     try:
         torch.ones(2, dtype=torch.float64, device=device).cumsum(0)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return True

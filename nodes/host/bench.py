@@ -24,7 +24,7 @@ from ...distill3d.two_d.latents import Frame
 from .conditioning import Conditioning, encode, unknown_words
 from .guidance import guides_throughout, has_patches, make_guide, scale_of
 from .prior import HostPrior
-from .run import latent_shape, prior_in, reserve, set_texts, texts_of
+from .run import latent_shape, positive_of, prior_in, reserve, set_texts, texts_of
 from .tags import get_tag
 from .watch import SHARE, TEXT_EVERY, clock
 
@@ -134,7 +134,10 @@ class _Bench(comfy.samplers.Sampler):  # type: ignore[misc]
     def _run(self, guider: Any, options: dict[str, Any]) -> tuple[Comparison, HostPrior]:
         encodes = self.task.run.space == "image"
         texts = tuple(self.conds)
-        prior = prior_in(guider, options, self.model, self.vae, self.image_size, texts, encodes=encodes)
+        positive = {self.task.prompt}.union(*(positive_of(views, settings) for views, settings in self.task.prompts))
+        prior = prior_in(
+            guider, options, self.model, self.vae, self.image_size, texts, encodes=encodes, positive=positive
+        )
         progress = self.progress
         progress.picture = picture_of(prior, self.model)
 

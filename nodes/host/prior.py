@@ -8,7 +8,7 @@ the share of the first. Their tensors, ControlNet and hooks stay with the host, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ...distill3d.devices import upload
 from ...distill3d.errors import PriorError
-from ...distill3d.priors.diffusers_prior import LOOK_EVERY, LOOK_FIRST
+from ...distill3d.priors.looks import Looks
 from .conditioning import Cond, join, joinable, mix
 from .space import Space
 
+MOST_JOINED = 256
 Handle = tuple[int, int, float]
 Rows = list[tuple[int, int]]
 """Sample and timestep of every row of a batch."""
@@ -43,6 +44,7 @@ class HostPrior:
         fingerprint: see ``fingerprint.of``.
         describe: what a report says of the model.
         guide: changes a step's positive answers, for patches that act on guidance.
+        positive: the texts that say what to make; patches such as an image adapter's treat all others as negative.
     """
 
     takes_samples = True
@@ -62,10 +64,13 @@ class HostPrior:
         fingerprint: str,
         describe: Mapping[str, Any],
         guide: Guide | None = None,
+        positive: Collection[str] = (),
     ) -> None:
         self._model, self._options, self._encoder, self._decode = model, options, encoder, decode
         self._order = {text: index for index, text in enumerate(conds)}
         self._conds = list(conds.values())
+        self._negative = [text not in positive for text in conds]
+        self._patched = bool(positive) and _looks_at_roles(options)
         self._joined: dict[tuple[Handle, ...], list[Cond] | None] = {}
         self._describe, self.guide = dict(describe), guide
         self.space = Space.of(model.model_sampling)
@@ -73,7 +78,7 @@ class HostPrior:
         self.fingerprint = fingerprint
         self.source = str(describe.get("source", ""))
         self.max_batch: int | None = None
-        self._answers = 0
+        self._looked = Looks()
 
     @property
     def T(self) -> int:
@@ -134,7 +139,7 @@ class HostPrior:
 
         Raises:
             ValueError: shapes that do not agree.
-            PriorError: finite inputs and a non-finite answer, where it is looked at.
+            PriorError: finite inputs and non-finite answers again and again, where they are looked at.
         """
         return self._predictions(x_t, t, cond, samples, None)[0]
 
@@ -172,27 +177,42 @@ class HostPrior:
         guided = plain
         if guide is not None:
             guided = self.space.noise(x, self._guided(guide, x0, x, t, s, texts, rows), s)
-        if self._looks() and not torch.isfinite(guided).all() and torch.isfinite(x_t).all():
+        if self._looks() and self._looked.gives_up(guided, x_t):
             raise PriorError(
                 "the MODEL answered finite input with non-finite noise: float16 overflows in some models. Start the "
-                "host with --force-fp32, or load the model in bf16 or fp32"
+                "host with --force-fp32, or load the model in bf16 or fp32, and start again"
             )
         return plain, guided
 
     def _looks(self) -> bool:
         """Whether this answer is to be looked at; every one on a CPU. A run's guard sees all of them."""
-        self._answers += 1
-        return self.device.type == "cpu" or self._answers <= LOOK_FIRST or self._answers % LOOK_EVERY == 0
+        return self._looked.due(self.device)
 
     def _predict(self, x: Tensor, s: Tensor, texts: list[Handle], rows: Rows | None) -> Tensor:
         blocks = _blocks(_equal(x, s, rows), len(x))
         size = len(x) // blocks
+        roles = [self._negative[first] for first, _, _ in texts]
+        if self._patched and (blocks > 2 or roles != [False] * size + [True] * (len(x) - size)):
+            return self._by_role(x, s, texts, roles)
         x_in, s_in = x[:size], s[:size]
         conds = [self._cond(tuple(texts[i * size : (i + 1) * size])) for i in range(blocks)]
         known = [cond for cond in conds if cond is not None]
         if len(known) < len(conds):
             return torch.cat([self._ask([self._one(k)], x[i : i + 1], s[i : i + 1])[0] for i, k in enumerate(texts)])
         return torch.cat(self._ask(known, x_in, s_in))
+
+    def _by_role(self, x: Tensor, s: Tensor, texts: list[Handle], roles: list[bool]) -> Tensor:
+        """Positive and negative rows apart, the first in the place of the host's positive conditioning and the others
+        in that of its negative one: which of its places a row takes is all that some patches see."""
+        out = torch.empty_like(x)
+        for negative in (False, True):
+            places = [i for i, role in enumerate(roles) if role is negative]
+            together = bool(places) and self._cond(tuple(texts[i] for i in places)) is not None
+            for group in [places] if together else [[i] for i in places]:
+                cond = self._cond(tuple(texts[i] for i in group)) if together else self._one(texts[group[0]])
+                at = upload(torch.tensor(group), x.device)
+                out[at] = self._ask([None, cond] if negative else [cond], x[at], s[at])[-1]
+        return out
 
     def _guided(
         self, guide: Guide, x0: Tensor, x: Tensor, t: Tensor, s: Tensor, texts: list[Handle], rows: Rows | None
@@ -213,7 +233,7 @@ class HostPrior:
         moved = guide(x0[:size], x0[size : 2 * size], x[:size], t[:size], s[:size], conds)
         return torch.cat([moved, x0[size:]])
 
-    def _ask(self, conds: list[list[Cond]], x: Tensor, s: Tensor) -> list[Tensor]:
+    def _ask(self, conds: Sequence[list[Cond] | None], x: Tensor, s: Tensor) -> list[Tensor]:
         answers = comfy.samplers.calc_cond_batch(self._model, conds, x.clone(), s.clone(), self._options)
         return [answer.float() for answer in answers]
 
@@ -223,12 +243,21 @@ class HostPrior:
 
     def _cond(self, texts: tuple[Handle, ...]) -> list[Cond] | None:
         """The conditioning of a batch of texts; None where each needs an evaluation of its own."""
-        if texts not in self._joined:
-            if len(self._joined) >= 256:
+        if texts in self._joined:
+            return self._joined[texts]
+        parts = [self._one(k) for k in texts]
+        found = parts[0] if len(set(texts)) == 1 else join(parts) if joinable(parts) else None
+        if all(share == 1 for _, _, share in texts):  # a blend comes once
+            if len(self._joined) >= MOST_JOINED:
                 self._joined.clear()
-            parts = [self._one(k) for k in texts]
-            self._joined[texts] = parts[0] if len(set(texts)) == 1 else join(parts) if joinable(parts) else None
-        return self._joined[texts]
+            self._joined[texts] = found
+        return found
+
+
+def _looks_at_roles(options: Mapping[str, Any]) -> bool:
+    """Whether anything in a run's ``model_options`` may ask which rows are positive."""
+    inner = options.get("transformer_options", {})
+    return bool(inner.get("patches") or inner.get("patches_replace") or options.get("model_function_wrapper"))
 
 
 def _equal(x: Tensor, s: Tensor, rows: Rows | None) -> Equal:

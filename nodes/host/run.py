@@ -7,7 +7,7 @@ back, also after an error or an interrupt. Inside, the executor's inference mode
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...distill3d.errors import SettingsError
+from ...distill3d.methods.base import TARGET
 from ...distill3d.optimize import Distillation, Listener, Settings
 from ...distill3d.optimize.checkpoint import Checkpoint
 from ...distill3d.optimize.fit import TIMED_STEPS, Fit, largest_render, time_steps
@@ -85,6 +86,12 @@ def texts_of(views: ViewPrompts, settings: Settings) -> tuple[str, ...]:
     recorder = _Recorder()
     Guidance(recorder, views, settings)  # type: ignore[arg-type]
     return tuple(dict.fromkeys(recorder.texts))
+
+
+def positive_of(views: ViewPrompts, settings: Settings) -> frozenset[str]:
+    """Those of ``texts_of`` that say what to make."""
+    method = Guidance(_Recorder(), views, settings).method  # type: ignore[arg-type]
+    return frozenset(method.texts(text, views.negative)[TARGET.prompt] for text in views.texts)
 
 
 def distill(
@@ -157,7 +164,10 @@ class _Loop(comfy.samplers.Sampler):  # type: ignore[misc]
 
     def _run(self, guider: Any, options: dict[str, Any]) -> Any:
         task = self.task
-        prior = prior_in(guider, options, task.model, task.vae, task.image_size, self.texts, extras=task.extras)
+        positive = positive_of(task.views, task.settings)
+        prior = prior_in(
+            guider, options, task.model, task.vae, task.image_size, self.texts, extras=task.extras, positive=positive
+        )
         prior.max_batch = self.budget.fit.max_batch
 
         def begin(settings: Settings) -> Distillation:
@@ -216,12 +226,14 @@ def prior_in(
     *,
     extras: Conditioning | None = None,
     encodes: bool = True,
+    positive: Collection[str] = (),
 ) -> HostPrior:
     """The prior inside a sampler of ``guider``, which has loaded its model and prepared the texts (``set_texts``).
 
     Args:
         extras: what was added to every text.
         encodes: whether images will be encoded; without, the encoder is not copied.
+        positive: see ``HostPrior``.
     """
     base, device = guider.inner_model, guider.model_patcher.load_device
 
@@ -241,6 +253,7 @@ def prior_in(
         latent_shape=latent_shape(model, vae, image_size),
         fingerprint=fingerprint.of(model, vae),
         describe={**_describe(model), "extras": fingerprint.of_extras(extras)},
+        positive=positive,
     )
 
 

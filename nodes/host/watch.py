@@ -7,6 +7,7 @@ and a sheet that comes while one is still being sent is dropped.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,7 @@ import comfy.utils
 import torch
 from server import PromptServer
 
+from ...distill3d.errors import is_out_of_memory
 from ...distill3d.optimize.events import Checkpointed, Event, Step, Warned
 from ...distill3d.render.cameras import ring
 from ...distill3d.render.pictures import to_uint8
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
 
 SHARE = 0.08
 """Largest share of a run's time that live pictures may take."""
+AFTER_NO_MEMORY = 60.0
+"""Seconds without live pictures after one for which there was no memory."""
 TEXT_EVERY = 0.5
 POINT_EVERY = 0.25
 POINTS = 200
 """Most points of a chart that a resumed run begins with."""
+
+log = logging.getLogger(__name__)
 
 
 def clock(seconds: float) -> str:
@@ -125,15 +131,18 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._late is not None:
-            self._tell(self._late)
-        if text := self._end(kind):
-            self.say(text)
-        BOARD.end(self._key)
-        self._pictures.put(None)
-        self._thread.join(timeout=5)
+        try:
+            if self._late is not None:
+                self._tell(self._late)
+            if text := self._end(kind):
+                self.say(text)
+        finally:
+            BOARD.end(self._key)
+            self.run = None  # which has this as its listener: memory of the device would wait for the garbage collector
+            with contextlib.suppress(queue.Full):
+                self._pictures.put(None, timeout=5)
+                self._thread.join(timeout=5)
         self._send("distill3d.end", {})
-        self.run = None  # which has this as its listener: memory of the device would wait for the garbage collector
 
     def attach(self, run: Distillation, recorder: Recorder) -> None:
         """The run whose pictures are shown, and what is recorded of it already, with which the chart begins."""
@@ -213,12 +222,13 @@ class Watch:
             self._last_point = now
             self._tell(self._late)
         if self.run is not None and now >= self._next_sheet and self._pictures.empty():
-            sheet = live_sheet(self.run)
+            sheet = _drawn(self.run)
             took = time.monotonic() - now
-            self._next_sheet = now + max(1.0, took / SHARE)
+            self._next_sheet = now + (max(1.0, took / SHARE) if sheet is not None else AFTER_NO_MEMORY)
             self._last_step = time.monotonic()
-            with contextlib.suppress(queue.Full):
-                self._pictures.put_nowait((step.iteration, step.iterations, sheet))
+            if sheet is not None:
+                with contextlib.suppress(queue.Full):
+                    self._pictures.put_nowait((step.iteration, step.iterations, sheet))
 
     def _tell(self, point: dict[str, Any]) -> None:
         """A point of the chart. The first and the last of a run are always told, those between once in a while."""
@@ -231,16 +241,29 @@ class Watch:
 
         while (item := self._pictures.get()) is not None:
             iteration, iterations, sheet = item
-            image = Image.fromarray(sheet.numpy())
-            BOARD.show(self._key, image)
             try:
+                image = Image.fromarray(sheet.numpy())
+                BOARD.show(self._key, image)
                 self._bar.update_absolute(iteration, iterations, ("JPEG", image, None))
             except manager.InterruptProcessingException:
                 manager.interrupt_current_processing()  # the hook cleared it; the training thread has to see it
+            except Exception:  # of a hook of another pack, or of a server that shuts down: the run goes on without
+                log.warning("a preview could not be shown", exc_info=True)
 
     def _send(self, event: str, data: dict[str, Any]) -> None:
         workflow, node = self._key
         self._server.send_sync(event, {"node": node, "workflow": workflow, **data}, self._client)
+
+
+def _drawn(run: Distillation) -> torch.Tensor | None:
+    """The live sheet; None where there is no memory for it now, for a run is worth more than its preview."""
+    try:
+        return live_sheet(run)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        log.warning("no memory for a preview: the run goes on without one for a while")
+        return None
 
 
 def _finite(value: float) -> float | None:
