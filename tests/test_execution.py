@@ -109,6 +109,16 @@ def test_a_prior_with_every_accelerator_answers_as_before(
     assert prior.fingerprint == fingerprint
 
 
+def test_what_one_run_asks_of_a_prior_ends_with_it(tiny_pipeline: Path) -> None:
+    prior = load_prior(tiny_pipeline)
+    images = torch.rand(1, 3, prior.image_size, prior.image_size, requires_grad=True)
+    plain = prior.encode(images)
+    Execution(bf16_encoder=True).apply(prior)
+    assert prior.accelerators
+    Execution().apply(prior)
+    assert not prior.accelerators and torch.equal(prior.encode(images), plain)
+
+
 def test_bf16_encoder_is_used_only_where_its_gradient_agrees(tiny_pipeline: Path) -> None:
     prior = load_prior(tiny_pipeline).accelerate(bf16_encoder=True)
     images = torch.rand(1, 3, prior.image_size, prior.image_size, requires_grad=True)

@@ -229,3 +229,12 @@ def test_a_number_the_mesh_refuses_is_outside_its_widget(pack: ModuleType) -> No
                     cls(**{name: value})
     items = {item.id: item for item in get("mesh_export").MeshExport.define_schema().inputs}
     assert (items["resolution"].min, items["resolution"].max, items["texture_padding"].max) == (8, 1024, 64)
+
+
+def test_the_turntable_s_preview_is_small_and_looks_like_its_frames(pack: ModuleType) -> None:
+    turntable = get("turntable")
+    frames = torch.zeros(2, 1024, 1024, 3, dtype=torch.uint8)
+    frames[0, :512], frames[1, :, :512, 1] = 200, 100
+    small = turntable._small(frames)
+    assert small.shape == (2, 512, 512, 3) and torch.equal(small, frames[:, ::2, ::2])
+    assert turntable._small(small) is small

@@ -245,6 +245,31 @@ def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path, frames, na
         write(tmp_path / "file" / name)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
+def test_a_film_can_be_stopped_while_it_is_written_and_leaves_no_file(tmp_path, frames, name):
+    asked = []
+
+    def stop():
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pictures.write_animation(tmp_path / name, frames, on_frame=stop)
+    assert asked == [1, 1] and not list(tmp_path.iterdir())
+    pictures.write_animation(tmp_path / name, frames, on_frame=lambda: asked.append(2))
+    assert asked.count(2) == len(frames)
+
+
+def test_a_sheet_can_be_stopped_between_its_pictures():
+    asked = []
+    options = {"size": 8, "kinds": ("colour", "opacity"), "settings": FAST}
+    pictures.contact_sheet(Ball(), ring(3), on_picture=lambda: asked.append(1), **options)
+    assert len(asked) == 6
+    with pytest.raises(ZeroDivisionError):
+        pictures.contact_sheet(Ball(), ring(3), on_picture=lambda: 1 / 0, **options)
+
+
 def test_a_failed_write_leaves_the_earlier_file_whole(tmp_path, frames, monkeypatch):
     path = pictures.write_gif(tmp_path / "turn.gif", frames)
     before = path.read_bytes()
