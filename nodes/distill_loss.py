@@ -119,8 +119,8 @@ class DistillLoss(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=method_options(),
-                    tooltip="How the MODEL's predictions become a gradient. Start with SDS; try ASD when faces repeat, "
-                    "CSD when colours burn out.",
+                    tooltip="How the MODEL's predictions become a gradient. Start with SDS; try CSD "
+                    "when colours burn out. Repeated faces: another seed, or the standard preset.",
                 ),
             ],
             outputs=[LossType.Output("loss", display_name="loss", tooltip="Wire it to NeRF Optimizer.")],

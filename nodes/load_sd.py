@@ -152,8 +152,8 @@ PARTS = {
 
 
 def _lacking(path: Path) -> list[str]:
-    """Folders in which the host would find no weights."""
-    endings = [f"{half}.{kind}" for half in ("", ".fp16") for kind in ("safetensors", "bin")]
+    """Folders in which the host would find no weights but pickles, of which it reads none where there are others."""
+    endings = (".safetensors", ".fp16.safetensors")
     return [
         part
         for part, stems in PARTS.items()
@@ -179,9 +179,9 @@ def load_folder(name: str | None) -> tuple[Any, Any, Any]:
         return as_its_scheduler_says(model, path), clip, vae
     if lacking := _lacking(path):
         raise PriorError(
-            f"expected a Stable Diffusion model in diffusers layout with its weights in one file each, got {path} "
-            f"without weights in {', '.join(lacking)}: copy the missing files, or load a model of another kind with "
-            "the host's own loaders"
+            f"expected a Stable Diffusion model in diffusers layout with its weights in one .safetensors file each, "
+            f"got {path} without such in {', '.join(lacking)}: copy the missing files (pickles, .bin, can run code and "
+            "are not read), or load a model of another kind with the host's own loaders"
         )
     directories = folder_paths.get_folder_paths("embeddings")
     try:

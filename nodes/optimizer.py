@@ -17,7 +17,6 @@ from ..distill3d.errors import CheckpointError, SettingsError
 from ..distill3d.locks import claimed
 from ..distill3d.optimize import Distillation, Settings, report
 from ..distill3d.optimize import checkpoint as checkpoints
-from ..distill3d.optimize import preset as library_preset
 from ..distill3d.optimize.curves import Recorder
 from ..distill3d.optimize.fit import TIMED_STEPS, Fit
 from ..distill3d.optimize.state import capture
@@ -214,11 +213,10 @@ PRESET_TIP = (
 
 def _presets() -> list[Any]:
     said = {"tooltip": "What everything that is not set here is taken from."}
-    draft = library_preset("draft")
     custom = [
         io.Combo.Input("base", options=list(PRESET_NAMES), default="draft", **said),
-        io.Int.Input("iterations", default=draft.iterations, min=1, max=1_000_000, tooltip=_tip("iterations")),
-        io.Int.Input("batch", default=draft.batch, min=1, max=64, tooltip=_tip("batch")),
+        _count("iterations", 1_000_000),
+        _count("batch", 64),
         io.String.Input("resolution", default="auto", tooltip=f"{_tip('resolution')} auto takes the preset's."),
         io.Int.Input(
             "image_size",
@@ -230,13 +228,7 @@ def _presets() -> list[Any]:
             "1024). Smaller "
             "is faster and rougher.",
         ),
-        io.Int.Input(
-            "checkpoint_every",
-            default=draft.checkpoint_every,
-            min=1,
-            max=1_000_000,
-            tooltip=_tip("checkpoint_every"),
-        ),
+        _count("checkpoint_every", 1_000_000),
         io.String.Input(
             "more",
             default="",
@@ -254,18 +246,18 @@ def _tip(name: str) -> str:
     return reflect.docs(Settings).get(name, "")
 
 
+def _count(name: str, most: int) -> Any:
+    return io.Int.Input(name, default=0, min=0, max=most, tooltip=f"{_tip(name)} 0 takes the base preset's.")
+
+
 def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
     """The run's settings. Raises ``SettingsError``."""
     name = str(preset["preset"])
     if name != "custom":
         return assembled.assemble(loss, name, bundled=bundled)
     settings = assembled.assemble(loss, str(preset["base"]), bundled=bundled)
-    settings = replace(
-        settings,
-        iterations=int(preset["iterations"]),
-        batch=int(preset["batch"]),
-        checkpoint_every=int(preset["checkpoint_every"]),
-    )
+    counts = {name: int(preset[name]) for name in ("iterations", "batch", "checkpoint_every")}
+    settings = replace(settings, **{name: count for name, count in counts.items() if count})
     if str(preset["resolution"]).strip().lower() not in ("", "auto"):
         settings = assembled.override(settings, f"resolution = {preset['resolution']}")
     return assembled.override(settings, str(preset.get("more", "")))

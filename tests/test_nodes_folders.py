@@ -189,7 +189,7 @@ def test_a_diffusers_folder_of_another_kind_is_told_before_the_host_stumbles(
         if part != lacking:
             (tmp_path / part / f"{stem}.fp16.safetensors").touch()
     monkeypatch.setattr(load_sd, "diffusers", lambda: {"a": tmp_path})
-    with pytest.raises(errors.PriorError, match=f"without weights in {lacking}: copy"):
+    with pytest.raises(errors.PriorError, match=f"without such in {lacking}: copy"):
         load_sd.load_folder("a")
 
 

@@ -428,3 +428,14 @@ def test_what_the_widgets_show_is_what_runs(pack: ModuleType) -> None:
             lacking = loss(name, own=dict.fromkeys(shown))
             assert getattr(assemble(lacking, "draft", bundled=bundled), name.lower()) == auto
             assert used == auto, f"{name}: a text is shown that the preset replaces"
+
+
+def test_counts_of_zero_keep_the_base_preset_s(pack: ModuleType) -> None:
+    choose, made = get("optimizer").choose, loss("SDS")
+    chosen = {"preset": "custom", "base": "standard", "resolution": "auto", "image_size": 0, "more": ""}
+    zero = {"iterations": 0, "batch": 0, "checkpoint_every": 0}
+    for bundled in (True, False):
+        plain = choose(made, {"preset": "standard"}, bundled=bundled)
+        assert choose(made, {**chosen, **zero}, bundled=bundled) == plain
+        own = choose(made, {**chosen, **zero, "batch": 3}, bundled=bundled)
+        assert (own.batch, own.iterations) == (3, plain.iterations)

@@ -193,11 +193,11 @@ Everything the host does to a MODEL works here: LoRA, FreeU, RescaleCFG, Control
 
 **Hardware** any CPU. **Time** seconds. **Model** none: a field saved by *dynamic-cfg-freeu* or any Save Radiance Field.
 
-Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh, Save GLB and the rest work on it. Its own texture is off
+Mesh Export gives the host's MESH, so Decimate Mesh, Unwrap Mesh UVs, Save 3D Model and the rest work on it. Its own texture is off
 here (**texture_size** 0): vertex colours survive a decimation, an atlas does not.
 Mesh Convert saves it in another format, here USDZ, 0.3 metres long. It takes files of your own too.
 
-**What good looks like**: the same object with about 2,000 faces in the viewer of Save GLB.`, [0, 260]),
+**What good looks like**: the same object with about 2,000 faces in the viewer of Save 3D Model.`, [0, 260]),
     },
   },
 };

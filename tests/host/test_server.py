@@ -272,7 +272,7 @@ def test_bad_input_ends_on_the_right_node(server: Any, changes: Any, where: str,
 
 
 def test_what_the_host_can_refuse_is_refused_before_it_runs(server: Any) -> None:
-    graph = graphs.whole(0)
+    graph = graphs.whole(-1)
     status, answer = server.post("/prompt", {"prompt": graph})
     assert status == 400 and "nerf" in answer["node_errors"]
     graph = graphs.whole(2)
