@@ -161,7 +161,7 @@ def test_the_same_graph_resumes_a_limited_run_bit_for_bit(
     if limits.get("vram_gb") != 9.5:
         error = importlib.import_module("pack.distill3d.errors").CheckpointError
         with pytest.raises(error, match=r"settings\.(iterations|batch): \d+ in the checkpoint"):
-            optimise(iterations=total, resume=stopped)
+            optimise(iterations=total, resume=get("optimizer").Resume.execute("latest").args[0])
 
 
 def test_what_nothing_fits_into_is_refused_before_anything_is_loaded(
