@@ -256,7 +256,7 @@ def choose(loss: Loss, preset: dict[str, Any], *, bundled: bool) -> Settings:
     if name != "custom":
         return assembled.assemble(loss, name, bundled=bundled)
     settings = assembled.assemble(loss, str(preset["base"]), bundled=bundled)
-    counts = {name: int(preset[name]) for name in ("iterations", "batch", "checkpoint_every")}
+    counts: dict[str, Any] = {name: int(preset[name]) for name in ("iterations", "batch", "checkpoint_every")}
     settings = replace(settings, **{name: count for name, count in counts.items() if count})
     if str(preset["resolution"]).strip().lower() not in ("", "auto"):
         settings = assembled.override(settings, f"resolution = {preset['resolution']}")
