@@ -250,12 +250,13 @@ def test_the_host_s_model_is_asked_without_waiting(
 
 
 @pytest.mark.parametrize("max_batch", [None, 1, 3])
+@pytest.mark.parametrize("perp_neg", [{"perp_neg": "on", "strength": "1.5"}, {}], ids=["perp-neg", "plain"])
 @pytest.mark.parametrize("method", ["SDS", "CSD", "ASD", "NFSD"])
 def test_patches_that_tell_positive_from_negative_see_each_row_in_its_place(
-    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, method: str, max_batch: int | None
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, method: str, perp_neg: dict[str, str], max_batch: int | None
 ) -> None:
     """As an image adapter does, which adds its picture in one place and not in the other."""
-    settings = settings_of(method, perp_neg="on", strength="1.5")
+    settings = settings_of(method, **perp_neg)
     seen: list[tuple[bool, bool]] = []
     real = fake_host.calc_cond_batch
 
