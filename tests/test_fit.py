@@ -205,4 +205,10 @@ def test_the_estimate_is_told_before_a_run_and_memory_is_fitted_before_steps_are
     capsys.readouterr()
     assert main([*call, "--out", str(tmp_path / "a"), "--time-budget", "0"]) == 2 and len(seen) == 1
     assert main([*call, "--out", str(tmp_path / "b"), "--batch", "1"]) == 0
-    assert re.search(r"estimate: \d+\.\d GB of memory for model and run\n", capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert re.search(r"estimate: \d+\.\d GB of memory for model and run\n", said) and "--vram-gb" not in said
+    monkeypatch.setattr("distill3d.cli.generate.device_gigabytes", lambda device: 4.25)
+    assert main([*call, "--out", str(tmp_path / "c"), "--batch", "1"]) == 0
+    assert "the card has 4.2, so memory may run out: start again with --vram-gb 4.2" in " ".join(
+        capsys.readouterr().err.split()
+    )

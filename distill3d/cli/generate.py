@@ -20,6 +20,7 @@ from ..optimize import Distillation, Execution, Settings, remarks
 from ..optimize import checkpoint as checkpoints
 from ..optimize.curves import Recorder
 from ..optimize.fit import check_limits, continued, cost_of, fit, time_steps
+from ..optimize.memory import device_gigabytes
 from ..optimize.state import described
 from ..priors.diffusers_prior import DiffusersPrior
 from . import app, resume
@@ -203,7 +204,19 @@ def _fitted(flags: Generate, prior: DiffusersPrior, console: Console) -> Generat
         minutes = f", {fitted.seconds / 60:.1f} minutes of optimisation" if fitted.seconds is not None else ""
     changed = f"; {'; '.join(changes) or 'nothing had to be changed'}" if limited else ""
     app.say(console, f"estimate: {fitted.gigabytes:.1f} GB of memory for model and run{minutes}{changed}")
+    app.warn(console, _too_large(fitted.gigabytes, device_gigabytes(prior.device)))
     return flags
+
+
+def _too_large(wanted: float, available: float | None) -> list[str]:
+    """What to do where a run is estimated to need more than the device has."""
+    if available is None or wanted <= available:
+        return []
+    return [
+        f"about {wanted:.1f} GB are wanted and the card has {available:.1f}, so memory may run out: start again with "
+        f"--vram-gb {int(10 * available) / 10:g}, with a model of your own also with --encoder (TAESD) or a lower "
+        "--image-size"
+    ]
 
 
 def _parse(arguments: Sequence[str], resumed: tuple[checkpoints.Checkpoint, Path] | None) -> Generate:

@@ -22,6 +22,11 @@ def _process_peak() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def device_gigabytes(device: torch.device) -> float | None:
+    """What a CUDA device has, in GB; None of any other, whose memory others use too."""
+    return torch.cuda.get_device_properties(device).total_memory / 1e9 if device.type == "cuda" else None
+
+
 def forget_peak(device: torch.device) -> None:
     """Let the device's peak begin anew: in a server it would be that of whatever ran before."""
     if device.type == "cuda":
