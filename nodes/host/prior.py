@@ -207,9 +207,9 @@ class HostPrior:
         out = torch.empty_like(x)
         for negative in (False, True):
             places = [i for i, role in enumerate(roles) if role is negative]
-            together = bool(places) and self._cond(tuple(texts[i] for i in places)) is not None
-            for group in [places] if together else [[i] for i in places]:
-                cond = self._cond(tuple(texts[i] for i in group)) if together else self._one(texts[group[0]])
+            whole = self._cond(tuple(texts[i] for i in places)) if places else None
+            single = [([i], self._one(texts[i])) for i in places] if whole is None else []
+            for group, cond in single if whole is None else [(places, whole)]:
                 at = upload(torch.tensor(group), x.device)
                 out[at] = self._ask([None, cond] if negative else [cond], x[at], s[at])[-1]
         return out
