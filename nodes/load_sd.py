@@ -144,21 +144,20 @@ def load_checkpoint(name: str | None) -> tuple[Any, Any, Any]:
 
 
 PARTS = {
-    "unet": ("diffusion_pytorch_model",),
-    "vae": ("diffusion_pytorch_model",),
-    "text_encoder": ("model", "pytorch_model"),
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
 }
-"""The folders of a diffusers model and the names the host reads there, before ``.fp16.safetensors`` and the like."""
+"""The folders of a diffusers model, the last of SDXL alone, and the name the host reads there, before
+``.fp16.safetensors`` and the like."""
 
 
 def _lacking(path: Path) -> list[str]:
     """Folders in which the host would find no weights but pickles, of which it reads none where there are others."""
     endings = (".safetensors", ".fp16.safetensors")
-    return [
-        part
-        for part, stems in PARTS.items()
-        if not any((path / part / (s + e)).exists() for s in stems for e in endings)
-    ]
+    parts = {part: stem for part, stem in PARTS.items() if part != "text_encoder_2" or (path / part).is_dir()}
+    return [part for part, stem in parts.items() if not any((path / part / (stem + e)).exists() for e in endings)]
 
 
 def find_folder(name: str | None) -> Path:

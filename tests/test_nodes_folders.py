@@ -175,7 +175,7 @@ def test_a_run_that_another_process_works_on_is_not_resumed(pack: ModuleType) ->
     assert not list(held.folder.glob(".lock"))
 
 
-@pytest.mark.parametrize("lacking", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("lacking", ["unet", "vae", "text_encoder", "text_encoder_2"])
 def test_a_diffusers_folder_of_another_kind_is_told_before_the_host_stumbles(
     pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
@@ -184,10 +184,14 @@ def test_a_diffusers_folder_of_another_kind_is_told_before_the_host_stumbles(
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
         ("text_encoder", "model"),
+        ("text_encoder_2", "model"),
     ):
         (tmp_path / part).mkdir()
         if part != lacking:
             (tmp_path / part / f"{stem}.fp16.safetensors").touch()
+        else:
+            for name in (f"{stem}.bin", f"{stem}.fp16.bin", "pytorch_model.bin"):
+                (tmp_path / part / name).touch()
     monkeypatch.setattr(load_sd, "diffusers", lambda: {"a": tmp_path})
     with pytest.raises(errors.PriorError, match=f"without such in {lacking}: copy"):
         load_sd.load_folder("a")
