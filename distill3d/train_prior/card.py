@@ -90,10 +90,11 @@ def _recipe(settings: TrainPriorSettings) -> list[str]:
 def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     pictures = []
     for stage, rows in curves.items():
-        keys = [k for k in ("loss", "mse", "psnr") if rows and k in rows[0]]
-        for key in keys:
-            points = [(row["step"], row[key]) for row in rows]
-            pictures.append(chart({key: points}, title=f"{stage}: {key}", x="step", log=key != "psnr"))
+        for key in ("loss", "mse", "psnr", "views"):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if not points:
+                continue
+            pictures.append(chart({key: points}, title=f"{stage}: {key}", x="step", log=key in ("loss", "mse")))
     if pictures:
         write_png(path, stack(pictures))
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -76,11 +76,11 @@ def fit(
     folder: Path,
     checkpoint_every: int,
     resume: bool,
-    after_step: Callable[[int, Average], None] = lambda step, average: None,
+    after_step: Callable[[int, Average], Mapping[str, float]] = lambda step, average: {},
 ) -> list[dict[str, float]]:
     """Train to the last step and leave the averaged weights in the parameters.
 
-    An interrupt keeps the last whole step.
+    An interrupt keeps the last whole step. What ``after_step`` returns goes into the log's last row.
 
     Returns:
         The log: one row of means a ``LOG_EVERY`` steps.
@@ -122,7 +122,7 @@ def fit(
             if done % checkpoint_every == 0 or done == stage.steps:
                 _save(path, stage, average, done, log)
                 saved = done
-            after_step(done, average)
+            log.add_to_last(after_step(done, average))
     except KeyboardInterrupt:
         if done > saved:
             _save(path, stage, average, done, log)
@@ -159,6 +159,10 @@ class _Log:
         logger.info("%s, %.2f steps/s, at this pace %s left of it: %s", place, pace, left, json.dumps(means))
         if not all(map(math.isfinite, means.values())):
             raise DivergedError(f"expected a finite loss, got {means} in {self._stage.name}: lower its learning rates")
+
+    def add_to_last(self, values: Mapping[str, float]) -> None:
+        if values and self.rows:
+            self.rows[-1] |= values
 
 
 def _save(path: Path, stage: Stage, average: Average, done: int, log: _Log) -> None:

@@ -27,9 +27,12 @@ from .gates import GATES, Gates, measure_autoencoder, measure_full, measure_samp
 from .loop import begin, check_seed, fit
 from .optimizers import Average
 from .settings import RECIPE, TrainPriorSettings
+from .views import hearing
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
+HEARING_EVERY = 500
+"""Steps between measures of what the UNet makes of words for views."""
 
 
 def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, list[str]]:
@@ -139,7 +142,9 @@ def train(
     def write(folder: Path) -> None:
         export(folder, vae, encoder, tokenizer, work / "vocabulary", unet)
 
-    def after_step(step: int, average: Average) -> None:
+    heard = hearing(unet, encoder, latents, captions, lambda words: text.tokenize(tokenizer, words), settings, where)
+
+    def after_step(step: int, average: Average) -> dict[str, float]:
         if snapshot is not None and step % snapshot_every == 0:
             with held():
                 average.swap()
@@ -147,6 +152,10 @@ def train(
                     write(snapshot)
                 finally:
                     average.swap()
+        if step % HEARING_EVERY or not math.isfinite(share := heard()):
+            return {}
+        logger.info("unet %d: the error is %.2g %% larger with front and back exchanged in captions", step, 100 * share)
+        return {"views": round(share, 6)}
 
     if snapshot is not None and not (resume and (snapshot / "model_index.json").exists()):
         write(snapshot)
