@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from test_train_prior_full import MICRO
 from torch import Tensor
 
 from distill3d.train_prior.settings import TrainPriorSettings
 from distill3d.train_prior.views import TIMESTEPS, hearing, turned
 from distill3d.world import WorldSettings, render_dataset
-from test_train_prior_full import MICRO
 
 CPU = torch.device("cpu")
 PLAIN = TrainPriorSettings(bf16=False)

@@ -62,7 +62,8 @@ def hearing(
         context = text(ids.to(device)).last_hidden_state.float()
         t = torch.full((len(rows),), TIMESTEPS[i], device=device)
         out = unet(noisy[i].to(device, memory_format=torch.channels_last), t, context, return_dict=False)[0]
-        return (out.float().cpu() - noise[i]).square().mean()
+        off: Tensor = out.float().cpu() - noise[i]
+        return off.square().mean()
 
     @torch.no_grad()
     def measure() -> float:
