@@ -90,5 +90,7 @@ def test_a_run_tells_it_and_draws_it(
     told = [r.getMessage() for r in caplog.records if "front and back exchanged" in r.getMessage()]
     assert [line.split(":")[0] for line in told] == ["unet 3", "unet 6"]
     row = json.loads((tmp_path / "telling" / "training.json").read_text())["unet"][-1]
+    training.train(tmp_path / "telling", device="cpu", settings=MICRO, gates=None)
+    assert json.loads((tmp_path / "telling" / "training.json").read_text())["unet"][-1] == row
     assert abs(row.pop("views")) < 0.5
     assert row == json.loads((silent / "training.json").read_text())["unet"][-1]

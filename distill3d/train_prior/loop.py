@@ -36,6 +36,7 @@ class Stage:
         rate: maps a step number to a share of the optimizer's learning rates.
         facts: settings that a resumed checkpoint must agree with.
         number: maps a step number to the one its random draws and the average's decay go by.
+        measure: maps the steps done to what the log's last row is to have beside the means; kept with the checkpoint.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     ema: float
     facts: dict[str, Any]
     number: Callable[[int], int] = int
+    measure: Callable[[int], Mapping[str, float]] = lambda done: {}
 
 
 def check_seed(seed: int) -> None:
@@ -76,11 +78,11 @@ def fit(
     folder: Path,
     checkpoint_every: int,
     resume: bool,
-    after_step: Callable[[int, Average], Mapping[str, float]] = lambda step, average: {},
+    after_step: Callable[[int, Average], None] = lambda step, average: None,
 ) -> list[dict[str, float]]:
     """Train to the last step and leave the averaged weights in the parameters.
 
-    An interrupt keeps the last whole step. What ``after_step`` returns goes into the log's last row.
+    An interrupt keeps the last whole step.
 
     Returns:
         The log: one row of means a ``LOG_EVERY`` steps.
@@ -119,10 +121,11 @@ def fit(
                 average.update(number)
                 done = step + 1
                 log.add(done, {"loss": loss.detach(), "norm": norm, **values}, scale)
+            log.add_to_last(stage.measure(done))
             if done % checkpoint_every == 0 or done == stage.steps:
                 _save(path, stage, average, done, log)
                 saved = done
-            log.add_to_last(after_step(done, average))
+            after_step(done, average)
     except KeyboardInterrupt:
         if done > saved:
             _save(path, stage, average, done, log)

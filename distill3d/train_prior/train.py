@@ -144,7 +144,13 @@ def train(
 
     heard = hearing(unet, encoder, latents, captions, lambda words: text.tokenize(tokenizer, words), settings, where)
 
-    def after_step(step: int, average: Average) -> dict[str, float]:
+    def measure(done: int) -> dict[str, float]:
+        if done % HEARING_EVERY or not math.isfinite(share := heard()):
+            return {}
+        logger.info("unet %d: the error is %.2g %% larger with front and back exchanged in captions", done, 100 * share)
+        return {"views": round(share, 6)}
+
+    def after_step(step: int, average: Average) -> None:
         if snapshot is not None and step % snapshot_every == 0:
             with held():
                 average.swap()
@@ -152,15 +158,11 @@ def train(
                     write(snapshot)
                 finally:
                     average.swap()
-        if step % HEARING_EVERY or not math.isfinite(share := heard()):
-            return {}
-        logger.info("unet %d: the error is %.2g %% larger with front and back exchanged in captions", step, 100 * share)
-        return {"views": round(share, 6)}
 
     if snapshot is not None and not (resume and (snapshot / "model_index.json").exists()):
         write(snapshot)
     unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, seed, where)
-    unet_stage = replace(unet_stage, facts={**unet_stage.facts, "latents": origin})
+    unet_stage = replace(unet_stage, facts={**unet_stage.facts, "latents": origin}, measure=measure)
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
     write(out)
     if gates is not None:
