@@ -96,7 +96,7 @@ def _weights(folder: Path, part: str) -> tuple[Path, str | None]:
         for name in sorted(set(read_json(shards).get("weight_map", {}).values())):
             read_header(sub / name)
         return shards, None
-    pickles = [entry for entry in sorted(sub.iterdir()) if entry.suffix in PICKLE_SUFFIXES]
+    pickles = [entry for entry in sorted(sub.iterdir()) if entry.suffix.lower() in PICKLE_SUFFIXES]
     if pickles:
         raise PriorError(refuse_pickle(pickles[0]))
     raise PriorError(f"no weights in {sub} (expected {stem}.safetensors): copy the whole model folder again")
