@@ -388,6 +388,54 @@ def test_weights_too_large_for_float16(copy: Path) -> None:
     load_prior(copy, device="cpu", dtype="bf16")
 
 
+def in_shards(folder: Path) -> Path:
+    """Its UNet in two files and an index, as diffusers writes large models; the index."""
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    file.unlink()
+    index: dict[str, str] = {}
+    for i, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2])):
+        shard = f"diffusion_pytorch_model-{i + 1:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in names}, file.with_name(shard), metadata={"format": "pt"})
+        index |= dict.fromkeys(names, shard)
+    at = file.with_name("diffusion_pytorch_model.safetensors.index.json")
+    at.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": index}))
+    return at
+
+
+def test_weights_in_shards_are_the_same_model(
+    copy: Path, prior: DiffusersPrior, capfd: pytest.CaptureFixture[str]
+) -> None:
+    in_shards(copy)
+    sharded = load_prior(copy, device="cpu")
+    assert capfd.readouterr() == ("", "")
+    x_t, t, cond = batch(prior, 2)
+    assert torch.equal(sharded.predict_noise(x_t, t, cond), prior.predict_noise(x_t, t, cond))
+    assert diffusers.utils.logging.is_progress_bar_enabled()
+
+
+@pytest.mark.parametrize(
+    "name", ["../../other.safetensors", "/other.safetensors", "C:other.safetensors", "a\\b", "", ".."]
+)
+def test_shards_outside_the_folder_are_refused(copy: Path, name: str) -> None:
+    index = in_shards(copy)
+    named = json.loads(index.read_text())["weight_map"]
+    edit_json(index, weight_map={**named, next(iter(named)): name})
+    refused(copy, "files of its own folder")
+
+
+@pytest.mark.parametrize("named", [None, [], {}, {"conv_in.weight": 3}, "abc"])
+def test_a_shard_index_without_files_is_refused(copy: Path, named: object) -> None:
+    edit_json(in_shards(copy), weight_map=named)
+    refused(copy, "under weight_map")
+
+
+def test_a_missing_shard_is_named(copy: Path) -> None:
+    in_shards(copy)
+    (copy / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    refused(copy, "00002-of-00002.safetensors")
+
+
 def test_pickles_are_refused(copy: Path, tmp_path: Path) -> None:
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     file.rename(file.with_suffix(".bin"))

@@ -93,13 +93,24 @@ def _weights(folder: Path, part: str) -> tuple[Path, str | None]:
             return file, variant
     shards = sub / f"{stem}.safetensors.index.json"
     if shards.is_file():
-        for name in sorted(set(read_json(shards).get("weight_map", {}).values())):
+        for name in _shard_names(shards):
             read_header(sub / name)
         return shards, None
     pickles = [entry for entry in sorted(sub.iterdir()) if entry.suffix.lower() in PICKLE_SUFFIXES]
     if pickles:
         raise PriorError(refuse_pickle(pickles[0]))
     raise PriorError(f"no weights in {sub} (expected {stem}.safetensors): copy the whole model folder again")
+
+
+def _shard_names(index: Path) -> list[str]:
+    """The files that a shard index names, all of which lie beside it."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise PriorError(f"expected tensors and their files under weight_map in {index}: copy the model folder again")
+    outside = sorted({name for name in names.values() if name in ("", ".", "..") or set(name) & set("/\\:")})
+    if outside:
+        raise PriorError(f"expected files of its own folder in {index}, got {outside[0]!r}: get the model elsewhere")
+    return sorted(set(names.values()))
 
 
 def _load(folder: Path, part: str, dtype: torch.dtype) -> Any:

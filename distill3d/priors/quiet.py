@@ -14,10 +14,13 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
+    libraries = [diffusers_logging, transformers_logging]
+    # older versions of diffusers do not tell
+    drawing = [library for library in libraries if getattr(library, "is_progress_bar_enabled", lambda: True)()]
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    for library in libraries:
+        library.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             for category in (FutureWarning, DeprecationWarning, UserWarning):
@@ -26,5 +29,5 @@ def quiet() -> Iterator[None]:
     finally:
         diffusers_logging.set_verbosity(levels[0])
         transformers_logging.set_verbosity(levels[1])
-        if bars:
-            transformers_logging.enable_progress_bar()
+        for library in drawing:
+            library.enable_progress_bar()
