@@ -120,7 +120,7 @@ class DistillLoss(io.ComfyNode):
                     "method",
                     options=method_options(),
                     tooltip="How the MODEL's predictions become a gradient. Start with SDS; try CSD "
-                    "when colours burn out. Repeated faces: another seed, or the standard preset.",
+                    "when colours burn out. Repeated faces: another seed, or narrower sectors.",
                 ),
             ],
             outputs=[LossType.Output("loss", display_name="loss", tooltip="Wire it to NeRF Optimizer.")],

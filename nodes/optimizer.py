@@ -233,7 +233,7 @@ def _presets() -> list[Any]:
             "more",
             default="",
             multiline=True,
-            tooltip="Any other setting of the library, one a line: losses.sparsity = 0->20, "
+            tooltip="Any other setting of the library, one a line: losses.opaque = 3, "
             "render.samples_per_ray = 96, "
             "field.blob_density = 8, background.mode = white. The help page lists them all.",
         ),
