@@ -55,9 +55,9 @@ class LossSettings:
     """Weighs visible matter by its squared distance beyond 0.8 from the centre: against floaters at the box's walls."""
     tint: Schedule = Constant(0.0)
     """Keeps white and dark paint free of the complement of the colour beside it, unless the prompt brings that (our
-    own, in no paper): against bluish white on yellow and purple mouths on green. Run with the bundled prior:
-    linear(0, 50, from=0.5, to=0.6). It decodes every view with more signal than noise (timesteps below a third or so),
-    but in textureless steps, and does nothing for CSD with a target weight of 0."""
+    own, in no paper): against bluish white on yellow and purple mouths on green. Run with the bundled prior, SDS on
+    three seeds, ASD and CSD on one: linear(0, 50, from=0.5, to=0.6). It decodes every view with more signal than noise
+    (timesteps below a third or so), but in textureless steps, and does nothing for CSD with a target weight of 0."""
 
     def __post_init__(self) -> None:
         for name, schedule in list(self.schedules()):
