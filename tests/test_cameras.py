@@ -154,3 +154,44 @@ def test_batches_slice_and_move():
 def test_impossible_ranges_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         CameraRanges(**wrong)
+
+
+def _degrees(cameras: Cameras) -> tuple[list[float], list[float]]:
+    return tuple([round(v) for v in torch.rad2deg(angle).tolist()] for angle in (cameras.azimuth, cameras.elevation))
+
+
+def test_focused_cameras_stand_in_the_middles_of_the_sides():
+    everything = CameraRanges(focus=1.0, focus_elevation=20.0)
+    found = [_degrees(sample(everything, 8, torch.Generator().manual_seed(seed))) for seed in range(10)]
+    azimuths = [a for azimuth, _ in found for a in azimuth]
+    assert {a % 360 for a in azimuths} == {0, 90, 180, 270} and {e for _, level in found for e in level} == {20}
+    for azimuth, _ in found:
+        each = [sum(a % 360 == side for a in azimuth) for side in (0, 90, 180, 270)]
+        assert min(each) >= 1 and max(each) <= 3, "a batch still looks from all sides"
+
+
+def test_the_share_of_focused_cameras_follows_the_run_and_the_others_stay_where_they_were():
+    focused = CameraRanges(focus="linear(1, 0)", focus_elevation=30.0)
+    for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        before = sample(CameraRanges(), 4000, torch.Generator().manual_seed(3))
+        after = sample(focused, 4000, torch.Generator().manual_seed(3), progress)
+        same = (before.c2w == after.c2w).flatten(1).all(1)
+        assert 1 - same.float().mean() == pytest.approx(share, abs=0.03)
+        assert torch.equal(before.fov, after.fov)
+        torch.testing.assert_close(torch.rad2deg(after.elevation[~same]), torch.full(((~same).sum(),), 30.0))
+
+
+def test_focused_cameras_keep_to_a_narrower_range():
+    front = CameraRanges(azimuth=(-20.0, 60.0), elevation=(0.0, 10.0), focus=1.0)
+    azimuth, elevation = _degrees(sample(front, 40, torch.Generator().manual_seed(0)))
+    assert set(azimuth) == {0, 60} and set(elevation) == {10}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"focus": 1.5}, "focus within 0..1"), ({"focus": "linear(-1, 0)"}, "focus within 0..1"),
+     ({"focus_elevation": 100.0}, "focus_elevation within -90..90"), ({"focus": "much"}, "much")],
+)  # fmt: skip
+def test_a_focus_that_is_none_is_refused(wrong, words):
+    with pytest.raises(SettingsError, match=words):
+        CameraRanges(**wrong)

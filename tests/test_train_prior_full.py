@@ -64,6 +64,7 @@ LENIENT = Gates(
     every=62,
 )
 CPU = torch.device("cpu")
+NONE = torch.zeros(0, dtype=torch.int64)
 BOTH = recipe("full"), recipe("bundled")
 
 
@@ -115,9 +116,11 @@ def test_a_missed_gate_is_an_error_and_stands_in_the_card(trained: Path, tmp_pat
 
 
 def test_recipes() -> None:
-    assert set(RECIPES) == {"plain", "full", "bundled", "full-cuda"} and recipe("plain") == TrainPriorSettings()
+    assert (
+        set(RECIPES) == {"plain", "full", "bundled", "faces", "full-cuda"} and recipe("plain") == TrainPriorSettings()
+    )
     assert recipe("plain").world.name == "plain" and recipe("full-cuda").world.name == "full"
-    with pytest.raises(SettingsError, match="one of plain, full, bundled, full-cuda"):
+    with pytest.raises(SettingsError, match="one of plain, full, bundled, faces, full-cuda"):
         recipe("huge")
 
 
@@ -156,7 +159,7 @@ def test_parts_have_their_own_batch_loss_weight_and_rate(tmp_path: Path) -> None
     unet.register_forward_pre_hook(lambda _, arguments: seen.append((len(arguments[0]), fused())))
 
     def loss(settings: TrainPriorSettings, step: int) -> float:
-        stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, 0, CPU)
+        stage = denoiser.stage(unet, encoder, latents, tokens, empty, NONE, settings, 0, CPU)
         return stage.loss(torch.Generator().manual_seed(7), step)[0].item()
 
     for step, part in ((0, parts[0]), (1, parts[0]), (2, parts[1]), (5, parts[1])):
@@ -165,7 +168,7 @@ def test_parts_have_their_own_batch_loss_weight_and_rate(tmp_path: Path) -> None
         )
         assert loss(apart, step) == pytest.approx(loss(whole, 0), rel=1e-6)
         assert seen[-2:] == [(part.batch, part.fused_attention), (part.batch, False)]
-    numbered = denoiser.stage(unet, encoder, latents, tokens, empty, apart, 0, CPU).number
+    numbered = denoiser.stage(unet, encoder, latents, tokens, empty, NONE, apart, 0, CPU).number
     assert [numbered(step) for step in range(6)] == [0, 1, 1, 2, 3, 4]
     shares = [denoiser.rate(apart, step) for step in range(6)]
     assert shares == pytest.approx([1.0, 1.0, *(1 - 0.99 * i / 4 for i in (0, 1, 2, 3))])
@@ -181,7 +184,7 @@ def test_a_run_in_parts_goes_on_over_their_border_and_its_card_names_them(
     card = (whole / "README.md").read_text()
     assert "6 of 4 and 8 latents" in card and "| `unet_batch` |" not in card
     second = "steps 3, batch 8, snr_cap 1.0, snr_floor 0.0, number 1, planned 5, constant 0.1, fused_attention False"
-    assert f"| `unet_parts.1` | {second} |" in card
+    assert f"| `unet_parts.1` | {second}, fronts 0.0 |" in card
 
     real = denoiser.stage
 
@@ -275,6 +278,6 @@ def test_the_losses_fall(tmp_path: Path) -> None:
     tokenizer = text.load_tokenizer(tmp_path / "v", settings.text_length)
     tokens, empty = text.tokenize(tokenizer, data.captions), text.tokenize(tokenizer, [""])[0]
     unet, encoder = denoiser.build(settings), text.build_encoder(tokenizer, settings)
-    stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, 0, CPU)
+    stage = denoiser.stage(unet, encoder, latents, tokens, empty, NONE, settings, 0, CPU)
     rows = fit(stage, 0, tmp_path, 1000, False)
     assert rows[-1]["mse"] < 0.75 * rows[0]["mse"]

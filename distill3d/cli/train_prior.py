@@ -24,9 +24,9 @@ it again to go on. The same seed on the same CPU gives the same weights. Ends wi
 curves and measurements, and fails loudly when a gate is missed.
 
 --recipe full is the world of the bundled prior (CPU, many hours, resumable), bundled the same in the four parts in
-which the bundled prior was made, full-cuda a wider one for one GPU. --recipe plain knows eight solids in eight colours
-and takes two hours. Every other flag changes the recipe it is given with; the parts of bundled have flags of their own,
-and take the place of some."""
+which the bundled prior was begun, and faces what came after, with --start of its folder. full-cuda is a wider one for
+one GPU. --recipe plain knows eight solids in eight colours and takes two hours. Every other flag changes the recipe it
+is given with; the parts of bundled and faces have flags of their own, and take the place of some."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class TrainPrior:
     """Flags of ``distill3d train-prior``."""
 
     recipe: str = "full"
-    """Full, bundled, full-cuda or plain: where the defaults of the flags below come from."""
+    """Full, bundled, faces, full-cuda or plain: where the defaults of the flags below come from."""
     out: Path = Path("output/tiny-prior")
     """Folder for the prior in diffusers layout; checkpoints lie in its .training folder."""
+    start: Path | None = None
+    """Folder of a prior to go on from: its autoencoder and words stay, UNet and text encoder are trained on."""
     seed: int = 0
     """Decides data, initial weights and the order of training."""
     device: str = "auto"
@@ -66,11 +68,17 @@ def run(arguments: Sequence[str], console: Console) -> int:
     default = TrainPrior(recipe=name, settings=recipe(name))
     flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION, default)
     _refuse_unused(flags.settings, recipe(name))
+    if name == "faces" and flags.start is None:
+        raise SettingsError(
+            "expected --start with the recipe faces, which trains a prior on at low rates: name the folder of one that "
+            "the recipe bundled or full has made, or take such a recipe"
+        )
     make_folder(flags.out)
     logging.getLogger("distill3d").setLevel(logging.INFO)
     with claimed(flags.out, flags.out.absolute().with_name(f"{flags.out.absolute().name}.lock")):
         measured = train(
             flags.out,
+            start=flags.start,
             seed=flags.seed,
             device=flags.device,
             settings=flags.settings,

@@ -270,7 +270,7 @@ class Distillation:
     def _step(self) -> Step:
         s, progress, watch = self.settings, self.progress, self.watch
         size = max(1, round(s.resolution(progress)))
-        cameras = sample(s.cameras, s.batch, self.generators["cameras"])
+        cameras = sample(s.cameras, s.batch, self.generators["cameras"], progress)
         self._set_rates(progress)
         self.field.hardness.fill_(s.hardness(progress))
         with watch("occupancy"):

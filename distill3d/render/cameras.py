@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..devices import upload
 from ..errors import SettingsError
+from ..schedules import Constant, Schedule, parse
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,22 @@ class CameraRanges:
     """Nearest and farthest camera in world units; the object fits a ball of radius 1."""
     fov: tuple[float, float] = (38.0, 46.0)
     """Narrowest and widest vertical field of view in degrees."""
+    focus: Schedule = Constant(0.0)
+    """Share of cameras, over the run, that look from the nearest middle of the four sides (azimuth 0, 90, 180 or 270)
+    instead. "Front view" does not say from how far aside, so a prior that draws the front in the middle of every such
+    picture draws it several times over around the object; cameras in the middles agree. Our own; 0 is none."""
+    focus_elevation: float = 35.0
+    """Elevation of those cameras in degrees, within the range of ``elevation``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "focus", parse(self.focus))
+        low, high = self.focus.extremes()
+        if not 0 <= low <= high <= 1:
+            raise SettingsError(f"expected a focus within 0..1 throughout, got {self.focus}: 0 is none, 1 every camera")
+        if not -90 <= self.focus_elevation <= 90:
+            raise SettingsError(
+                f"expected a focus_elevation within -90..90 degrees, got {self.focus_elevation}: try 35"
+            )
         for name in ("elevation", "azimuth", "radius", "fov"):
             low, high = getattr(self, name)
             if not low <= high:
@@ -142,18 +157,25 @@ class CameraRanges:
             raise SettingsError(f"expected elevation within -90..90 degrees, got {self.elevation}: -10..75 is usual")
 
 
-def sample(ranges: CameraRanges, count: int, generator: torch.Generator) -> Cameras:
-    """Draw ``count`` cameras on the generator's device."""
+def sample(ranges: CameraRanges, count: int, generator: torch.Generator, progress: float = 0.0) -> Cameras:
+    """Draw ``count`` cameras on the generator's device; ``progress`` in 0..1 is the share of the run that is done."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
 
     low, high = ranges.azimuth
-    share = (torch.arange(count, device=generator.device) + uniform(0, 1)) / count
+    place = (torch.arange(count, device=generator.device) + uniform(0, 1)) / count
     turn = torch.rand((), generator=generator, device=generator.device)
-    azimuth = low + (high - low) * torch.remainder(share + turn, 1)
+    azimuth = low + (high - low) * torch.remainder(place + turn, 1)
     angle = uniform(*ranges.elevation)
     sines = [math.sin(math.radians(v)) for v in ranges.elevation]
     sphere = torch.rad2deg(torch.asin(uniform(*sines).clamp(-1, 1)))
     elevation = torch.where(uniform(0, 1) < 0.5, angle, sphere)
-    return orbit(azimuth, elevation, uniform(*ranges.radius), uniform(*ranges.fov))
+    radius, fov = uniform(*ranges.radius), uniform(*ranges.fov)
+    if share := ranges.focus(progress):
+        chosen = uniform(0, 1) < share
+        middle = (90 * torch.round(azimuth / 90)).clamp(low, high)
+        azimuth = torch.where(chosen, middle, azimuth)
+        level = min(max(ranges.focus_elevation, ranges.elevation[0]), ranges.elevation[1])
+        elevation = torch.where(chosen, level, elevation)
+    return orbit(azimuth, elevation, radius, fov)

@@ -46,6 +46,12 @@ _MEASURES = {
 }
 
 
+_OF_AUTOENCODER = (
+    "vae_steps", "vae_batch", "vae_muon_lr", "vae_adam_lr", "vae_constant", "vae_warmup", "latent_noise",
+    "latent_prior", "vocabulary",
+)  # fmt: skip
+
+
 def device_words(device: torch.device) -> str:
     """What the run computed on, without the machine's name."""
     if device.type == "cuda":
@@ -78,9 +84,15 @@ def _measured(measured: Mapping[str, float], gates: Gates) -> list[str]:
     return lines
 
 
-def _recipe(settings: TrainPriorSettings) -> list[str]:
+def _recipe(settings: TrainPriorSettings, started: bool = False) -> list[str]:
+    """The table; one that ``started`` from a prior leaves out what the autoencoder's own training alone reads."""
     rows = {**asdict(settings), **{f"world.{k}": v for k, v in asdict(settings.world).items()}}
-    for name in ("world", "unet_parts", *(OF_PARTS if settings.unet_parts else ())):
+    for name in (
+        "world",
+        "unet_parts",
+        *(OF_PARTS if settings.unet_parts else ()),
+        *(_OF_AUTOENCODER if started else ()),
+    ):
         rows.pop(name)
     for number, part in enumerate(settings.unet_parts):
         rows[f"unet_parts.{number}"] = ", ".join(f"{k} {v}" for k, v in asdict(part).items())
@@ -120,7 +132,8 @@ def write_card(
     world = settings.world.name
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items())
     batches = " and ".join(dict.fromkeys(str(part.batch) for part in settings.unet_parts)) or settings.unet_batch
-    steps = f"{settings.vae_steps} steps of the autoencoder, {settings.unet_steps} of {batches} latents"
+    before = f"{settings.vae_steps} steps of the autoencoder" if "autoencoder" in curves else "from another prior"
+    steps = f"{before}, {settings.unet_steps} of {batches} latents"
     lines = [
         _HEAD.format(world=world, size=settings.world.image_size, megabytes=weight / 1e6),
         "![samples](samples.png)\n",
@@ -136,7 +149,7 @@ def write_card(
         f"{settings.renders} renders, {steps} of UNet and text encoder. The recipe, a setting a line; "
         f"losses in `{CURVES}` and `training.json`.\n",
         f"![losses](./{CURVES})\n",
-        *_recipe(settings),
+        *_recipe(settings, started="autoencoder" not in curves),
         "\nNo picture or text made by others was used. Apache-2.0, weights and data alike.\n",
     ]
     return write_bytes(out / "README.md", "\n".join(lines).encode())

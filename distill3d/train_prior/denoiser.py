@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..errors import SettingsError
 from .loop import Stage
 from .optimizers import MuonAdamW, falling
 from .settings import Part, TrainPriorSettings, compared
@@ -104,11 +105,23 @@ def stage(
     latents: Tensor,
     tokens: Tensor,
     empty: Tensor,
+    fronts: Tensor,
     settings: TrainPriorSettings,
     seed: int,
     device: torch.device,
 ) -> Stage:
-    """The joint stage over scaled ``latents (N, 4, H, W)`` with ``tokens (N, L)``; ``empty (L,)`` is no prompt."""
+    """The joint stage over scaled ``latents (N, 4, H, W)`` with ``tokens (N, L)``; ``empty (L,)`` is no prompt.
+
+    ``fronts (n,)`` are the rows that a part's share of fronts is drawn from.
+
+    Raises:
+        SettingsError: a part has such a share and there is no row for it.
+    """
+    if any(part.fronts for part in settings.unet_parts) and not len(fronts):
+        raise SettingsError(
+            f"expected a caption that names a front among {len(latents)} renders for the fronts of unet_parts, got "
+            "none: ask for more renders, or for fronts of 0"
+        )
     named = {f"unet.{n}": p for n, p in unet.named_parameters()}
     named |= {f"text.{n}": p for n, p in text.named_parameters()}
     optimizer = MuonAdamW(
@@ -124,6 +137,9 @@ def stage(
         part, _ = part_at(settings, step)
         batch = part.batch
         rows = torch.randint(len(latents), (batch,), generator=g)
+        if part.fronts:
+            facing = fronts[torch.randint(len(fronts), (batch,), generator=g)]
+            rows = torch.where(torch.rand(batch, generator=g) < part.fronts, facing, rows)
         dropped = torch.rand(batch, generator=g) < settings.empty_captions
         ids = torch.where(dropped[:, None], empty, tokens[rows]).to(device)
         t = stratified_timesteps(batch, g)

@@ -1,4 +1,4 @@
-"""Every knob of a prior's recipe, and the recipes; "bundled" is that of the weights in ``assets/tiny-prior``."""
+"""Every knob of a prior's recipe, and the recipes; "bundled", and "faces" after it, made ``assets/tiny-prior``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class Part:
     """Share of ``planned`` before it falls."""
     fused_attention: bool = False
     """Whether attention takes torch's fused kernel on a CPU too, which is slower and rounds otherwise."""
+    fronts: float = 0.0
+    """Share of each batch drawn from the renders alone whose caption names the front of an object that has one."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("planned", 1), ("number", 0)):
@@ -58,6 +60,8 @@ class Part:
             raise SettingsError(f"expected snr_cap above 0 in a part of unet_parts, got {self.snr_cap}")
         if not 0 <= self.constant <= 1:
             raise SettingsError(f"expected constant within 0..1 in a part of unet_parts, got {self.constant}")
+        if not 0 <= self.fronts <= 1:
+            raise SettingsError(f"expected fronts within 0..1 in a part of unet_parts, got {self.fronts}")
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,11 @@ class TrainPriorSettings:
                 f"expected as many unet_steps as the {len(self.unet_parts)} unet_parts have together, {together}, got "
                 f"{self.unet_steps}: ask for {together}, or take the recipe full, which has no parts"
             )
+        if any(part.fronts for part in self.unet_parts) and (self.world.name != "full" or not self.world.front_words):
+            raise SettingsError(
+                "expected parts of unet_parts without fronts, as no caption of this world names one: set their fronts "
+                "to 0, or take the world full with front_words above 0"
+            )
         self._check_widths()
 
     def _check_widths(self) -> None:
@@ -245,8 +254,21 @@ BUNDLED_RECIPE = replace(
         Part(3_500, 96, 3.0, 0.06, number=9_000, planned=12_500, constant=0.1),
     ),
 )
-"""The bundled prior's: as many samples as in the full one, with the plans that were changed on the way. Rates and
-numbers are those of its log; that attention changed with the third part is inferred, as both came in one change."""
+"""What the bundled prior was before its last stage: as many samples as in the full one, with the plans that were
+changed on the way. Rates and numbers are those of its log; that attention changed with the third part is inferred, as
+both came in one change."""
+
+FACES_RECIPE = replace(
+    FULL_RECIPE,
+    renders=40_960,
+    unet_muon_lr=0.006,
+    unet_adam_lr=6e-4,
+    unet_steps=2_200,
+    unet_parts=(Part(2_200, 64, 5.0, 0.2, number=0, planned=2_200, constant=0.0, fronts=0.25),),
+    bf16=False,
+)
+"""The bundled prior's last stage, from the weights of the one before: low rates, more weight on noisy pictures, and a
+quarter of each batch of objects seen from their front. See docs/tuning.md for why."""
 
 CUDA_RECIPE = replace(
     FULL_RECIPE,
@@ -263,7 +285,13 @@ CUDA_RECIPE = replace(
 )
 """The full world on one GPU, meant for about 20 minutes in one piece; its pace has not been measured yet."""
 
-RECIPES = {"plain": RECIPE, "full": FULL_RECIPE, "bundled": BUNDLED_RECIPE, "full-cuda": CUDA_RECIPE}
+RECIPES = {
+    "plain": RECIPE,
+    "full": FULL_RECIPE,
+    "bundled": BUNDLED_RECIPE,
+    "faces": FACES_RECIPE,
+    "full-cuda": CUDA_RECIPE,
+}
 
 
 def recipe(name: str) -> TrainPriorSettings:

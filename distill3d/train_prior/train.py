@@ -1,4 +1,7 @@
-"""Train the bundled prior end to end: renders, autoencoder, latents, UNet with text encoder, gates, folder."""
+"""Train the bundled prior end to end: renders, autoencoder, latents, UNet with text encoder, gates, folder.
+
+Or go on from a prior: its autoencoder and words stay, UNet and text encoder are trained on, on new renders.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,13 @@ from .gates import GATES, Gates, measure_autoencoder, measure_full, measure_samp
 from .loop import begin, check_seed, fit
 from .optimizers import Average
 from .settings import RECIPE, TrainPriorSettings
-from .views import hearing
+from .start import copy_vocabulary, read_start
+from .views import front_rows, hearing
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
+SLOW_IN_BF16 = ("DEFAULT", "AVX2")
+"""What torch calls CPUs that only imitate bfloat16: an autoencoder took seven times as long in it as in float32."""
 HEARING_EVERY = 500
 """Steps between measures of what the UNet makes of words for views."""
 
@@ -48,9 +54,18 @@ def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool
 
 
 def _latents(
-    vae: Any, images: Tensor, settings: TrainPriorSettings, device: torch.device, folder: Path, resume: bool
+    vae: Any,
+    images: Tensor,
+    settings: TrainPriorSettings,
+    device: torch.device,
+    folder: Path,
+    resume: bool,
+    *,
+    white: bool = False,
 ) -> tuple[Tensor, int]:
-    """Whiten the autoencoder on the renders' latents, made anew where those kept are another autoencoder's.
+    """The renders' latents, made anew where those kept are another autoencoder's.
+
+    The autoencoder is whitened on them unless it is ``white`` already.
 
     Returns the latents at unit variance, float16 ``(N, 4, H, W)``, and the checksum of what they were made from.
     """
@@ -64,6 +79,8 @@ def _latents(
         logger.info("encoding %d images", len(images))
         raw = autoencoder.encode_all(vae, images, device, settings.bf16)
         checkpoints.write(path, {"latents": raw}, facts)
+    if white:
+        return (raw * autoencoder.SCALING).half(), checkpoints.crc([raw])
     scaled, variances = autoencoder.whiten(vae, raw)
     logger.info("latent variances before whitening: %s", [round(v, 4) for v in variances.tolist()])
     return scaled.half(), checkpoints.crc([raw])
@@ -72,6 +89,7 @@ def _latents(
 def train(
     out: Path,
     *,
+    start: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     settings: TrainPriorSettings = RECIPE,
@@ -88,6 +106,8 @@ def train(
 
     Args:
         out: folder for the prior, made if missing.
+        start: folder of a prior to go on from: its autoencoder and words stay as they are, UNet and text encoder are
+            trained on. None starts from random weights.
         seed: of data, initial weights and training. On one CPU the same seed gives the same weights.
         device: ``auto``, ``cpu`` or ``cuda``.
         settings: the recipe.
@@ -102,26 +122,32 @@ def train(
     Raises:
         GateError: when the autoencoder misses a gate, after which nothing is trained; or the prior, which is written
             nevertheless.
-        CheckpointError: when ``out`` holds checkpoints of other settings.
+        CheckpointError: when ``out`` holds checkpoints of other settings, or of another ``start``.
         DivergedError: when a loss is not finite.
-        PriorError: when the device is not there.
-        SettingsError: a seed out of bounds.
+        PriorError: when the device is not there, or ``start`` cannot be read.
+        SettingsError: a seed out of bounds, or a ``start`` of another shape than the settings'.
         OutputError: ``out`` or ``snapshot`` cannot be written.
     """
     where = resolve_device(device)
     check_seed(seed)
     if snapshot is not None:
         make_folder(snapshot)
+    if settings.bf16 and where.type == "cpu" and torch.backends.cpu.get_cpu_capability() in SLOW_IN_BF16:
+        logger.warning("this CPU has no instructions for bfloat16: with --bf16 False it is several times as fast")
+    given = None if start is None else read_start(start, settings)
     work = begin(out / WORK, resume)
     images, captions = _renders(settings, seed, work, resume)
 
     torch.manual_seed(seed)
-    vae = autoencoder.build(settings).to(where, memory_format=torch.channels_last)
-    vae_stage = autoencoder.stage(vae, images, settings, seed, where)
+    vae = autoencoder.build(settings) if given is None else given.vae
+    vae = vae.to(where, memory_format=torch.channels_last)
     vae_size = sum(p.numel() for p in vae.parameters())
     logger.info("%d renders, autoencoder of %d parameters", len(images), vae_size)
-    vae_log = fit(vae_stage, seed, work, settings.checkpoint_every, resume)
-    latents, origin = _latents(vae, images, settings, where, work, resume)
+    vae_log: list[dict[str, float]] = []
+    if given is None:
+        vae_stage = autoencoder.stage(vae, images, settings, seed, where)
+        vae_log = fit(vae_stage, seed, work, settings.checkpoint_every, resume)
+    latents, origin = _latents(vae, images, settings, where, work, resume, white=given is not None)
     del images
     measured: dict[str, float] = {}
     if gates is not None:
@@ -130,12 +156,16 @@ def train(
         logger.info("autoencoder %s", json.dumps(measured))
         gates.check(measured, "train it for more vae_steps")
 
-    text.write_vocabulary(work / "vocabulary", captions, settings.vocabulary)
+    if given is None:
+        text.write_vocabulary(work / "vocabulary", captions, settings.vocabulary)
+    else:
+        copy_vocabulary(given, work / "vocabulary")
     tokenizer = text.load_tokenizer(work / "vocabulary", settings.text_length)
     tokens, empty = text.tokenize(tokenizer, captions), text.tokenize(tokenizer, [""])[0]
     torch.manual_seed(seed + 1)
-    encoder = text.build_encoder(tokenizer, settings).to(where)
-    unet = denoiser.build(settings).to(where, memory_format=torch.channels_last)
+    encoder = (text.build_encoder(tokenizer, settings) if given is None else given.encoder).to(where)
+    unet = denoiser.build(settings) if given is None else given.unet
+    unet = unet.to(where, memory_format=torch.channels_last)
     sizes = [sum(p.numel() for p in m.parameters()) for m in (unet, encoder)]
     logger.info("UNet of %d, text encoder of %d parameters, %d tokens", *sizes, len(tokenizer))
 
@@ -161,8 +191,9 @@ def train(
 
     if snapshot is not None and not (resume and (snapshot / "model_index.json").exists()):
         write(snapshot)
-    unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, settings, seed, where)
-    unet_stage = replace(unet_stage, facts={**unet_stage.facts, "latents": origin}, measure=measure)
+    unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, front_rows(captions), settings, seed, where)
+    origins = {"latents": origin, "start": given and given.checksum}
+    unet_stage = replace(unet_stage, facts={**unet_stage.facts, **origins}, measure=measure)
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
     write(out)
     if gates is not None:
@@ -176,8 +207,8 @@ def train(
         count = len(all_objects(settings.world.name))
         write_png(out / "samples.png", Image.fromarray(sheet(samples[:count], columns).numpy()))
     told = {name: value if math.isfinite(value) else None for name, value in measured.items()}
-    record = {"seed": seed, "settings": asdict(settings), "measured": told}
-    curves = {"autoencoder": vae_log, "unet": unet_log}
+    record = {"seed": seed, "start": given and given.checksum, "settings": asdict(settings), "measured": told}
+    curves = {"autoencoder": vae_log, "unet": unet_log} if given is None else {"unet": unet_log}
     facts = {"device": device_words(where), "parameters": {"autoencoder": vae_size, "unet": sizes[0], "text": sizes[1]}}
     write_json(out / "training.json", {**record, **facts, **curves})
     if gates is not None:

@@ -35,6 +35,16 @@ def turned(caption: str) -> str | None:
     return _VIEW.sub(lambda found: "back" if found[1] == "front" else "front", caption)
 
 
+def front_rows(captions: Sequence[str]) -> Tensor:
+    """Places ``(n,)`` int64 of the captions that name the front of an object that has one.
+
+    >>> front_rows(["a red cube, front view", "a front view of a red mug", "a red mug, side view"])
+    tensor([1])
+    """
+    named = [row for row, caption in enumerate(captions) if "front view" in caption and _FIGURE.search(caption)]
+    return torch.tensor(named, dtype=torch.int64)
+
+
 def hearing(
     unet: Any,
     text: Any,
