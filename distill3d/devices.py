@@ -52,3 +52,9 @@ class Numbers:
             self._ready.synchronize()
         found: list[float] = self._values.tolist()
         return found
+
+
+def imitates_bfloat16(device: torch.device) -> bool:
+    """Whether this is a CPU without instructions for bfloat16: there a convolution took seven times as long in it as in
+    float32, and a product of matrices eighty times."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ def test_the_command_goes_on_from_the_folder_it_is_given(
     assert (tmp_path / "on" / KEPT[0]).read_bytes() == (first / KEPT[0]).read_bytes()
     assert main(["train-prior", "--recipe", "faces", "--out", str(tmp_path / "none")]) == 2
     assert "--start" in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "none").exists()
+
+
+def test_renders_of_the_world_as_it_was_before_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = importlib.import_module("distill3d.train_prior.train")  # the package's "train" is its function
+    with monkeypatch.context() as before:
+        before.setattr(training, "WORLD_VERSION", 1)
+        train(tmp_path, device="cpu", settings=MICRO, gates=None)
+    with pytest.raises(CheckpointError, match=r"world_version=2.*delete it"):
+        train(tmp_path, device="cpu", settings=MICRO, gates=None)
 
 
 def test_fronts_are_what_captions_of_objects_with_a_front_call_so() -> None:

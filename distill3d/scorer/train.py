@@ -21,7 +21,7 @@ from ..files import write_json
 from ..train_prior import checkpoints
 from ..train_prior.loop import Stage, begin, check_seed, fit
 from ..train_prior.optimizers import MuonAdamW, falling
-from ..world import render_dataset
+from ..world import WORLD_VERSION, render_dataset
 from .card import write_card
 from .measure import GATES, Gates, measure
 from .model import FILE_NAME, Scorer, load_scorer, save_scorer
@@ -35,7 +35,8 @@ LARGEST_SCALE = 50.0
 
 def _renders(settings: TrainScorerSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, Tensor]:
     path = folder / "renders.safetensors"
-    facts = {"seed": seed, "renders": settings.renders, "world": repr(settings.world)}
+    drawn = {"renders": settings.renders, "world": repr(settings.world), "world_version": WORLD_VERSION}
+    facts = {"seed": seed, **drawn}
     if resume and path.exists():
         tensors, _ = checkpoints.read(path, facts)
         return tensors["images"], tensors["labels"]

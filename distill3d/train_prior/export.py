@@ -39,7 +39,8 @@ def export(folder: Path, vae: Any, text: Any, tokenizer: Any, vocabulary: Path, 
     Raises:
         OutputError: a file cannot be written.
     """
-    from diffusers import StableDiffusionPipeline
+    with quiet():
+        from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
         vae=_half(vae),
@@ -84,9 +85,9 @@ def _move(source: Path, folder: Path) -> None:
 
 def load(folder: Path) -> Any:
     """The folder as a float32 pipeline, offline and without a safety checker."""
-    from diffusers import StableDiffusionPipeline
-
     with quiet():
+        from diffusers import StableDiffusionPipeline
+
         pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, local_files_only=True)
     pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from ..devices import imitates_bfloat16
+
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
 GRAM_ASPECT = 4
@@ -36,7 +38,7 @@ def _polynomial(gram: Tensor) -> Tensor:
 
 
 def _direct(x: Tensor) -> Tensor:
-    half = x.bfloat16()
+    half = x if imitates_bfloat16(x.device) else x.bfloat16()
     for _ in range(NS_STEPS):
         half = torch.baddbmm(half, _polynomial(half @ half.mT), half, beta=NS_COEFFICIENTS[0])
     return half.to(x.dtype)

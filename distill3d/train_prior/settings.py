@@ -263,8 +263,8 @@ FACES_RECIPE = replace(
     renders=40_960,
     unet_muon_lr=0.006,
     unet_adam_lr=6e-4,
-    unet_steps=2_200,
-    unet_parts=(Part(2_200, 64, 5.0, 0.2, number=0, planned=2_200, constant=0.0, fronts=0.25),),
+    unet_steps=2_300,
+    unet_parts=(Part(2_300, 48, 5.0, 0.2, number=0, planned=2_300, constant=0.0, fronts=0.25),),
     bf16=False,
 )
 """The bundled prior's last stage, from the weights of the one before: low rates, more weight on noisy pictures, and a

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..devices import imitates_bfloat16
 from ..errors import CheckpointError
 from ..files import make_folder, write_json
 from ..interrupts import held
 from ..priors.load import resolve_device
 from ..render.pictures import write_png
-from ..world import COLOURS, all_objects, render_dataset
+from ..world import COLOURS, WORLD_VERSION, all_objects, render_dataset
 from . import autoencoder, checkpoints, denoiser, text
 from .card import device_words, write_card
 from .export import export, load, sheet
@@ -35,15 +36,14 @@ from .views import front_rows, hearing
 
 logger = logging.getLogger(__name__)
 WORK = ".training"
-SLOW_IN_BF16 = ("DEFAULT", "AVX2")
-"""What torch calls CPUs that only imitate bfloat16: an autoencoder took seven times as long in it as in float32."""
 HEARING_EVERY = 500
 """Steps between measures of what the UNet makes of words for views."""
 
 
 def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, list[str]]:
     path = folder / "renders.safetensors"
-    facts = {"seed": seed, "renders": settings.renders, "world": repr(settings.world)}
+    drawn = {"renders": settings.renders, "world": repr(settings.world), "world_version": WORLD_VERSION}
+    facts = {"seed": seed, **drawn}
     if resume and path.exists():
         tensors, found = checkpoints.read(path, facts)
         return tensors["images"], found["captions"]
@@ -132,7 +132,7 @@ def train(
     check_seed(seed)
     if snapshot is not None:
         make_folder(snapshot)
-    if settings.bf16 and where.type == "cpu" and torch.backends.cpu.get_cpu_capability() in SLOW_IN_BF16:
+    if settings.bf16 and imitates_bfloat16(where):
         logger.warning("this CPU has no instructions for bfloat16: with --bf16 False it is several times as fast")
     given = None if start is None else read_start(start, settings)
     work = begin(out / WORK, resume)

@@ -4,7 +4,7 @@
 colours, without patterns and objects with a front.
 """
 
-from .catalogue import CATALOGUE, FULL_SHAPES, WORLDS, World, solid_of
+from .catalogue import CATALOGUE, FULL_SHAPES, WORLD_VERSION, WORLDS, World, solid_of
 from .dataset import Renders, WorldSettings, render_dataset, view_word
 from .figures import FIGURES
 from .objects import COLOURS, Object, all_objects, is_held_out
@@ -20,6 +20,7 @@ __all__ = [
     "PATTERNS",
     "SHAPES",
     "WORLDS",
+    "WORLD_VERSION",
     "Looks",
     "Object",
     "Renders",
