@@ -125,7 +125,7 @@ def test_the_command_goes_on_from_the_folder_it_is_given(
         "unet-groups": 4, "unet-heads": 2, "renders": MICRO.renders, "world.image-size": 32, "unet-steps": 2,
     }  # fmt: skip
     given = [word for name, value in sizes.items() for word in (f"--{name}", *str(value).split())]
-    own = ["train-prior", "--recipe", "full", "--device", "cpu", "--check", "False", *given, "--unet-batch", "4"]
+    own = ["train-prior", "--recipe", "full-cuda", "--device", "cpu", "--check", "False", *given, "--unet-batch", "4"]
     assert main([*own, "--start", str(first), "--out", str(tmp_path / "on")]) == 0
     assert (tmp_path / "on" / KEPT[0]).read_bytes() == (first / KEPT[0]).read_bytes()
     assert main(["train-prior", "--recipe", "faces", "--out", str(tmp_path / "none")]) == 2
@@ -210,7 +210,7 @@ def test_the_recipe_of_the_last_stage_is_the_one_its_weights_have() -> None:
     faces, full = recipe("faces"), recipe("full")
     assert faces.unet_parts[0].fronts == 0.25 and faces.unet_steps == faces.unet_parts[0].steps
     assert denoiser.rate(faces, faces.unet_steps - 1) == pytest.approx(faces.final_lr, abs=1e-3)
-    assert faces.unet_muon_lr == pytest.approx(0.3 * full.unet_muon_lr)
+    assert 0.1 * full.unet_muon_lr < faces.unet_muon_lr < 0.3 * full.unet_muon_lr
     assert (faces.unet_channels, faces.text_width, faces.vocabulary) == (
         full.unet_channels,
         full.text_width,

@@ -133,7 +133,7 @@ class CameraRanges:
     instead. "Front view" does not say from how far aside, so a prior that draws the front in the middle of every such
     picture draws it several times over around the object; cameras in the middles agree. Our own; 0 is none."""
     focus_elevation: float = 35.0
-    """Elevation of those cameras in degrees, within the range of ``elevation``."""
+    """Elevation of those cameras in degrees, kept within the range of elevation."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "focus", parse(self.focus))

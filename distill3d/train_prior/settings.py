@@ -170,7 +170,7 @@ class TrainPriorSettings:
         if self.unet_parts and together != self.unet_steps:
             raise SettingsError(
                 f"expected as many unet_steps as the {len(self.unet_parts)} unet_parts have together, {together}, got "
-                f"{self.unet_steps}: ask for {together}, or take the recipe full, which has no parts"
+                f"{self.unet_steps}: ask for {together}, or take the recipe full-cuda, which has no parts"
             )
         if any(part.fronts for part in self.unet_parts) and (self.world.name != "full" or not self.world.front_words):
             raise SettingsError(
@@ -227,7 +227,7 @@ def compared(settings: TrainPriorSettings, stage: Literal["vae", "unet"]) -> dic
 RECIPE = TrainPriorSettings()
 """The plain world, in two hours on two cores."""
 
-FULL_RECIPE = TrainPriorSettings(
+_FULL = TrainPriorSettings(
     renders=61_440,
     held_out=768,
     world=WorldSettings(name="full"),
@@ -242,10 +242,22 @@ FULL_RECIPE = TrainPriorSettings(
     snr_cap=3.0,
     snr_floor=0.06,
 )
-"""The full world: on a CPU many hours on two cores, to be stopped and called again at any time."""
+
+FULL_RECIPE = replace(
+    _FULL,
+    vae_steps=4_500,
+    unet_steps=12_000,
+    unet_parts=(
+        Part(5_000, 96, 3.0, 0.06, number=0, planned=12_500, constant=0.1),
+        Part(3_500, 96, 5.0, 0.2, number=16_900, planned=23_900, constant=0.0),
+        Part(3_500, 96, 5.0, 0.2, number=20_400, planned=23_900, constant=0.0, fronts=0.25),
+    ),
+)
+"""The full world from random weights: on a CPU many hours on two cores, to be stopped and called again at any time. The
+second part's rates, from 0.3 of the first's, are what lets words for views be learned; the third shows more fronts."""
 
 BUNDLED_RECIPE = replace(
-    FULL_RECIPE,
+    _FULL,
     unet_steps=17_500,
     unet_parts=(
         Part(3_243, 48, 5.0, 0.2, number=0, planned=7_000, constant=0.31, fused_attention=True),
@@ -254,24 +266,23 @@ BUNDLED_RECIPE = replace(
         Part(3_500, 96, 3.0, 0.06, number=9_000, planned=12_500, constant=0.1),
     ),
 )
-"""What the bundled prior was before its last stage: as many samples as in the full one, with the plans that were
-changed on the way. Rates and numbers are those of its log; that attention changed with the third part is inferred, as
-both came in one change."""
+"""What the bundled prior was before its last stage, with the plans that were changed on the way. Rates and numbers are
+those of its log; that attention changed with the third part is inferred, as both came in one change."""
 
 FACES_RECIPE = replace(
-    FULL_RECIPE,
+    _FULL,
     renders=40_960,
-    unet_muon_lr=0.006,
-    unet_adam_lr=6e-4,
-    unet_steps=2_300,
-    unet_parts=(Part(2_300, 48, 5.0, 0.2, number=0, planned=2_300, constant=0.0, fronts=0.25),),
+    unet_muon_lr=0.0036,
+    unet_adam_lr=3.6e-4,
+    unet_steps=1_950,
+    unet_parts=(Part(1_950, 48, 5.0, 0.2, number=0, planned=1_950, constant=0.0, fronts=0.25),),
     bf16=False,
 )
 """The bundled prior's last stage, from the weights of the one before: low rates, more weight on noisy pictures, and a
 quarter of each batch of objects seen from their front. See docs/tuning.md for why."""
 
 CUDA_RECIPE = replace(
-    FULL_RECIPE,
+    _FULL,
     renders=122_880,
     vae_steps=6_000,
     vae_batch=32,
@@ -280,10 +291,14 @@ CUDA_RECIPE = replace(
     unet_steps=8_000,
     unet_batch=512,
     unet_warmup=200,
-    unet_adam_lr=2.5e-3,
+    unet_muon_lr=0.01,
+    unet_adam_lr=1.25e-3,
+    snr_cap=5.0,
+    snr_floor=0.2,
     checkpoint_every=1_000,
 )
-"""The full world on one GPU, meant for about 20 minutes in one piece; its pace has not been measured yet."""
+"""The full world on one GPU, meant for about 20 minutes in one piece; its pace has not been measured yet. Half of the
+rates and more weight on noisy pictures, for what made a prior deaf to views on a CPU (docs/tuning.md)."""
 
 RECIPES = {
     "plain": RECIPE,
