@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_drawn_cameras_stay_in_their_ranges(elevation, azimuth, radius, fov, cou
         radius=tuple(1 + 4 * v for v in radius),
         fov=tuple(20 + 60 * v for v in fov),
     )
-    cameras = sample(ranges, count, torch.Generator().manual_seed(seed))
+    cameras = sample(ranges, count, torch.Generator().manual_seed(seed), 0.0)
     assert len(cameras) == count
     measured = {
         "elevation": torch.rad2deg(cameras.elevation),
@@ -97,8 +98,8 @@ def test_drawn_cameras_stay_in_their_ranges(elevation, azimuth, radius, fov, cou
 
 def test_a_batch_looks_from_all_sides_and_is_deterministic():
     for seed in range(20):
-        cameras = sample(CameraRanges(), 4, torch.Generator().manual_seed(seed))
-        again = sample(CameraRanges(), 4, torch.Generator().manual_seed(seed))
+        cameras = sample(CameraRanges(), 4, torch.Generator().manual_seed(seed), 0.0)
+        again = sample(CameraRanges(), 4, torch.Generator().manual_seed(seed), 0.0)
         assert torch.equal(cameras.c2w, again.c2w) and torch.equal(cameras.fov, again.fov)
         turn = torch.rad2deg(cameras.azimuth).remainder(360).sort().values
         gaps = torch.cat([turn.diff(), turn[:1] + 360 - turn[-1:]])
@@ -107,17 +108,17 @@ def test_a_batch_looks_from_all_sides_and_is_deterministic():
 
 def test_every_place_in_the_batch_sees_every_side():
     draw = torch.Generator().manual_seed(1)
-    first = torch.stack([sample(CameraRanges(), 4, draw).azimuth[0] for _ in range(400)])
+    first = torch.stack([sample(CameraRanges(), 4, draw, 0.0).azimuth[0] for _ in range(400)])
     assert (torch.histc(first, 4, -math.pi, math.pi) / 400 - 0.25).abs().max() < 0.08
 
 
 def test_single_azimuths_are_uniform_and_elevations_are_the_stated_mixture():
     draw = torch.Generator().manual_seed(0)
-    azimuth = torch.cat([sample(CameraRanges(), 1, draw).azimuth for _ in range(1000)])
+    azimuth = torch.cat([sample(CameraRanges(), 1, draw, 0.0).azimuth for _ in range(1000)])
     counts = torch.histc(azimuth, 6, -math.pi, math.pi)
     assert (counts / 1000 - 1 / 6).abs().max() < 0.05
     ranges = CameraRanges(elevation=(-10.0, 75.0))
-    elevation = torch.rad2deg(sample(ranges, 20_000, draw).elevation)
+    elevation = torch.rad2deg(sample(ranges, 20_000, draw, 0.0).elevation)
     sines = [math.sin(math.radians(v)) for v in (-10, 30, 75)]
     expected = 0.5 * 40 / 85 + 0.5 * (sines[1] - sines[0]) / (sines[2] - sines[0])
     assert (elevation < 30).float().mean() == pytest.approx(expected, abs=0.015)
@@ -162,7 +163,7 @@ def _degrees(cameras: Cameras) -> tuple[list[float], list[float]]:
 
 def test_focused_cameras_stand_in_the_middles_of_the_sides():
     everything = CameraRanges(focus=1.0, focus_elevation=20.0)
-    found = [_degrees(sample(everything, 8, torch.Generator().manual_seed(seed))) for seed in range(10)]
+    found = [_degrees(sample(everything, 8, torch.Generator().manual_seed(seed), 0.0)) for seed in range(10)]
     azimuths = [a for azimuth, _ in found for a in azimuth]
     assert {a % 360 for a in azimuths} == {0, 90, 180, 270} and {e for _, level in found for e in level} == {20}
     for azimuth, _ in found:
@@ -173,7 +174,7 @@ def test_focused_cameras_stand_in_the_middles_of_the_sides():
 def test_the_share_of_focused_cameras_follows_the_run_and_the_others_stay_where_they_were():
     focused = CameraRanges(focus="linear(1, 0)", focus_elevation=30.0)
     for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
-        before = sample(CameraRanges(), 4000, torch.Generator().manual_seed(3))
+        before = sample(CameraRanges(), 4000, torch.Generator().manual_seed(3), 0.0)
         after = sample(focused, 4000, torch.Generator().manual_seed(3), progress)
         same = (before.c2w == after.c2w).flatten(1).all(1)
         assert 1 - same.float().mean() == pytest.approx(share, abs=0.03)
@@ -181,10 +182,22 @@ def test_the_share_of_focused_cameras_follows_the_run_and_the_others_stay_where_
         torch.testing.assert_close(torch.rad2deg(after.elevation[~same]), torch.full(((~same).sum(),), 30.0))
 
 
-def test_focused_cameras_keep_to_a_narrower_range():
-    front = CameraRanges(azimuth=(-20.0, 60.0), elevation=(0.0, 10.0), focus=1.0)
-    azimuth, elevation = _degrees(sample(front, 40, torch.Generator().manual_seed(0)))
-    assert set(azimuth) == {0, 60} and set(elevation) == {10}
+@pytest.mark.parametrize(
+    ("azimuth", "middles"),
+    [((-20.0, 60.0), {0}), ((-100.0, 60.0), {-90, 0}), ((60.0, 100.0), {90}), ((90.0, 180.0), {90, -180})],
+)
+def test_focused_cameras_keep_to_the_middles_of_a_narrower_range(azimuth, middles):
+    part = CameraRanges(azimuth=azimuth, elevation=(0.0, 10.0), focus=1.0)
+    found, elevation = _degrees(sample(part, 40, torch.Generator().manual_seed(0), 0.0))
+    assert set(found) == middles and set(elevation) == {10}
+
+
+def test_where_there_is_no_middle_no_camera_is_focused():
+    part = CameraRanges(azimuth=(10.0, 80.0), focus=1.0)
+    focused, plain = (
+        sample(ranges, 40, torch.Generator().manual_seed(0), 0.0) for ranges in (part, replace(part, focus=0.0))
+    )
+    assert torch.equal(focused.c2w, plain.c2w)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,15 @@ def test_what_is_missing_and_what_is_too_much(shape, drawing, found, strays):
     assert (face.stray > LIMIT) == strays, face
 
 
+@pytest.mark.parametrize("brightness", [0.6, 0.8, 1.1])
+@pytest.mark.parametrize("colour", ["yellow", "purple"])
+def test_a_cast_is_no_paint(colour, brightness):
+    parts = around("smiley", colour, "true").parts.clone()
+    parts[:, 1:4] *= brightness
+    face = find_face(Around(parts), Object("smiley", colour))
+    assert face.found == 3 and face.stray < LIMIT, face
+
+
 def test_the_turn_is_where_the_face_is_and_no_further_than_fronts_may_stand():
     thing = Object("smiley", "red")
     assert find_face(around("smiley", "red", "turned by 25"), thing).turn == pytest.approx(30)

@@ -12,7 +12,7 @@ import torch
 from small_run import SIDE, SMALL, make_prior, parameters, red_disc
 
 from distill3d.errors import DivergedError, OutOfMemoryError, SettingsError
-from distill3d.optimize import PRESETS, Distillation, Settings, Step, Warned, preset
+from distill3d.optimize import PRESETS, Distillation, Settings, Step, Warned, loop, preset
 from distill3d.optimize import checkpoint as checkpoints
 from distill3d.optimize.codec import from_json, to_json
 from distill3d.optimize.events import Checkpointed
@@ -318,3 +318,20 @@ def test_memory_that_runs_out_in_the_update_ends_the_run_without_a_torn_checkpoi
     with pytest.raises(OutOfMemoryError, match="resolution"):
         run.run(folder=tmp_path)
     assert run.iteration == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_focus_of_cameras_follows_the_run(prior: GaussianPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+    real = loop.sample
+
+    def watched(*arguments: Any) -> Any:
+        cameras = real(*arguments)
+        drawn.extend(torch.rad2deg(cameras.azimuth).tolist())
+        return cameras
+
+    monkeypatch.setattr(loop, "sample", watched)
+    Distillation(
+        prior, "a red ball", replace(SMALL, iterations=6, batch=2, cameras=CameraRanges(focus="step(1, 0, at=0.5)"))
+    ).run()
+    in_the_middle = [abs(azimuth - 90 * round(azimuth / 90)) < 1e-3 for azimuth in drawn]
+    assert in_the_middle == [True] * 6 + [False] * 6

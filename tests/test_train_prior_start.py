@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ def test_a_run_goes_on_from_a_prior_and_keeps_its_autoencoder_and_words(first: P
     record = json.loads((tmp_path / "on" / "training.json").read_text())
     assert "psnr" in measured and isinstance(record["start"], int) and "autoencoder" not in record
     card = (tmp_path / "on" / "README.md").read_text()
-    assert "from another prior, 6 of 8 latents" in card and "`vae_steps`" not in card and "`unet_steps`" in card
+    assert (
+        "6 steps of 8 latents from another prior's weights" in card
+        and "No picture" not in card
+        and "`vae_steps`" not in card
+        and "`unet_steps`" in card
+    )
 
 
 @pytest.mark.parametrize(("capability", "bf16", "warned"), [("AVX2", True, 1), ("AVX2", False, 0), ("AVX512", True, 0)])
@@ -94,24 +100,53 @@ def test_the_latents_are_those_of_the_diffusers_pipeline(
 def test_a_start_is_part_of_what_a_checkpoint_must_agree_with(first: Path, tmp_path: Path) -> None:
     out, second = tmp_path / "out", tmp_path / "second"
     train(out, device="cpu", start=first, settings=MICRO, gates=None)
-    whole = (out / UNET).read_bytes()
+    whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "training.json"}
+    train(second, device="cpu", seed=5, settings=MICRO, gates=None)
+    for other in (second, None):
+        with pytest.raises(CheckpointError, match="expected start="):
+            train(out, device="cpu", start=other, settings=MICRO, gates=None)
+        assert all(path.read_bytes() == data for path, data in whole.items()), "refused before any work"
     train(out, device="cpu", start=first, settings=MICRO, gates=None)
-    assert (out / UNET).read_bytes() == whole
-    train(second, device="cpu", start=first, seed=5, settings=MICRO, gates=None)
-    with pytest.raises(CheckpointError, match="start"):
-        train(out, device="cpu", start=second, settings=MICRO, gates=None)
+    assert (out / UNET).read_bytes() == whole[out / UNET]
 
 
-def test_a_start_that_does_not_fit_is_refused_before_anything_is_rendered(first: Path, tmp_path: Path) -> None:
+def test_nothing_that_is_written_names_the_folder_of_the_start(first: Path, tmp_path: Path) -> None:
+    train(tmp_path, device="cpu", start=first, settings=dataclasses.replace(MICRO, unet_steps=1), gates=None)
+    for path in tmp_path.rglob("*.json"):
+        assert str(first) not in path.read_text(encoding="utf-8"), path
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_rendered(
+    first: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("other")
     wider = dataclasses.replace(MICRO, unet_channels=(8, 16, 32))
-    with pytest.raises(SettingsError, match=r"whose UNet has the recipe's shape.*training\.json"):
+    with pytest.raises(SettingsError, match=r"whose UNet is as the recipe describes.*training\.json"):
         train(tmp_path / "a", start=first, settings=wider, gates=None)
     with pytest.raises(SettingsError, match="whose text encoder"):
         train(tmp_path / "b", start=first, settings=dataclasses.replace(MICRO, text_width=32), gates=None)
     with pytest.raises(SettingsError, match="whose autoencoder"):
         train(tmp_path / "c", start=first, settings=dataclasses.replace(MICRO, vae_channels=(8, 16, 32)), gates=None)
+    with pytest.raises(SettingsError, match="heads"):
+        train(tmp_path / "h", start=first, settings=dataclasses.replace(MICRO, unet_heads=4), gates=None)
+    for written in ({"out": first}, {"out": tmp_path / "o", "snapshot": first / ".." / first.name}):
+        with pytest.raises(SettingsError, match="another folder for the result"):
+            train(written["out"], start=first, settings=MICRO, gates=None, snapshot=written.get("snapshot"))
     with pytest.raises(PriorError, match=r"model_index\.json"):
         train(tmp_path / "d", start=tmp_path, settings=MICRO, gates=None)
+    for name, change, words in (
+        ("v", {"prediction_type": "v_prediction"}, "v_prediction"),
+        ("s", {"beta_end": 0.02}, "schedule"),
+    ):
+        other = elsewhere / name
+        shutil.copytree(first, other)
+        scheduler = other / "scheduler" / "scheduler_config.json"
+        scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), **change}))
+        with pytest.raises(PriorError, match=words):
+            train(tmp_path / "p", start=other, settings=MICRO, gates=None)
+    (other / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(PriorError, match=r"merges\.txt"):
+        train(tmp_path / "w", start=other, settings=MICRO, gates=None)
     with pytest.raises(PriorError, match="folder"):
         train(tmp_path / "e", start=tmp_path / "nowhere", settings=MICRO, gates=None)
     assert not list(tmp_path.iterdir())
@@ -128,6 +163,8 @@ def test_the_command_goes_on_from_the_folder_it_is_given(
     own = ["train-prior", "--recipe", "full-cuda", "--device", "cpu", "--check", "False", *given, "--unet-batch", "4"]
     assert main([*own, "--start", str(first), "--out", str(tmp_path / "on")]) == 0
     assert (tmp_path / "on" / KEPT[0]).read_bytes() == (first / KEPT[0]).read_bytes()
+    assert main([*own, "--vae-steps", "9", "--start", str(first), "--out", str(tmp_path / "on")]) == 2
+    assert "expected no --vae-steps with --start" in " ".join(capsys.readouterr().err.split())
     assert main(["train-prior", "--recipe", "faces", "--out", str(tmp_path / "none")]) == 2
     assert "--start" in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "none").exists()
 
@@ -184,13 +221,17 @@ def test_a_part_draws_its_share_of_fronts_over_all_timesteps() -> None:
         assert halves[0].mean() == pytest.approx(float(halves[1].mean()), abs=0.05)
 
 
-def test_fronts_where_there_are_none_are_refused() -> None:
+def test_fronts_where_there_are_none_are_refused(tmp_path: Path) -> None:
     part = Part(6, 4, 5.0, 0.2, 0, 6, 0.0, fronts=0.25)
     with pytest.raises(SettingsError, match="no caption of this world names one"):
         dataclasses.replace(MICRO, world=WorldSettings(image_size=32), unet_parts=(part,))
     with pytest.raises(SettingsError, match=r"fronts within 0\.\.1"):
         dataclasses.replace(part, fronts=1.5)
     settings = dataclasses.replace(MICRO, unet_parts=(part,))
+    above = dataclasses.replace(settings, world=dataclasses.replace(MICRO.world, elevation=(65.0, 80.0)))
+    with pytest.raises(SettingsError, match="not all overhead"):
+        train(tmp_path, device="cpu", settings=above, gates=None)
+    assert not list(tmp_path.rglob("autoencoder*")), "refused before anything is trained"
     empty, none = torch.zeros(3, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     with pytest.raises(SettingsError, match="ask for more renders"):
         denoiser.stage(

@@ -41,6 +41,7 @@ from ..render.cameras import orbit
 from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
 from ..scorer import VIEWS, load_scorer
+from ..world import WORLD_VERSION
 from .scoring import SCORE_VERSION, VIEWS_FILE, blank_fields, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
@@ -146,7 +147,7 @@ def prior_key(prior: DiffusersPrior) -> str:
 
 def judge_key(world: str) -> str:
     """Hash of the judge itself and of the world whose shapes it compares a field with."""
-    return digest([asdict(Thresholds()), world, JUDGE_VERSION])
+    return digest([asdict(Thresholds()), world, JUDGE_VERSION, WORLD_VERSION])
 
 
 def digest(value: Any) -> str:

@@ -15,7 +15,7 @@ from ..errors import SettingsError
 from ..files import make_folder
 from ..locks import claimed
 from ..train_prior import TrainPriorSettings, gates_of, recipe, train
-from ..train_prior.settings import OF_PARTS
+from ..train_prior.settings import OF_AUTOENCODER, OF_PARTS
 from . import app
 
 DESCRIPTION = """Train the tiny text-to-image prior: renders of a procedural world, an autoencoder, a text encoder and
@@ -23,10 +23,10 @@ a UNet in Stable Diffusion's layout. Takes a GPU some minutes and two CPU cores 
 it again to go on. The same seed on the same CPU gives the same weights. Ends with its gates, a model card with recipe,
 curves and measurements, and fails loudly when a gate is missed.
 
---recipe full is the world of the bundled prior (CPU, many hours, resumable), bundled the same in the four parts in
-which the bundled prior was begun, and faces what came after, with --start of its folder. full-cuda is a wider one for
-one GPU. --recipe plain knows eight solids in eight colours and takes two hours. Every other flag changes the recipe it
-is given with; the parts of bundled and faces have flags of their own, and take the place of some."""
+--recipe full is the world of the bundled prior (CPU, many hours, resumable), full-cuda a wider one for one GPU. bundled
+is how the bundled prior was begun and faces its last stage, which needs --start; any recipe can go on with --start from
+a prior of its shape. --recipe plain knows eight solids in eight colours and takes two hours. Every other flag changes
+the recipe it is given with; the parts of full, bundled and faces have flags of their own, in the place of some."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,13 @@ class TrainPrior:
     settings: Annotated[TrainPriorSettings, tyro.conf.arg(name="")] = field(default_factory=TrainPriorSettings)
 
 
-def _refuse_unused(settings: TrainPriorSettings, of_recipe: TrainPriorSettings) -> None:
+def _refuse_unused(settings: TrainPriorSettings, of_recipe: TrainPriorSettings, start: Path | None) -> None:
+    for name in OF_AUTOENCODER if start is not None else ():
+        if getattr(settings, name) != getattr(of_recipe, name):
+            raise SettingsError(
+                f"expected no --{name.replace('_', '-')} with --start, got {getattr(settings, name)}: autoencoder and "
+                "words stay those of the prior it goes on from"
+            )
     for name, own in OF_PARTS.items() if settings.unet_parts else ():
         if getattr(settings, name) != getattr(of_recipe, name):
             flag, instead = name.replace("_", "-"), own.replace("_", "-")
@@ -67,7 +73,7 @@ def run(arguments: Sequence[str], console: Console) -> int:
     name = app.given(arguments, "recipe", TrainPrior.recipe)
     default = TrainPrior(recipe=name, settings=recipe(name))
     flags = app.parse(TrainPrior, "train-prior", arguments, DESCRIPTION, default)
-    _refuse_unused(flags.settings, recipe(name))
+    _refuse_unused(flags.settings, recipe(name), flags.start)
     if name == "faces" and flags.start is None:
         raise SettingsError(
             "expected --start with the recipe faces, which trains a prior on at low rates: name the folder of one that "

@@ -73,7 +73,7 @@ def two_faced(thing: Object) -> SolidField:
 
 
 def three_eyed(thing: Object) -> SolidField:
-    """A smiley with another eye between its two: it has one front, and one face too many."""
+    """A smiley with another eye that fills the space between its two: it has one front, and one eye too many."""
 
     def albedo(x: Tensor) -> Tensor:
         eye = (torch.hypot(x[:, 0] / 0.11, (x[:, 1] - 0.36) / 0.18) < 1) & (x[:, 2] > 0)

@@ -1,8 +1,9 @@
 """Is the face whole? What is painted on an object's front, mark by mark, and nothing else.
 
 A front is counted by what tells it from the back (``fronts``), and half of that is enough: a head with a third eye has
-one front, and a house whose windows run into each other too. So each pixel of the views around the front is read as the
-object's own colour, as white or as dark paint, whichever is nearest, and compared with the true object turned alike.
+one front, and a house whose windows run into each other too. So each pixel of the views around the front, without the
+cast that all views share, is read as the object's own colour, as white or as dark paint, whichever is nearest, and
+compared with the true object turned alike and moved by up to two pixels.
 *Marks* are the connected patches of paint that the true object shows from straight ahead: two eyes and a mouth, a
 badge, a door and two windows. One is there when half of it has its paint; paint further than a pixel from any true
 paint of its kind strays. All views are turned by the same angle, so that a second face aside cannot stand in for the
@@ -21,7 +22,7 @@ from torch import Tensor
 from ..world.figures import ROOF
 from ..world.objects import COLOURS, Object
 from ..world.paint import DARK, WHITE
-from .fronts import ELEVATIONS, VIEWS, Around, true_views
+from .fronts import ELEVATIONS, VIEWS, Around, true_views, without_cast
 
 WITH_FACE = ("smiley", "mug", "house")
 """Objects whose front wears marks; the ball's whole half is its front, chair and arrow wear no paint."""
@@ -84,7 +85,7 @@ def find_face(around: Around, thing: Object) -> Face:
     true = read_paint(truth[ahead], thing)
     marks = _marks(true[ASIDE])
     allowed = torch.stack([_grown(true == kind) for kind in (LIGHT, SHADE)])
-    seen = read_paint(around.parts, thing)
+    seen = read_paint(without_cast(around, truth), thing)
     solid = around.parts[:, 0] > 0.5
     best = Face(len(marks), -1, 1.0, 0.0)
     for turn in sorted(range(-TURNS, TURNS + 1), key=abs):

@@ -131,7 +131,8 @@ class CameraRanges:
     focus: Schedule = Constant(0.0)
     """Share of cameras, over the run, that look from the nearest middle of the four sides (azimuth 0, 90, 180 or 270)
     instead. "Front view" does not say from how far aside, so a prior that draws the front in the middle of every such
-    picture draws it several times over around the object; cameras in the middles agree. Our own; 0 is none."""
+    picture draws it several times over around the object; cameras in the middles agree. A range of azimuths without
+    such a middle has none. Our own; 0 is none."""
     focus_elevation: float = 35.0
     """Elevation of those cameras in degrees, kept within the range of elevation."""
 
@@ -157,7 +158,7 @@ class CameraRanges:
             raise SettingsError(f"expected elevation within -90..90 degrees, got {self.elevation}: -10..75 is usual")
 
 
-def sample(ranges: CameraRanges, count: int, generator: torch.Generator, progress: float = 0.0) -> Cameras:
+def sample(ranges: CameraRanges, count: int, generator: torch.Generator, progress: float) -> Cameras:
     """Draw ``count`` cameras on the generator's device; ``progress`` in 0..1 is the share of the run that is done."""
 
     def uniform(low: float, high: float) -> Tensor:
@@ -173,8 +174,8 @@ def sample(ranges: CameraRanges, count: int, generator: torch.Generator, progres
     elevation = torch.where(uniform(0, 1) < 0.5, angle, sphere)
     radius, fov = uniform(*ranges.radius), uniform(*ranges.fov)
     if share := ranges.focus(progress):
-        chosen = uniform(0, 1) < share
-        middle = (90 * torch.round(azimuth / 90)).clamp(low, high)
+        middle = 90 * (azimuth / 90).round().clamp(math.ceil(low / 90), math.floor(high / 90))
+        chosen = (uniform(0, 1) < share) & (middle >= low)
         azimuth = torch.where(chosen, middle, azimuth)
         level = min(max(ranges.focus_elevation, ranges.elevation[0]), ranges.elevation[1])
         elevation = torch.where(chosen, level, elevation)

@@ -77,7 +77,7 @@ def _stage(scorer: Scorer, images: Tensor, owners: Tensor, settings: TrainScorer
         return F.cross_entropy(scale * cosines, owners[rows]), {"r_at_1": right, "scale": scale.detach()}
 
     optimizer = MuonAdamW(named, inner, settings.muon_lr, settings.adam_lr, (0.9, 0.98), settings.weight_decay)
-    facts = {"seed": seed, "settings": json.loads(json.dumps(asdict(settings)))}
+    facts = {"seed": seed, "world_version": WORLD_VERSION, "settings": json.loads(json.dumps(asdict(settings)))}
     rate = falling(settings.steps, settings.warmup, settings.constant, settings.final_lr)
     return Stage("scorer", named, optimizer, loss, settings.steps, rate, settings.clip, settings.ema, facts)
 

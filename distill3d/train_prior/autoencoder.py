@@ -96,7 +96,7 @@ def stage(vae: nn.Module, images: Tensor, settings: TrainPriorSettings, seed: in
     named = dict(vae.named_parameters())
     outer = ("encoder.conv_in.", "encoder.conv_out.", "decoder.conv_in.", "decoder.conv_out.", "quant_conv.")
     muon = {n for n, p in named.items() if p.ndim == 4 and not n.startswith((*outer, "post_quant_conv."))}
-    optimizer = MuonAdamW(named, muon, settings.vae_muon_lr, settings.vae_adam_lr, (0.9, 0.99), 0.0)
+    optimizer = MuonAdamW(named, muon, settings.vae_muon_lr, settings.vae_adam_lr, (0.9, 0.99), 0.0, settings.bf16)
 
     def loss(g: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         target = _batch(images, settings.vae_batch, step, g).to(device, memory_format=torch.channels_last)

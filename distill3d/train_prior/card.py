@@ -15,7 +15,7 @@ from ..plots import chart, stack
 from ..render.pictures import write_png
 from ..world import COLOURS, WORLDS
 from .gates import Gates
-from .settings import OF_PARTS, TrainPriorSettings
+from .settings import OF_AUTOENCODER, OF_PARTS, TrainPriorSettings, part_facts
 
 CURVES = "curves.png"
 _HEAD = """---
@@ -44,12 +44,6 @@ _MEASURES = {
     "residual": "what the true object leaves unexplained, mean",
     "border": "standard deviation of border pixels, mean",
 }
-
-
-_OF_AUTOENCODER = (
-    "vae_steps", "vae_batch", "vae_muon_lr", "vae_adam_lr", "vae_constant", "vae_warmup", "latent_noise",
-    "latent_prior", "vocabulary",
-)  # fmt: skip
 
 
 def device_words(device: torch.device) -> str:
@@ -91,11 +85,11 @@ def _recipe(settings: TrainPriorSettings, started: bool = False) -> list[str]:
         "world",
         "unet_parts",
         *(OF_PARTS if settings.unet_parts else ()),
-        *(_OF_AUTOENCODER if started else ()),
+        *(OF_AUTOENCODER if started else ()),
     ):
         rows.pop(name)
     for number, part in enumerate(settings.unet_parts):
-        rows[f"unet_parts.{number}"] = ", ".join(f"{k} {v}" for k, v in asdict(part).items())
+        rows[f"unet_parts.{number}"] = ", ".join(f"{k} {v}" for k, v in part_facts(part).items())
     return ["| setting | value |", "|---|---|", *(f"| `{k}` | {v} |" for k, v in rows.items())]
 
 
@@ -132,8 +126,10 @@ def write_card(
     world = settings.world.name
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in facts["parameters"].items())
     batches = " and ".join(dict.fromkeys(str(part.batch) for part in settings.unet_parts)) or settings.unet_batch
-    before = f"{settings.vae_steps} steps of the autoencoder" if "autoencoder" in curves else "from another prior"
-    steps = f"{before}, {settings.unet_steps} of {batches} latents"
+    fresh = "autoencoder" in curves
+    steps = f"{settings.vae_steps} steps of the autoencoder, {settings.unet_steps} of {batches} latents"
+    if not fresh:
+        steps = f"{settings.unet_steps} steps of {batches} latents from another prior's weights"
     lines = [
         _HEAD.format(world=world, size=settings.world.image_size, megabytes=weight / 1e6),
         "![samples](samples.png)\n",
@@ -149,7 +145,9 @@ def write_card(
         f"{settings.renders} renders, {steps} of UNet and text encoder. The recipe, a setting a line; "
         f"losses in `{CURVES}` and `training.json`.\n",
         f"![losses](./{CURVES})\n",
-        *_recipe(settings, started="autoencoder" not in curves),
-        "\nNo picture or text made by others was used. Apache-2.0, weights and data alike.\n",
+        *_recipe(settings, started=not fresh),
+        "\nNo picture or text made by others was used. Apache-2.0, weights and data alike.\n"
+        if fresh
+        else "\nThe prior that it went on from has a card of its own, and a licence.\n",
     ]
     return write_bytes(out / "README.md", "\n".join(lines).encode())

@@ -99,6 +99,15 @@ def _muon_names(named: dict[str, nn.Parameter]) -> set[str]:
     return {n for n, p in named.items() if p.ndim >= 2 and not any(part in n for part in outer)}
 
 
+def check_fronts(settings: TrainPriorSettings, fronts: Tensor) -> None:
+    """Raises ``SettingsError`` where a part has a share of fronts and there is no row ``fronts (n,)`` to draw from."""
+    if any(part.fronts for part in settings.unet_parts) and not len(fronts):
+        raise SettingsError(
+            f"expected a caption that names a front among {settings.renders} renders for the fronts of unet_parts, got "
+            "none: ask for more renders, for cameras that are not all overhead, or for fronts of 0"
+        )
+
+
 def stage(
     unet: Any,
     text: Any,
@@ -112,21 +121,13 @@ def stage(
 ) -> Stage:
     """The joint stage over scaled ``latents (N, 4, H, W)`` with ``tokens (N, L)``; ``empty (L,)`` is no prompt.
 
-    ``fronts (n,)`` are the rows that a part's share of fronts is drawn from.
-
-    Raises:
-        SettingsError: a part has such a share and there is no row for it.
+    ``fronts (n,)`` are the rows that a part's share of fronts is drawn from. Raises as ``check_fronts``.
     """
-    if any(part.fronts for part in settings.unet_parts) and not len(fronts):
-        raise SettingsError(
-            f"expected a caption that names a front among {len(latents)} renders for the fronts of unet_parts, got "
-            "none: ask for more renders, or for fronts of 0"
-        )
+    check_fronts(settings, fronts)
     named = {f"unet.{n}": p for n, p in unet.named_parameters()}
     named |= {f"text.{n}": p for n, p in text.named_parameters()}
-    optimizer = MuonAdamW(
-        named, _muon_names(named), settings.unet_muon_lr, settings.unet_adam_lr, (0.9, 0.98), settings.weight_decay
-    )
+    rates = settings.unet_muon_lr, settings.unet_adam_lr
+    optimizer = MuonAdamW(named, _muon_names(named), *rates, (0.9, 0.98), settings.weight_decay, settings.bf16)
     alpha_bar = scheduler().alphas_cumprod
 
     def attention(part: Part) -> contextlib.AbstractContextManager[Any]:

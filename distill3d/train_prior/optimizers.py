@@ -22,12 +22,15 @@ NS_STEPS = 5
 GRAM_ASPECT = 4
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix of each of ``(n, rows, columns)``, singular values within about 0.7-1.2."""
+def orthogonalise(matrices: Tensor, half: bool = True) -> Tensor:
+    """The nearest semi-orthogonal matrix of each of ``(n, rows, columns)``, singular values within about 0.7-1.2.
+
+    ``half`` computes those that are not long in bfloat16, where the device does not just imitate it.
+    """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    x = _by_gram(x) if x.shape[2] >= GRAM_ASPECT * x.shape[1] else _direct(x)
+    x = _by_gram(x) if x.shape[2] >= GRAM_ASPECT * x.shape[1] else _direct(x, half and not imitates_bfloat16(x.device))
     return x.mT if tall else x
 
 
@@ -37,11 +40,11 @@ def _polynomial(gram: Tensor) -> Tensor:
     return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
 
 
-def _direct(x: Tensor) -> Tensor:
-    half = x if imitates_bfloat16(x.device) else x.bfloat16()
+def _direct(x: Tensor, half: bool) -> Tensor:
+    y = x.bfloat16() if half else x
     for _ in range(NS_STEPS):
-        half = torch.baddbmm(half, _polynomial(half @ half.mT), half, beta=NS_COEFFICIENTS[0])
-    return half.to(x.dtype)
+        y = torch.baddbmm(y, _polynomial(y @ y.mT), y, beta=NS_COEFFICIENTS[0])
+    return y.to(x.dtype)
 
 
 def _by_gram(x: Tensor) -> Tensor:
@@ -59,8 +62,16 @@ def _by_gram(x: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Orthogonalised Nesterov momentum; a convolution's kernel counts as an ``(out, in * k * k)`` matrix."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        half: bool = True,
+    ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.half = half
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -74,7 +85,7 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(momentum, group["momentum"]).reshape(len(p), -1)
                 by_shape[(update.shape[0], update.shape[1])].append((p, update))
             for (rows, columns), members in by_shape.items():
-                updates = orthogonalise(torch.stack([update for _, update in members]))
+                updates = orthogonalise(torch.stack([update for _, update in members]), self.half)
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for (p, _), update in zip(members, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -87,6 +98,7 @@ class MuonAdamW:
     Args:
         named: the trained parameters by name.
         muon_names: names of those that Muon owns; each has two or more dimensions.
+        half: as in ``orthogonalise``.
     """
 
     def __init__(
@@ -97,10 +109,11 @@ class MuonAdamW:
         adam_lr: float,
         betas: tuple[float, float],
         weight_decay: float,
+        half: bool = True,
     ) -> None:
         self.named = named
         rest = [p for n, p in named.items() if n not in muon_names]
-        self.muon = Muon([named[n] for n in sorted(muon_names)], muon_lr, weight_decay)
+        self.muon = Muon([named[n] for n in sorted(muon_names)], muon_lr, weight_decay, half=half)
         self.adam = torch.optim.AdamW(rest, adam_lr, betas=betas, weight_decay=0.0, foreach=True)
         self.base = (muon_lr, adam_lr)
 

@@ -170,7 +170,7 @@ class TrainPriorSettings:
         if self.unet_parts and together != self.unet_steps:
             raise SettingsError(
                 f"expected as many unet_steps as the {len(self.unet_parts)} unet_parts have together, {together}, got "
-                f"{self.unet_steps}: ask for {together}, or take the recipe full-cuda, which has no parts"
+                f"{self.unet_steps}: ask for {together}, or change the steps of the parts with it"
             )
         if any(part.fronts for part in self.unet_parts) and (self.world.name != "full" or not self.world.front_words):
             raise SettingsError(
@@ -207,11 +207,22 @@ class TrainPriorSettings:
 
 OF_PARTS = {"unet_batch": "batch", "unet_constant": "constant", "snr_cap": "snr_cap", "snr_floor": "snr_floor"}
 """Settings that a run in parts does not use, and what its parts have in their place."""
+OF_AUTOENCODER = (
+    "vae_steps", "vae_batch", "vae_muon_lr", "vae_adam_lr", "vae_constant", "vae_warmup", "latent_noise",
+    "latent_prior", "vocabulary",
+)  # fmt: skip
+"""Settings that a run from another prior does not use, because its autoencoder and words stay as they are."""
 _FREE = ("held_out", "checkpoint_every", "vae_steps", "unet_steps")
 _OF_THE_OTHER = {
     "vae": ("unet_", "text_", "snr_", "vocabulary", "empty_captions", "weight_decay"),
     "unet": ("vae_", "latent_"),
 }
+
+
+def part_facts(part: Part) -> dict[str, Any]:
+    """A part as a card and a checkpoint have it: without fronts where it has none, as before there were any."""
+    facts = asdict(part)
+    return {name: value for name, value in facts.items() if name != "fronts" or value}
 
 
 def compared(settings: TrainPriorSettings, stage: Literal["vae", "unet"]) -> dict[str, Any]:
@@ -220,7 +231,7 @@ def compared(settings: TrainPriorSettings, stage: Literal["vae", "unet"]) -> dic
     A run without parts has None for them, which is also what checkpoints have that do not name them.
     """
     facts: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    facts["unet_parts"] = facts["unet_parts"] or None
+    facts["unet_parts"] = [part_facts(part) for part in settings.unet_parts] or None
     return {n: v for n, v in facts.items() if n not in _FREE and not n.startswith(_OF_THE_OTHER[stage])}
 
 

@@ -40,10 +40,13 @@ HEARING_EVERY = 500
 """Steps between measures of what the UNet makes of words for views."""
 
 
-def _renders(settings: TrainPriorSettings, seed: int, folder: Path, resume: bool) -> tuple[Tensor, list[str]]:
+def _renders(
+    settings: TrainPriorSettings, seed: int, start: int | None, folder: Path, resume: bool
+) -> tuple[Tensor, list[str]]:
+    """Renders and captions; those of a run from another ``start`` are refused, and so is all that came after."""
     path = folder / "renders.safetensors"
     drawn = {"renders": settings.renders, "world": repr(settings.world), "world_version": WORLD_VERSION}
-    facts = {"seed": seed, **drawn}
+    facts = {"start": start, "seed": seed, **drawn}
     if resume and path.exists():
         tensors, found = checkpoints.read(path, facts)
         return tensors["images"], found["captions"]
@@ -125,7 +128,8 @@ def train(
         CheckpointError: when ``out`` holds checkpoints of other settings, or of another ``start``.
         DivergedError: when a loss is not finite.
         PriorError: when the device is not there, or ``start`` cannot be read.
-        SettingsError: a seed out of bounds, or a ``start`` of another shape than the settings'.
+        SettingsError: a seed out of bounds; a ``start`` of another shape than the settings', or one that ``out`` or
+            ``snapshot`` would write over; a share of fronts where no caption names one.
         OutputError: ``out`` or ``snapshot`` cannot be written.
     """
     where = resolve_device(device)
@@ -134,9 +138,12 @@ def train(
         make_folder(snapshot)
     if settings.bf16 and imitates_bfloat16(where):
         logger.warning("this CPU has no instructions for bfloat16: with --bf16 False it is several times as fast")
-    given = None if start is None else read_start(start, settings)
+    given = None if start is None else read_start(start, settings, out, snapshot)
+    began_with = given and given.checksum
     work = begin(out / WORK, resume)
-    images, captions = _renders(settings, seed, work, resume)
+    images, captions = _renders(settings, seed, began_with, work, resume)
+    fronts = front_rows(captions)
+    denoiser.check_fronts(settings, fronts)
 
     torch.manual_seed(seed)
     vae = autoencoder.build(settings) if given is None else given.vae
@@ -146,6 +153,7 @@ def train(
     vae_log: list[dict[str, float]] = []
     if given is None:
         vae_stage = autoencoder.stage(vae, images, settings, seed, where)
+        vae_stage = replace(vae_stage, facts={**vae_stage.facts, "world_version": WORLD_VERSION})
         vae_log = fit(vae_stage, seed, work, settings.checkpoint_every, resume)
     latents, origin = _latents(vae, images, settings, where, work, resume, white=given is not None)
     del images
@@ -154,7 +162,7 @@ def train(
         held_out = render_dataset(settings.held_out, seed + 1, settings.world)
         measured |= measure_autoencoder(vae, held_out, where)
         logger.info("autoencoder %s", json.dumps(measured))
-        gates.check(measured, "train it for more vae_steps")
+        gates.check(measured, "train it for more vae_steps" if given is None else "go on from another prior")
 
     if given is None:
         text.write_vocabulary(work / "vocabulary", captions, settings.vocabulary)
@@ -191,9 +199,9 @@ def train(
 
     if snapshot is not None and not (resume and (snapshot / "model_index.json").exists()):
         write(snapshot)
-    unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, front_rows(captions), settings, seed, where)
-    origins = {"latents": origin, "start": given and given.checksum}
-    unet_stage = replace(unet_stage, facts={**unet_stage.facts, **origins}, measure=measure)
+    unet_stage = denoiser.stage(unet, encoder, latents, tokens, empty, fronts, settings, seed, where)
+    origins = {"start": began_with, "latents": origin}
+    unet_stage = replace(unet_stage, facts={**origins, **unet_stage.facts}, measure=measure)
     unet_log = fit(unet_stage, seed, work, settings.checkpoint_every, resume, after_step)
     write(out)
     if gates is not None:
@@ -207,7 +215,7 @@ def train(
         count = len(all_objects(settings.world.name))
         write_png(out / "samples.png", Image.fromarray(sheet(samples[:count], columns).numpy()))
     told = {name: value if math.isfinite(value) else None for name, value in measured.items()}
-    record = {"seed": seed, "start": given and given.checksum, "settings": asdict(settings), "measured": told}
+    record = {"seed": seed, "start": began_with, "settings": asdict(settings), "measured": told}
     curves = {"autoencoder": vae_log, "unet": unet_log} if given is None else {"unet": unet_log}
     facts = {"device": device_words(where), "parameters": {"autoencoder": vae_size, "unet": sizes[0], "text": sizes[1]}}
     write_json(out / "training.json", {**record, **facts, **curves})
