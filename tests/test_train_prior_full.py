@@ -212,8 +212,9 @@ def test_a_run_in_parts_goes_on_over_their_border_and_its_card_names_them(
     train(stopped, device="cpu", settings=settings, gates=None)
     for weights in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         assert (whole / weights).read_bytes() == (stopped / weights).read_bytes()
-    for other in (parts[::-1], ()):
-        with pytest.raises(CheckpointError, match="unet_parts"):
+    wider = (parts[0], dataclasses.replace(parts[1], snr_cap=2.0))
+    for other, place in ((wider, r"unet_parts\.1\.snr_cap=2\.0, but .* with 1\.0"), ((), "unet_parts=None")):
+        with pytest.raises(CheckpointError, match=place):
             train(stopped, device="cpu", settings=dataclasses.replace(settings, unet_parts=other), gates=None)
 
 

@@ -40,12 +40,26 @@ def read(path: Path, expect: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
         raise CheckpointError(f"expected a checkpoint of this trainer at {path}, got: {error}. Delete it.") from error
     for key, value in expect.items():
         if facts.get(key) != value:
-            asked, made = (textwrap.shorten(repr(v), 120) for v in (value, facts.get(key)))
+            name, *two = _where_they_differ(key, value, facts.get(key))
+            asked, made = (textwrap.shorten(repr(v), 120) for v in two)
             raise CheckpointError(
-                f"expected {key}={asked}, but {path} was made with {made}: "
+                f"expected {name}={asked}, but {path} was made with {made}: "
                 "use the settings it was made with, or delete it to start again"
             )
     return tensors, facts
+
+
+def _where_they_differ(name: str, asked: Any, made: Any) -> tuple[str, Any, Any]:
+    """The innermost of two unequal JSON values that differs, by its place, such as ``unet_parts.1.batch``."""
+    pairs: list[tuple[Any, Any, Any]] = []
+    if isinstance(asked, dict) and isinstance(made, dict):
+        pairs = [(key, asked.get(key), made.get(key)) for key in {**asked, **made}]
+    elif isinstance(asked, list) and isinstance(made, list) and len(asked) == len(made):
+        pairs = [(i, *both) for i, both in enumerate(zip(asked, made, strict=True))]
+    for key, one, other in pairs:
+        if one != other:
+            return _where_they_differ(f"{name}.{key}", one, other)
+    return name, asked, made
 
 
 def crc(tensors: Iterable[Tensor]) -> int:
