@@ -174,9 +174,9 @@ def test_renders_of_the_world_as_it_was_before_are_not_gone_on_with(
 ) -> None:
     training = importlib.import_module("distill3d.train_prior.train")  # the package's "train" is its function
     with monkeypatch.context() as before:
-        before.setattr(training, "WORLD_VERSION", 1)
+        before.setattr(training, "WORLD_VERSION", 0)
         train(tmp_path, device="cpu", settings=MICRO, gates=None)
-    with pytest.raises(CheckpointError, match=r"world_version=2.*delete it"):
+    with pytest.raises(CheckpointError, match=r"world_version=1.*delete it"):
         train(tmp_path, device="cpu", settings=MICRO, gates=None)
 
 
@@ -247,7 +247,7 @@ def test_fronts_where_there_are_none_are_refused(tmp_path: Path) -> None:
         )
 
 
-def test_the_recipe_of_the_last_stage_is_the_one_its_weights_have() -> None:
+def test_the_recipe_faces_goes_on_at_low_rates() -> None:
     faces, full = recipe("faces"), recipe("full")
     assert faces.unet_parts[0].fronts == 0.25 and faces.unet_steps == faces.unet_parts[0].steps
     assert denoiser.rate(faces, faces.unet_steps - 1) == pytest.approx(faces.final_lr, abs=1e-3)

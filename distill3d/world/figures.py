@@ -14,8 +14,6 @@ from .shapes import Shape, _norm, _to_segment, sphere
 
 MUG_SHIFT = 0.17
 HOUSE_SHIFT = 0.07
-ROOF = 0.6
-"""Share of dark in the house's roof; the rest is its own colour."""
 
 
 def _box(x: Tensor, y: Tensor, z: Tensor, half: tuple[float, float, float]) -> Tensor:
@@ -26,8 +24,8 @@ def _box(x: Tensor, y: Tensor, z: Tensor, half: tuple[float, float, float]) -> T
 
 def smiley_paint(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Two dark eyes and a dark mouth on the half that faces +z."""
-    eyes = (1 - torch.hypot((x.abs() - 0.25) / 0.14, (y - 0.36) / 0.18)) * 0.14
-    mouth = torch.minimum(0.1 - (torch.hypot(x, y - 0.21) - 0.38).abs(), 0.02 - y)
+    eyes = (1 - torch.hypot((x.abs() - 0.25) / 0.11, (y - 0.2) / 0.17)) * 0.11
+    mouth = torch.minimum(0.085 - (torch.hypot(x, y - 0.05) - 0.42).abs(), -0.1 - y)
     return layers((torch.minimum(torch.maximum(eyes, mouth), z), DARK))
 
 
@@ -82,7 +80,7 @@ def house_paint(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     y, front = y - HOUSE_SHIFT, z - 0.4
     door = torch.minimum(torch.minimum(0.14 - x.abs(), -0.2 - y), front)
     windows = torch.minimum(torch.minimum(0.1 - (x.abs() - 0.32).abs(), 0.11 - (y + 0.28).abs()), front)
-    return layers((y + 0.05, DARK), (windows, WHITE), (door, DARK), opacity=ROOF)
+    return layers((y + 0.05, DARK), (windows, WHITE), (door, DARK), opacity=0.6)
 
 
 def arrow(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
