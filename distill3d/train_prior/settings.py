@@ -289,8 +289,8 @@ FACES_RECIPE = replace(
     unet_parts=(Part(1_950, 48, 5.0, 0.2, number=0, planned=1_950, constant=0.0, fronts=0.25),),
     bf16=False,
 )
-"""A stage to go on with from a prior that is there: low rates, more weight on noisy pictures, and a quarter of each batch
-of objects seen from their front. The bundled prior has not been through it; docs/tuning.md says what it gave."""
+"""A stage to go on with from a prior that is there: low rates, more weight on noisy pictures, and a quarter of each
+batch of objects seen from their front. The bundled prior has not been through it; docs/tuning.md has what it gave."""
 
 CUDA_RECIPE = replace(
     _FULL,

@@ -139,7 +139,7 @@ def train(
     if settings.bf16 and imitates_bfloat16(where):
         logger.warning("this CPU has no instructions for bfloat16: with --bf16 False it is several times as fast")
     given = None if start is None else read_start(start, settings, out, snapshot)
-    began_with = given and given.checksum
+    began_with = None if given is None else given.checksum
     work = begin(out / WORK, resume)
     images, captions = _renders(settings, seed, began_with, work, resume)
     fronts = front_rows(captions)
