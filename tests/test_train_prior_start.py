@@ -64,7 +64,7 @@ def test_a_cpu_that_is_slow_in_bfloat16_is_told_of(
         train(
             tmp_path, device="cpu", start=tmp_path / "none", settings=dataclasses.replace(MICRO, bf16=bf16), gates=None
         )
-    assert sum("--bf16 False" in record.getMessage() for record in caplog.records) == warned
+    assert sum("bf16 off" in record.getMessage() for record in caplog.records) == warned
 
 
 def test_nothing_learned_is_the_prior_itself(first: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def train(
     if snapshot is not None:
         make_folder(snapshot)
     if settings.bf16 and imitates_bfloat16(where):
-        logger.warning("this CPU has no instructions for bfloat16: with --bf16 False it is several times as fast")
+        logger.warning("this CPU only imitates bfloat16: with bf16 off it is several times as fast")
     given = None if start is None else read_start(start, settings, out, snapshot)
     began_with = None if given is None else given.checksum
     work = begin(out / WORK, resume)
