@@ -56,5 +56,5 @@ class Numbers:
 
 def imitates_bfloat16(device: torch.device) -> bool:
     """Whether this is an x86 CPU without AVX-512, where a convolution took seven times as long in bfloat16 as in
-    float32 and a product of matrices eighty times."""
+    float32 and products of matrices more than thirty times."""
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "DEFAULT", "AVX2")

@@ -134,12 +134,12 @@ def train(
     """
     where = resolve_device(device)
     check_seed(seed)
-    if snapshot is not None:
-        make_folder(snapshot)
     if settings.bf16 and imitates_bfloat16(where):
         logger.warning("this CPU only imitates bfloat16: with bf16 off it is several times as fast")
     given = None if start is None else read_start(start, settings, out, snapshot)
     began_with = None if given is None else given.checksum
+    if snapshot is not None:
+        make_folder(snapshot)
     work = begin(out / WORK, resume)
     images, captions = _renders(settings, seed, began_with, work, resume)
     fronts = front_rows(captions)
