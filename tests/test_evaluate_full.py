@@ -246,7 +246,7 @@ def test_a_smiley_passes_and_a_head_with_two_faces_is_refused_for_that_alone():
     assert own.measures["fronts"] == 1 and own.measures["chamfer"] < 0.005
     head = look_at(two_faced(Object("smiley", "yellow")))
     refused = judge(head, "a yellow smiley")
-    assert failed(refused) == {"fronts"} and refused.measures["fronts"] == 2
+    assert failed(refused) == {"fronts", "face"} and refused.measures["fronts"] == 2
     assert not accepts(seen("a yellow smiley"), "a yellow sphere"), "a sphere has no face"
 
 
@@ -256,7 +256,7 @@ def test_a_face_that_looks_backwards_or_is_missing_is_refused():
     judgement = judge(look_at(turned), "a yellow smiley")
     assert failed(judgement) == {"fronts"} and judgement.measures["front_azimuths"] == [180.0]
     blank = judge(look_at(perfect(Object("sphere", "yellow"))), "a yellow smiley")
-    assert failed(blank) == {"fronts", "paint"} and blank.measures["fronts"] == 0
+    assert failed(blank) == {"fronts", "paint", "face"} and blank.measures["fronts"] == 0
 
 
 @pytest.mark.parametrize("prompt", ["a green chair", "a blue arrow", "a cyan house", "an orange and white ball"])
@@ -370,7 +370,9 @@ def test_spots_are_far_hues_and_what_has_none():
 @pytest.mark.parametrize(
     ("control", "names"),
     [
-        ("two-faced mug, house, arrow", {"fronts"}),
+        ("two-faced mug, house, arrow", {"fronts", "face"}),
+        ("three-eyed head", {"face"}),
+        ("head without a mouth", {"face"}),
         ("rough cylinder", {"roughness"}),
         ("plugged torus", {"spots", "gaps", "silhouette"}),
         ("walled arch", {"gaps"}),

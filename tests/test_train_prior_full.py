@@ -123,8 +123,13 @@ def test_recipes() -> None:
         recipe("huge")
 
 
+def _record(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((bundled_prior_path() / name).read_text(encoding="utf-8"))
+    return record
+
+
 def test_the_bundled_recipe_has_the_rates_that_the_bundled_priors_run_recorded() -> None:
-    record = json.loads((bundled_prior_path() / "training.json").read_text(encoding="utf-8"))
+    record = _record("training-first.json")
     rows = record["unet"]
     assert len(rows) == 700 and rows[-1]["step"] == record["settings"]["unet_steps"]
     for i, row in enumerate(rows):
@@ -136,9 +141,23 @@ def test_the_bundled_recipe_has_the_rates_that_the_bundled_priors_run_recorded()
     assert (last.batch, last.snr_cap, last.snr_floor) == tuple(
         record["settings"][name] for name in ("unet_batch", "snr_cap", "snr_floor")
     )
-    card = (bundled_prior_path() / "README.md").read_text(encoding="utf-8").splitlines()
-    assert [line for line in card if line.startswith("| `") and line.count("|") == 3] == _recipe(recipe("bundled"))[2:]
     assert sum(p.steps * p.batch for p in recipe("bundled").unet_parts) == 1_200_000
+
+
+@pytest.mark.parametrize(("name", "seed"), [("training-second.json", 1), ("training.json", 2)])
+def test_the_recipe_faces_has_the_rates_that_the_bundled_priors_later_stages_recorded(name: str, seed: int) -> None:
+    record, faces = _record(name), recipe("faces")
+    assert record["seed"] == seed and record["start"]
+    rows = record["unet"]
+    assert [row["step"] for row in rows] == list(range(25, 1_951, 25))
+    assert [row["lr"] for row in rows] == [round(denoiser.rate(faces, row["step"] - 1), 5) for row in rows]
+    assert record["settings"] == json.loads(json.dumps(dataclasses.asdict(faces)))
+
+
+def test_the_bundled_priors_card_has_both_recipes() -> None:
+    card = (bundled_prior_path() / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in card if line.startswith("| `") and line.count("|") == 3]
+    assert rows == _recipe(recipe("bundled"))[2:] + _recipe(recipe("faces"), started=True)[2:]
 
 
 def test_the_full_recipe_lets_views_be_heard() -> None:

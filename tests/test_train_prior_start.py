@@ -19,7 +19,7 @@ from distill3d.errors import CheckpointError, PriorError, SettingsError
 from distill3d.train_prior import checkpoints, denoiser, train
 from distill3d.train_prior.settings import Part, recipe
 from distill3d.train_prior.views import front_rows
-from distill3d.world import FIGURES, WORLD_VERSION, WorldSettings, render_dataset
+from distill3d.world import FIGURES, WorldSettings, render_dataset
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
 KEPT = ("vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "tokenizer/merges.txt")
@@ -173,8 +173,9 @@ def test_renders_of_the_world_as_it_was_before_are_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = importlib.import_module("distill3d.train_prior.train")  # the package's "train" is its function
-    train(tmp_path, device="cpu", settings=MICRO, gates=None)
-    monkeypatch.setattr(training, "WORLD_VERSION", 2)
+    with monkeypatch.context() as before:
+        before.setattr(training, "WORLD_VERSION", None)
+        train(tmp_path, device="cpu", settings=MICRO, gates=None)
     with pytest.raises(CheckpointError, match=r"world_version=2.*delete it"):
         train(tmp_path, device="cpu", settings=MICRO, gates=None)
     (tmp_path / ".training" / "renders.safetensors").unlink()
@@ -185,7 +186,7 @@ def test_renders_of_the_world_as_it_was_before_are_not_gone_on_with(
 def test_what_was_begun_before_the_world_had_a_version_goes_on(tmp_path: Path) -> None:
     """Such checkpoints do not name it."""
     checkpoints.write(tmp_path / "old", {}, {"seed": 0})
-    checkpoints.read(tmp_path / "old", {"seed": 0, "start": None, "world_version": WORLD_VERSION})
+    checkpoints.read(tmp_path / "old", {"seed": 0, "start": None, "world_version": None})
 
 
 def test_fronts_are_what_captions_of_objects_with_a_front_call_so() -> None:
@@ -255,7 +256,7 @@ def test_fronts_where_there_are_none_are_refused(tmp_path: Path) -> None:
         )
 
 
-def test_the_recipe_faces_goes_on_at_low_rates() -> None:
+def test_the_recipe_of_the_last_stage_is_the_one_its_weights_have() -> None:
     faces, full = recipe("faces"), recipe("full")
     assert faces.unet_parts[0].fronts == 0.25 and faces.unet_steps == faces.unet_parts[0].steps
     assert denoiser.rate(faces, faces.unet_steps - 1) == pytest.approx(faces.final_lr, abs=1e-3)

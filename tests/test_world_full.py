@@ -171,7 +171,7 @@ def test_paint_keeps_off_the_grounds_objects_are_judged_on() -> None:
 
 def test_the_smiley_s_face_is_where_a_face_is() -> None:
     thing = Object("smiley", "yellow")
-    eye, mouth, back, cheek = ((0.25, 0.2, 0.62), (0.0, -0.37, 0.61), (0.25, 0.2, -0.62), (-0.6, 0.0, 0.4))
+    eye, mouth, back, cheek = ((0.25, 0.36, 0.57), (0.0, -0.17, 0.7), (0.25, 0.36, -0.57), (-0.6, 0.0, 0.4))
     share = thing.paint(torch.tensor([eye, mouth, back, cheek]))[0]
     assert share.tolist() == [1, 1, 0, 0]
     torch.testing.assert_close(thing.albedo(torch.tensor([back])), torch.tensor([COLOURS["yellow"]]))

@@ -31,6 +31,7 @@ from ..optimize.report import versions
 from ..priors.load import load_prior, resolve_device
 from ..scorer import Loaded, load_scorer
 from ..two_d.latents import choose
+from ..world import WORLD_VERSION
 from .quality_archive import ARCHIVE, add_to_archive, take_over
 from .quality_job import (
     RESULT,
@@ -365,10 +366,10 @@ def _controls(settings: Settings, prompts: tuple[str, ...], out: Path, scorer: L
     if scorer is None:
         return judged
     model = scorer.scorer
+    scored_by = [*about, prompts, scorer.fingerprint, SCORE_VERSION, WORLD_VERSION]
     scored = _cached(
-        out / "control-scores.json", digest([*about, prompts, scorer.fingerprint, SCORE_VERSION]), "scores",
-        lambda: control_scores(model, settings, prompts),
-    )  # fmt: skip
+        out / "control-scores.json", digest(scored_by), "scores", lambda: control_scores(model, settings, prompts)
+    )
     return {name: {**found, **scored.get(name, {})} for name, found in judged.items()}
 
 

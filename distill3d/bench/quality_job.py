@@ -41,6 +41,7 @@ from ..render.cameras import orbit
 from ..render.occupancy import OccupancyGrid
 from ..render.pictures import contact_sheet, write_png
 from ..scorer import VIEWS, load_scorer
+from ..world import WORLD_VERSION
 from .scoring import SCORE_VERSION, VIEWS_FILE, blank_fields, read_views, scores, views_of
 
 RESULT, FIELD, PREVIEW = "result.json", "field.safetensors", "preview.png"
@@ -54,7 +55,7 @@ LATER: dict[str, dict[str, Any]] = {
 }
 """Settings that came later, by their group, with the value that changes nothing: no run's key has it, so that what was
 published before is not run again."""
-JUDGE_VERSION = 7
+JUDGE_VERSION = 8
 """Raised by hand when the judge measures anything differently, so that kept fields are judged again."""
 PREVIEW_SIZE = 96
 LONGEST_NAME = 100
@@ -146,7 +147,7 @@ def prior_key(prior: DiffusersPrior) -> str:
 
 def judge_key(world: str) -> str:
     """Hash of the judge itself and of the world whose shapes it compares a field with."""
-    return digest([asdict(Thresholds()), world, JUDGE_VERSION])
+    return digest([asdict(Thresholds()), world, JUDGE_VERSION, WORLD_VERSION])
 
 
 def digest(value: Any) -> str:

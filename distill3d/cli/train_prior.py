@@ -24,10 +24,10 @@ it again to go on. The same seed on the same CPU gives the same weights. Ends wi
 curves and measurements, and fails loudly when a gate is missed.
 
 --recipe full is the world of the bundled prior (CPU, many hours, resumable), full-cuda a wider one for one GPU. bundled
-goes through the bundled prior's own run again. faces is a stage at low rates that needs --start; any recipe can go on
-with --start from a prior of its shape. --recipe plain knows eight solids in eight colours and takes two hours. Every
-other flag changes the recipe it is given with; the parts of full, bundled and faces have flags of their own, in the
-place of some."""
+is how the bundled prior was begun and faces, twice, its end, which needs --start; any recipe can go on with --start
+from a prior of its shape. --recipe plain knows eight solids in eight colours and takes two hours. Every other flag
+changes the recipe it is given with; the parts of full, bundled and faces have flags of their own, in the place of
+some."""
 
 
 @dataclass(frozen=True)

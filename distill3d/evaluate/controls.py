@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..world.catalogue import solid_of
 from ..world.objects import COLOURS, Object
+from ..world.paint import DARK
 from ..world.shapes import SHAPES
 from .truth import parse_object
 
@@ -69,6 +70,22 @@ def two_faced(thing: Object) -> SolidField:
         return torch.cat([x[:, :2], x[:, 2:].abs()], 1)
 
     return SolidField(lambda x: thing.sdf(folded(x)), lambda x: thing.albedo(folded(x)))
+
+
+def three_eyed(thing: Object) -> SolidField:
+    """A smiley with another eye that fills the space between its two: it has one front, and one eye too many."""
+
+    def albedo(x: Tensor) -> Tensor:
+        eye = (torch.hypot(x[:, 0] / 0.11, (x[:, 1] - 0.36) / 0.18) < 1) & (x[:, 2] > 0)
+        return torch.where(eye[:, None], torch.full_like(x, DARK), thing.albedo(x))
+
+    return SolidField(thing.sdf, albedo)
+
+
+def mouthless(thing: Object) -> SolidField:
+    """A smiley with eyes alone, which tell its front from its back well enough to count it."""
+    own = torch.tensor(COLOURS[thing.colour])
+    return SolidField(thing.sdf, lambda x: torch.where(x[:, 1:2] < 0.1, own.expand_as(x), thing.albedo(x)))
 
 
 def rough(thing: Object, height: float = 0.02, cells: int = 24) -> SolidField:
@@ -156,6 +173,8 @@ def blotched(thing: Object, cells: int = 10, seed: int = 3) -> SolidField:
 HEADS = tuple(f"a {colour} smiley" for colour in ("yellow", "red", "cyan"))
 SPOILED: Mapping[str, tuple[Callable[[Object], SolidField], tuple[str, ...]]] = {
     "two-faced head": (two_faced, HEADS),
+    "three-eyed head": (three_eyed, HEADS),
+    "head without a mouth": (mouthless, HEADS),
     "two-faced mug, house, arrow": (two_faced, ("a yellow mug", "a cyan house", "a blue arrow")),
     "rough cylinder": (rough, ("an orange cylinder",)),
     "plugged torus": (plugged, ("a blue torus",)),

@@ -146,9 +146,7 @@ def runs(shown: list[bool], gap: int = GAP, shortest: int = SHORTEST) -> list[li
 def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     """Count the fronts of an observed field that should be this object; it must be one with a front."""
     truth = true_views(shape, colour)
-    offset = _mean_colour(around.parts) - _mean_colour(truth[len(ELEVATIONS) // 2])
-    parts = around.parts.clone()
-    parts[:, 1:4] -= offset[:, None, None] * parts[:, :1]
+    parts = without_cast(around, truth[len(ELEVATIONS) // 2])
     flat, known = parts.flatten(1), truth.flatten(2)
     distance = torch.stack([torch.cdist(flat[None], rows[None])[0] for rows in known])
     plain, mirror = (part.amin((0, 2)) for part in distance.split(len(ELEVATIONS)))
@@ -168,6 +166,14 @@ def find_fronts(around: Around, shape: str, colour: str) -> Fronts:
     middles = tuple(_middle([i * step for i in part]) for part in fronts)
     mirrored = tuple(bool(reflected[part].float().mean() > 0.5) for part in fronts)
     return Fronts(middles, mirrored, tuple(matched), tuple(strength.tolist()))
+
+
+def without_cast(around: Around, truth: Tensor) -> Tensor:
+    """The field's views ``(24, 7, 32, 32)`` with the mean colour that the true ones at its elevation have."""
+    offset = _mean_colour(around.parts) - _mean_colour(truth)
+    parts = around.parts.clone()
+    parts[:, 1:4] -= offset[:, None, None] * parts[:, :1]
+    return parts
 
 
 def _mean_colour(parts: Tensor) -> Tensor:

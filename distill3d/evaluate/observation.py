@@ -56,7 +56,7 @@ class Observation:
         views: the renders.
         colour: the hue reading of the 12 dark renders, weighted by opacity above 0.05.
         mesh: the exported mesh, or None with the reason in ``mesh_error``.
-        around: a ring of 24 views in which fronts are counted; None unless the world has objects with a front.
+        around: a ring of 24 views for fronts and faces; None unless the world has objects with a front.
     """
 
     solid: Solid

@@ -9,6 +9,7 @@ made-up faults that had passed, a walled arch and a brown cube for an orange one
 ``maximum_apart``, ``maximum_translucent``, ``minimum_core``, ``minimum_pattern`` and the question for chroma in the
 majority of pixels: a speck and a ghost beside a cube, a tunnel through it, blotches for checks, an orange cube half
 brown. ``minimum_pattern`` was 0.30, from 54 objects with blotches, when a draft of 0.26 had been seen; then from 214.
+``maximum_stray`` answers heads with three eyes, which had one front each, and was fixed from made-up ones.
 """
 
 from __future__ import annotations
@@ -113,6 +114,11 @@ class Thresholds:
     nearer to the right pattern than to a wrong one."""
     fronts: int = 1
     """Fronts an object with a front must have; what counts as one is said, and was fixed, in ``fronts``."""
+    maximum_stray: float = 0.02
+    """Most share, in the worst five neighbouring views around, that is paint where the true object has none
+    (``faces``). True objects have 0.000; a third eye between the two 0.04, at 45 degrees, beside an eye, 0.022, at the
+    side or behind 0.07, a bar from eye to eye 0.05, a face of half the size behind 0.07, windows that run into each
+    other across the door 0.05. Every mark must be there besides."""
     front_offset: float = 60.0
     """Most degrees between the front found and azimuth 0, where view prompts put it. A front view is one within 45
     degrees, and the ring's step adds 15: a front further off stands on a side."""

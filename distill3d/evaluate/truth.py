@@ -29,6 +29,7 @@ and, for what only the full world has,
 paint       about as much white and dark as on the true object; for a pattern, no other pattern fits better, and it
             is not blotches (``paint``)
 fronts      exactly one front all around, and it looks to where view prompts put it (``fronts``); a sphere has no face
+face        on smiley, mug and house every mark of the front, and no paint elsewhere (``faces``)
 
 It passes only when every check does. Objects of the full world are judged against its eighteen different solids, and
 hue share and chroma are taken relative to the true object's, which paint lowers.
@@ -50,8 +51,9 @@ from ..world.objects import COLOURS, Object
 from ..world.paint import PATTERNS
 from .colour import chroma, read_colour
 from .distance import surface_distance
+from .faces import find_face, has_face
 from .fit import Fit
-from .fronts import find_fronts
+from .fronts import Around, find_fronts
 from .observation import Observation
 from .paint import is_painted, paint_shares, pattern_correlation, pattern_errors, true_reading
 from .roughness import roughness
@@ -222,10 +224,8 @@ def _paint(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, 
     return Check("paint", good, reason)
 
 
-def _fronts(seen: Observation, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
-    if seen.around is None:
-        raise SettingsError("expected an observation of the full world to count fronts in: use observe(world='full')")
-    found = find_fronts(seen.around, thing.shape, thing.colour)
+def _fronts(around: Around, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
+    found = find_fronts(around, thing.shape, thing.colour)
     measures.update(fronts=found.count, front_azimuths=list(found.azimuths), front_strength=max(found.strength))
     placed = all(abs(a) <= t.front_offset for a in found.azimuths)
     good = found.count == t.fronts and placed and not any(found.mirrored)
@@ -233,6 +233,14 @@ def _fronts(seen: Observation, thing: Object, t: Thresholds, measures: dict[str,
         f"{a:.0f}{' as in a mirror' * mirrored}" for a, mirrored in zip(found.azimuths, found.mirrored, strict=True)
     )
     return Check("fronts", good, f"{found.count} found" + (f", at {places} degrees" if places else ""))
+
+
+def _face(around: Around, thing: Object, t: Thresholds, measures: dict[str, Any]) -> Check:
+    face = find_face(around, thing)
+    measures.update(face_marks=face.marks, face_found=face.found, face_stray=face.stray, face_turn=face.turn)
+    good = face.found == face.marks and face.stray <= t.maximum_stray
+    reason = f"{face.found} of {face.marks} marks of the front, {face.stray:.1%} painted where nothing should be"
+    return Check("face", good, reason)
 
 
 def _surface(seen: Observation, shape: str, t: Thresholds, measures: dict[str, Any]) -> Check:
@@ -321,7 +329,13 @@ def _extras(seen: Observation, thing: Object, t: Thresholds, measures: dict[str,
     """The checks that only some objects of the full world call for."""
     checks = [_paint(seen, thing, t, measures)] if is_painted(thing) and seen.fits else []
     if thing.has_front:
-        checks.append(_fronts(seen, thing, t, measures))
+        if seen.around is None:
+            raise SettingsError(
+                "expected an observation of the full world to find a front in: use observe(world='full')"
+            )
+        checks.append(_fronts(seen.around, thing, t, measures))
+        if has_face(thing):
+            checks.append(_face(seen.around, thing, t, measures))
     if seen.around is not None and not is_painted(thing):
         faces = [f for f in FIGURES if CATALOGUE[f].solid == thing.shape]
         found = [f for f in faces if find_fronts(seen.around, f, thing.colour).count]

@@ -1,4 +1,4 @@
-"""Every knob of a prior's recipe, and the recipes; "bundled" is that of the weights in ``assets/tiny-prior``."""
+"""Every knob of a prior's recipe, and the recipes; "bundled", and "faces" twice, made ``assets/tiny-prior``."""
 
 from __future__ import annotations
 
@@ -277,8 +277,8 @@ BUNDLED_RECIPE = replace(
         Part(3_500, 96, 3.0, 0.06, number=9_000, planned=12_500, constant=0.1),
     ),
 )
-"""The bundled prior's, with the plans that were changed on the way. Rates and numbers are those of its log; that
-attention changed with the third part is inferred, as both came in one change."""
+"""What the bundled prior was before its last two stages, with the plans that were changed on the way. Rates and numbers
+are those of its log; that attention changed with the third part is inferred, as both came in one change."""
 
 FACES_RECIPE = replace(
     _FULL,
@@ -289,8 +289,8 @@ FACES_RECIPE = replace(
     unet_parts=(Part(1_950, 48, 5.0, 0.2, number=0, planned=1_950, constant=0.0, fronts=0.25),),
     bf16=False,
 )
-"""A stage to go on with from a prior that is there: low rates, more weight on noisy pictures, and a quarter of each
-batch of objects seen from their front. The bundled prior has not been through it; docs/tuning.md has what it gave."""
+"""The bundled prior's last two stages, each from the weights before: low rates, more weight on noisy pictures, and a
+quarter of each batch of objects seen from their front. See docs/tuning.md for why."""
 
 CUDA_RECIPE = replace(
     _FULL,

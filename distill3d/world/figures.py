@@ -24,8 +24,8 @@ def _box(x: Tensor, y: Tensor, z: Tensor, half: tuple[float, float, float]) -> T
 
 def smiley_paint(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Two dark eyes and a dark mouth on the half that faces +z."""
-    eyes = (1 - torch.hypot((x.abs() - 0.25) / 0.11, (y - 0.2) / 0.17)) * 0.11
-    mouth = torch.minimum(0.085 - (torch.hypot(x, y - 0.05) - 0.42).abs(), -0.1 - y)
+    eyes = (1 - torch.hypot((x.abs() - 0.25) / 0.14, (y - 0.36) / 0.18)) * 0.14
+    mouth = torch.minimum(0.1 - (torch.hypot(x, y - 0.21) - 0.38).abs(), 0.02 - y)
     return layers((torch.minimum(torch.maximum(eyes, mouth), z), DARK))
 
 
