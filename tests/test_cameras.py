@@ -200,9 +200,29 @@ def test_where_there_is_no_middle_no_camera_is_focused():
     assert torch.equal(focused.c2w, plain.c2w)
 
 
+def test_level_cameras_stand_all_around_at_one_height_and_the_others_where_they_were():
+    level = CameraRanges(level="linear(1, 0)", focus_elevation=30.0)
+    for progress, share in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
+        before = sample(CameraRanges(), 4000, torch.Generator().manual_seed(3), 0.0)
+        after = sample(level, 4000, torch.Generator().manual_seed(3), progress)
+        moved = before.elevation != after.elevation
+        assert moved.float().mean() == pytest.approx(share, abs=0.03)
+        assert torch.equal(before.azimuth, after.azimuth) and torch.equal(before.fov, after.fov)
+        assert torch.equal(before.c2w[~moved], after.c2w[~moved])
+        torch.testing.assert_close(torch.rad2deg(after.elevation[moved]), torch.full((int(moved.sum()),), 30.0))
+
+
+def test_level_and_focus_go_together_and_keep_to_the_range_of_elevations():
+    part = CameraRanges(elevation=(0.0, 10.0), level=1.0, focus=0.5)
+    azimuth, elevation = _degrees(sample(part, 4000, torch.Generator().manual_seed(0), 0.0))
+    assert set(elevation) == {10}
+    assert sum(a % 90 == 0 for a in azimuth) / 4000 == pytest.approx(0.5, abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [({"focus": 1.5}, "focus within 0..1"), ({"focus": "linear(-1, 0)"}, "focus within 0..1"),
+     ({"level": 1.5}, "level within 0..1"), ({"level": "high"}, "high"),
      ({"focus_elevation": 100.0}, "focus_elevation within -90..90"), ({"focus": "much"}, "much")],
 )  # fmt: skip
 def test_a_focus_that_is_none_is_refused(wrong, words):

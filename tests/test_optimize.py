@@ -12,6 +12,7 @@ import torch
 from small_run import SIDE, SMALL, make_prior, parameters, red_disc
 
 from distill3d.errors import DivergedError, OutOfMemoryError, SettingsError
+from distill3d.fields.density import DensityField
 from distill3d.optimize import PRESETS, Distillation, Settings, Step, Warned, loop, preset
 from distill3d.optimize import checkpoint as checkpoints
 from distill3d.optimize.codec import from_json, to_json
@@ -22,6 +23,7 @@ from distill3d.priors.analytic import GaussianPrior
 from distill3d.render.cameras import CameraRanges, orbit, ring
 from distill3d.render.volume import render
 from distill3d.schedules import Constant, parse
+from distill3d.world.catalogue import CATALOGUE
 
 
 @pytest.fixture
@@ -247,6 +249,16 @@ def test_out_of_memory_twice_names_the_settings_to_lower(prior: GaussianPrior) -
     run.field.forward = fails  # type: ignore[method-assign]
     with pytest.raises(OutOfMemoryError, match="lower resolution, batch"):
         run.run()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_bundled_presets_begin_with_fog_wherever_an_object_may_be(name: str) -> None:
+    """A field that has hardened does not grow: what lies outside of the first fog is cut off (docs/tuning.md)."""
+    field = DensityField(preset(name).field, generator=torch.Generator().manual_seed(0))
+    for shape in CATALOGUE.values():
+        angle = torch.linspace(0, 6, 50)
+        edge = shape.bound * torch.stack((angle.cos(), torch.zeros(50), angle.sin()), 1).clamp(-0.97, 0.97)
+        assert field.density(edge).min() > 0.1, shape.word
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -50,7 +50,7 @@ def judged(about: Job, others: tuple[str, ...] | None = None, **more: Any) -> di
 # ---- keys and folders
 
 
-@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PUBLISHED.rglob("*.json")), ids=lambda path: path.stem)
 def test_published_results_keep_their_keys(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in read_archive(path):
         monkeypatch.setattr(quality_job, "__version__", line["versions"]["distill3d"])
@@ -58,7 +58,7 @@ def test_published_results_keep_their_keys(path: Path, monkeypatch: pytest.Monke
         assert asked.run_key() == line["run_key"]
 
 
-@pytest.mark.parametrize("name", ["standard", "draft-sds", "draft-methods"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.json")))
 def test_todays_settings_find_what_was_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in read_archive(PUBLISHED / f"{name}.json"):
         monkeypatch.setattr(quality_job, "__version__", line["versions"]["distill3d"])

@@ -28,7 +28,7 @@ def test_a_variant_changes_one_part_of_the_settings(method: str) -> None:
     before = preset("draft", method)
     expected = {"preset": set(), "static-cfg": {method}, "dynamic-cfg": {method}, "freeu": {"freeu"},
                 "dynamic-freeu": {"freeu"}, "perp-neg": {"perp_neg"}, "no-smoothness": {"losses"},
-                "tint": {"losses"}}  # fmt: skip
+                "no-tint": {"losses"}}  # fmt: skip
     assert list(variants.VARIANTS) == list(expected)
     for name, parts in expected.items():
         assert changed(before, variants.applied(before, name)) <= parts, name

@@ -113,7 +113,7 @@ class QualitySettings:
     """Seeds; each prompt is run once per method, variant and seed."""
     variants: tuple[str, ...] = (PLAIN,)
     """Changes to each method's preset: preset (none), static-cfg, dynamic-cfg, freeu, dynamic-freeu, perp-neg,
-    no-smoothness, tint, or several joined by +. Put preset among them to have the others compared with it."""
+    no-smoothness, no-tint, or several joined by +. Put preset among them to have the others compared with it."""
     preset: str = "draft"
     """Preset of the runs: draft, standard or fine."""
     out: Path = Path("output/quality")

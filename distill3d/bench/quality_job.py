@@ -49,7 +49,11 @@ RUN_VERSION = 1
 """Raised by hand when the same settings distil another field, so that it is made again; 1 is in no key, as in those
 published before there was a version."""
 LATER: dict[str, dict[str, Any]] = {
-    "cameras": {"focus": {"kind": "constant", "value": 0.0}, "focus_elevation": 35.0},
+    "cameras": {
+        "focus": {"kind": "constant", "value": 0.0},
+        "level": {"kind": "constant", "value": 0.0},
+        "focus_elevation": 35.0,
+    },
     "field": {"color_grid": "shared"},
     "losses": {"tint": {"kind": "constant", "value": 0.0}},
 }

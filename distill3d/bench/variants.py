@@ -78,8 +78,8 @@ def _no_smoothness(settings: Settings) -> Settings:
     return replace(settings, losses=replace(settings.losses, smoothness=Constant(0.0)))
 
 
-def _tint(settings: Settings) -> Settings:
-    return replace(settings, losses=replace(settings.losses, tint=Linear(0.0, 50.0, begin=0.5, until=0.6)))
+def _no_tint(settings: Settings) -> Settings:
+    return replace(settings, losses=replace(settings.losses, tint=Constant(0.0)))
 
 
 VARIANTS: dict[str, Callable[[Settings], Settings]] = {
@@ -90,12 +90,12 @@ VARIANTS: dict[str, Callable[[Settings], Settings]] = {
     "dynamic-freeu": _dynamic_freeu,
     "perp-neg": _perp_neg,
     "no-smoothness": _no_smoothness,
-    "tint": _tint,
+    "no-tint": _no_tint,
 }
 """``static-cfg`` holds the preset's guidance at its mean over the run, ``dynamic-cfg`` lets it fall to 0.6 of its start
 with the same mean; ``freeu`` has Stable Diffusion 2.1's b at every timestep, ``dynamic-freeu`` at low noise only;
-``no-smoothness`` is the preset without its term against rough faces, ``tint`` with the one against the complement of
-an object's colour in its paint, in the second half."""
+``no-smoothness`` is the preset without its term against rough faces, ``no-tint`` without the one against the
+complement of an object's colour in its paint."""
 
 
 FAMILIES = (("static-cfg", "dynamic-cfg"), ("freeu", "dynamic-freeu"))

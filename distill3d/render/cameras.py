@@ -133,14 +133,20 @@ class CameraRanges:
     instead. "Front view" does not say from how far aside, so a prior that draws the front in the middle of every such
     picture draws it several times over around the object; cameras in the middles agree. A range of azimuths without
     such a middle has none. Our own; 0 is none."""
+    level: Schedule = Constant(0.0)
+    """Share of cameras, over the run, that look from one height instead, all around. "Side view" does not say from how
+    high, so at much noise a prior draws what it sees as from its middle height, and a shape that is to look so from
+    every height tapers downwards and loses its edges; cameras at that height agree. Our own; 0 is none."""
     focus_elevation: float = 35.0
-    """Elevation of those cameras in degrees, kept within the range of elevation."""
+    """Elevation of the cameras of focus and level in degrees, kept within the range of elevation."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "focus", parse(self.focus))
-        low, high = self.focus.extremes()
-        if not 0 <= low <= high <= 1:
-            raise SettingsError(f"expected a focus within 0..1 throughout, got {self.focus}: 0 is none, 1 every camera")
+        for name in ("focus", "level"):
+            share = parse(getattr(self, name))
+            object.__setattr__(self, name, share)
+            low, high = share.extremes()
+            if not 0 <= low <= high <= 1:
+                raise SettingsError(f"expected a {name} within 0..1 throughout, got {share}: 0 is none, 1 every camera")
         if not -90 <= self.focus_elevation <= 90:
             raise SettingsError(
                 f"expected a focus_elevation within -90..90 degrees, got {self.focus_elevation}: try 35"
@@ -173,10 +179,12 @@ def sample(ranges: CameraRanges, count: int, generator: torch.Generator, progres
     sphere = torch.rad2deg(torch.asin(uniform(*sines).clamp(-1, 1)))
     elevation = torch.where(uniform(0, 1) < 0.5, angle, sphere)
     radius, fov = uniform(*ranges.radius), uniform(*ranges.fov)
+    height = min(max(ranges.focus_elevation, ranges.elevation[0]), ranges.elevation[1])
+    if share := ranges.level(progress):
+        elevation = torch.where(uniform(0, 1) < share, height, elevation)
     if share := ranges.focus(progress):
         middle = 90 * (azimuth / 90).round().clamp(math.ceil(low / 90), math.floor(high / 90))
         chosen = (uniform(0, 1) < share) & (middle >= low)
         azimuth = torch.where(chosen, middle, azimuth)
-        level = min(max(ranges.focus_elevation, ranges.elevation[0]), ranges.elevation[1])
-        elevation = torch.where(chosen, level, elevation)
+        elevation = torch.where(chosen, height, elevation)
     return orbit(azimuth, elevation, radius, fov)
